@@ -1,0 +1,55 @@
+# Every target sets itself up: the first one makes .venv, the others use it again.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := $(wildcard actors cluster tests benchmarks examples)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Survey the standard library, or make demo DIR=some/directory, with a tree of agents
+	@$(BIN)/python examples/survey.py $(if $(DIR),"$(DIR)")
+
+test: $(READY) ## Run all tests
+	@$(BIN)/pytest
+
+check: $(READY) ## Check format, lint, types and import arrows
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/pytest tests/test_arrows.py
+
+fmt: $(READY) ## Format the code and repair what the linter can
+	@$(BIN)/ruff check --fix-only $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+clean: ## Remove all that was made here, .venv too
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The ticker shows what pip is at on a terminal; it stops with this shell, however that ends.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Troupe needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up .venv with $$("$(PYTHON)" --version): a minute or two, once"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@log=.venv/setup.log; : > $$log; ticker=; \
+	if [ -t 1 ]; then \
+		while sleep 1 && kill -0 $$$$ 2>/dev/null; do \
+			printf '\r\033[K  %.76s' "$$(tail -n 1 $$log)"; \
+		done & ticker=$$!; \
+	fi; \
+	trap '[ -z "$$ticker" ] || { kill $$ticker 2>/dev/null; printf "\r\033[K"; }' EXIT; \
+	trap 'exit 130' INT TERM; \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		-e '.[embedded,dev]' -c constraints.txt > $$log 2>&1 || \
+	{ status=$$?; echo "Setting up .venv failed; what pip said last ($$log has all of it):" >&2; \
+	  tail -n 15 $$log >&2; exit $$status; }
+	@touch $@

@@ -1,0 +1,160 @@
+"""One session, live in this actor: its state, messages, money, and its runs one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from msgspec import structs
+
+from actors.domain import session
+from actors.domain.boundary import EscapeState
+from actors.domain.budget import Cap, OpenFamily
+from actors.domain.errors import Fenced, NotFound, StoreUnavailable
+from actors.domain.result import Result
+from actors.domain.session import Profile
+from actors.entity import Entity
+from actors.history import History, SessionEntity
+from actors.interceptor import Interceptor
+from actors.journal import Key, Summary
+from actors.machines import SESSION
+from actors.ports import FeedEvent, SessionSummary, SessionView, Stores, WorkspaceSettings
+from actors.purse import Lend, Purse
+from actors.summary import encode_summary, summarise
+from actors.wiring import Wiring
+
+
+class Activation:
+    """A live session under one epoch. Made by `Activation.create` or `Activation.activate`."""
+
+    def __init__(
+        self,
+        entity: SessionEntity,
+        wiring: Wiring,
+        stores: Stores,
+        workspace: WorkspaceSettings,
+        lend: Lend,
+        feed: Callable[[FeedEvent], None],
+    ) -> None:
+        self.entity = entity
+        self.wiring = wiring
+        self.stores = stores
+        self.workspace = workspace
+        self.history = History(entity)
+        self.last_used = wiring.clock()
+        self.calls = 0
+        self._feed = feed
+        self.purse = Purse(entity.key.id, entity.epoch, lambda: entity.state, lend)
+        self.interceptor = Interceptor(
+            self.profile, workspace, stores, self.purse, wiring.clock, self._remember_escape
+        )
+        entity.summarise(self._summary)
+
+    @property
+    def profile(self) -> Profile:
+        return session.the_profile(self.entity.state)
+
+    @property
+    def id(self) -> str:
+        return self.entity.key.id
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nobody waits for an answer."""
+        return not self.entity.state.runs and self.calls == 0
+
+    @property
+    def escapes(self) -> EscapeState:
+        state = self.entity.state
+        return EscapeState(tuple(state.escapes), tuple(state.session_escapes))
+
+    async def open_family(self) -> None:
+        """Register a root session's budget with its workspace."""
+        profile, state = self.profile, self.entity.state
+        cap = Cap(profile.budget.session_max, profile.budget.warn_at_percent)
+        await self.stores.budget.open_family(
+            OpenFamily(
+                profile.family_id,
+                cap,
+                profile.budget.per_action_max,
+                profile.limits.max_total,
+                state.spent,
+            )
+        )
+
+    def notify(self, kind: str, text: str = "", cost: int = 0) -> None:
+        """Tell those who watch the family; not durable."""
+        profile = self.profile
+        self._feed(
+            FeedEvent(
+                kind,
+                profile.id,
+                profile.family_id,
+                self.wiring.clock(),
+                text,
+                cost,
+                profile.label,
+            )
+        )
+
+    def summary(self) -> SessionSummary:
+        """The line about this session as of now."""
+        return summarise(self.entity.state, self.wiring.clock())
+
+    def view(self) -> SessionView:
+        """What a client may see."""
+        state = self.entity.state
+        running = next((run.id for run in state.runs.values() if run.started is not None), None)
+        return SessionView(
+            summary=self.summary(),
+            profile=self.profile,
+            queued=[run.id for run in state.runs.values() if run.started is None],
+            running=running,
+            results=dict(state.results),
+            token_count=state.token_count,
+            title=state.metadata.title,
+            tags=list(state.metadata.tags),
+            turn_count=state.metadata.turn_count,
+            tool_call_count=state.metadata.tool_call_count,
+            approval_count=state.metadata.approval_count,
+        )
+
+    async def finish(self, run_id: str, result: Result) -> Result:
+        """Give the run its result, report the spend, and return it once that is durable."""
+        if not result.output and not result.structured:
+            result = structs.replace(result, output=await self.history.last_assistant_text())
+        final = cast(Result, self.entity.do(session.FinishRun(run_id, result)))
+        await self.entity.committed()
+        await self.purse.report()
+        return final
+
+    def _remember_escape(self, path: str, always: bool) -> None:
+        self.entity.do(session.RememberEscape(path, always))
+
+    def _summary(self) -> Summary | None:
+        if self.entity.state.profile is None:
+            return None
+        return Summary(self.profile.family_id, encode_summary(self.summary()))
+
+
+def new_entity(wiring: Wiring, profile: Profile, creator: str) -> SessionEntity:
+    """A session that is not there yet; it comes to be with its first commit."""
+    key = Key(profile.scope, SESSION.kind, profile.id)
+    return Entity(SESSION, key, wiring.committer, wiring.keyring, wiring.clock, creator)
+
+
+async def stored_entity(wiring: Wiring, scope: str, session_id: str) -> SessionEntity:
+    """Take over a stored session."""
+    key = Key(scope, SESSION.kind, session_id)
+    return await Entity.activate(SESSION, key, wiring.committer, wiring.keyring, wiring.clock)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an error says that this activation can't go on, rather than that its agent failed."""
+    return isinstance(error, Fenced | StoreUnavailable)
+
+
+def require_known(entity: SessionEntity) -> None:
+    """NotFound if the journal has no such session."""
+    if entity.state.profile is None:
+        raise NotFound(f"session {entity.key.id}: there is no such session")

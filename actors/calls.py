@@ -1,0 +1,149 @@
+"""What agent code asks of the runtime, as data: the same whether it runs in the actor's process or
+in a process of its own, where these travel over a socket."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from actors.domain.actions import Action
+from actors.domain.decision import Decision
+from actors.domain.messages import Message
+from actors.domain.result import Result
+from actors.domain.settings import Isolation
+
+
+class Shipped(Struct, frozen=True):
+    """A pickled agent: ``digest`` is the SHA-256 of ``blob``; empty where it is known already."""
+
+    digest: str
+    name: str
+    blob: bytes = b""
+
+
+class TaskSpec(Struct, frozen=True):
+    """A task of a spawn: amounts in nano-USD, times in microseconds."""
+
+    agent: Shipped
+    prompt: str
+    timeout: int
+    label: str
+    allotment: int | None = None
+    capabilities: list[str] | None = None
+    model: str | None = None
+    isolation: Isolation | None = None
+
+
+class Authorize(Struct, frozen=True, tag=True):
+    """Answered with a Decision. ``timeout`` is how long to wait for a person, in microseconds."""
+
+    action: Action
+    cost: int
+    context: str
+    timeout: int
+
+
+class Settle(Struct, frozen=True, tag=True):
+    """``actual`` in nano-USD, None for the reservation; answered with a Charge."""
+
+    operation: str
+    actual: int | None
+
+
+class AddMessage(Struct, frozen=True, tag=True):
+    message: Message
+
+
+class ClearMessages(Struct, frozen=True, tag=True):
+    pass
+
+
+class LastMessages(Struct, frozen=True, tag=True):
+    """Answered with the last ``count`` messages, or all (None)."""
+
+    count: int | None
+
+
+class BeginStep(Struct, frozen=True, tag=True):
+    """Answered with a StepState."""
+
+    name: str
+    idempotent: bool
+
+
+class EndStep(Struct, frozen=True, tag=True):
+    name: str
+    key: str
+    payload: bytes
+
+
+class Spawn(Struct, frozen=True, tag=True):
+    """Answered with a list of Results in the order of the tasks."""
+
+    tasks: list[TaskSpec]
+    max_concurrent: int | None
+    fail_fast: bool
+    queue: bool
+
+
+class Describe(Struct, frozen=True, tag=True):
+    title: str | None
+    tags: list[str] | None
+    custom: dict[str, str] | None
+
+
+Call: TypeAlias = (
+    Authorize
+    | Settle
+    | AddMessage
+    | ClearMessages
+    | LastMessages
+    | BeginStep
+    | EndStep
+    | Spawn
+    | Describe
+)
+
+
+class StepState(Struct, frozen=True, tag=True):
+    """Where to record a step; ``payload`` is its recorded result, if there is one."""
+
+    key: str
+    payload: bytes | None
+
+
+class Charge(Struct, frozen=True, tag=True):
+    """What settling charged, in nano-USD, and how much of it is beyond the reservation."""
+
+    charged: int
+    over: int
+
+
+class Decided(Struct, frozen=True, tag=True):
+    decision: Decision
+
+
+class Results(Struct, frozen=True, tag=True):
+    results: list[Result]
+
+
+class Messages(Struct, frozen=True, tag=True):
+    messages: list[Message]
+
+
+Answer: TypeAlias = StepState | Charge | Decided | Results | Messages | None
+
+
+class TurnInfo(Struct, frozen=True):
+    """What a turn knows about itself."""
+
+    session_id: str
+    run_id: str
+    family_id: str
+    depth: int
+    workspace: str | None
+    system_prompt: str
+    model: str | None
+    user_id: str
+    parent_id: str | None

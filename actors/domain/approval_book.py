@@ -1,0 +1,181 @@
+"""The book of approval requests of one workspace: its state, its events, and what they change."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias, assert_never
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from actors.domain.approval_request import ApprovalRequest, Decision, Scope
+
+RETENTION_US = 24 * 60 * 60 * 1_000_000
+
+
+class Status(StrEnum):
+    """Where a request is in its life."""
+
+    PENDING = "pending"
+    DEFERRED = "deferred"
+    DECIDED = "decided"
+    EXPIRED = "expired"
+
+
+class Entry(Struct, frozen=True):
+    """A request and what became of it. ``finished`` is when anything last happened to it."""
+
+    request: ApprovalRequest
+    status: Status = Status.PENDING
+    reason: str = ""
+    deferred_expires: int | None = None
+    decision: Decision | None = None
+    claimable: bool = False
+    claimed_by: str | None = None
+    finished: int | None = None
+
+    @property
+    def grant_key(self) -> str:
+        """Where `State.grants` lists it while it is claimable."""
+        return grant_key(self.request.family_id, self.request.argument_hash)
+
+    @property
+    def until(self) -> int:
+        """When its present stage is over, while it is open."""
+        return self.request.expires if self.deferred_expires is None else self.deferred_expires
+
+    def has_expired(self, now: int) -> bool:
+        """Whether it is too late to decide it, recorded or not."""
+        if self.status is Status.EXPIRED:
+            return True
+        return self.status is Status.DEFERRED and self.until <= now
+
+    def is_stale(self, now: int) -> bool:
+        """Whether it is finished for so long that it may be forgotten; no grant is left of it."""
+        return self.finished is not None and self.finished + RETENTION_US <= now
+
+
+class State(Struct):
+    """The entries by request id, and what is looked up in them without a walk through all."""
+
+    requests: dict[str, Entry] = field(default_factory=dict)
+    open: dict[str, int] = field(default_factory=dict)  # request id -> its `until`
+    grants: dict[str, list[str]] = field(default_factory=dict)  # family and hash -> claimable ids
+    claims: dict[str, str] = field(default_factory=dict)  # operation id -> request id it claimed
+
+
+class Asked(Struct, frozen=True, tag=True):
+    """A request was opened."""
+
+    request: ApprovalRequest
+
+
+class Deferred(Struct, frozen=True, tag=True):
+    """A request left the waiting agent for the queue, where it stays until ``expires``."""
+
+    request_id: str
+    reason: str
+    expires: int
+
+
+class Decided(Struct, frozen=True, tag=True):
+    """A request was answered."""
+
+    decision: Decision
+
+
+class Expired(Struct, frozen=True, tag=True):
+    """A deferred request ran out of time."""
+
+    request_id: str
+    at: int
+
+
+class Claimed(Struct, frozen=True, tag=True):
+    """The one use of a deferred ``once`` was taken."""
+
+    request_id: str
+    op: str
+    at: int
+
+
+class Forgotten(Struct, frozen=True, tag=True):
+    """Finished entries were dropped."""
+
+    request_ids: tuple[str, ...]
+
+
+Event: TypeAlias = Asked | Deferred | Decided | Expired | Claimed | Forgotten
+
+
+def evolve(state: State, event: Event) -> State:
+    """Apply one event, in place."""
+    match event:
+        case Asked(request):
+            _put(state, Entry(request=request))
+        case Decided(decision):
+            _put(state, after(state.requests[decision.request_id], event))
+        case Deferred(request_id) | Expired(request_id) | Claimed(request_id):
+            _put(state, after(state.requests[request_id], event))
+        case Forgotten(request_ids):
+            for request_id in request_ids:
+                _drop(state, request_id)
+        case _:
+            assert_never(event)
+    return state
+
+
+def grant_key(family_id: str, argument_hash: str) -> str:
+    """Under what the claimable grants of a family for the same arguments are found."""
+    return f"{family_id} {argument_hash}"
+
+
+def after(entry: Entry, event: Deferred | Decided | Expired | Claimed) -> Entry:
+    """The entry as the event leaves it."""
+    match event:
+        case Deferred(_, reason, expires):
+            return replace(entry, status=Status.DEFERRED, reason=reason, deferred_expires=expires)
+        case Decided(decision):
+            once = decision.approved and decision.scope is Scope.ONCE
+            return replace(
+                entry,
+                status=Status.DECIDED,
+                decision=decision,
+                claimable=once and entry.status is Status.DEFERRED,
+                finished=decision.decided_at,
+            )
+        case Expired(_, at):
+            return replace(entry, status=Status.EXPIRED, finished=at)
+        case Claimed(_, op, at):
+            return replace(entry, claimable=False, claimed_by=op, finished=at)
+        case _:
+            assert_never(event)
+
+
+def _put(state: State, entry: Entry) -> None:
+    request_id = entry.request.id
+    state.requests[request_id] = entry
+    if entry.finished is None:
+        state.open[request_id] = entry.until
+    else:
+        state.open.pop(request_id, None)
+    if entry.claimable:
+        state.grants.setdefault(entry.grant_key, []).append(request_id)
+    if entry.claimed_by is not None:
+        _withdraw(state, entry)
+        state.claims[entry.claimed_by] = request_id
+
+
+def _drop(state: State, request_id: str) -> None:
+    entry = state.requests.pop(request_id)
+    if entry.claimable:
+        _withdraw(state, entry)
+    if entry.claimed_by is not None:
+        del state.claims[entry.claimed_by]
+
+
+def _withdraw(state: State, entry: Entry) -> None:
+    ids = state.grants[entry.grant_key]
+    ids.remove(entry.request.id)
+    if not ids:
+        del state.grants[entry.grant_key]

@@ -1,0 +1,133 @@
+"""What somebody is asked to approve, and the answer to it: the values of `approvals`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from actors.domain.actions import (
+    AccessControlChange,
+    Action,
+    CapabilityGrant,
+    FinancialTransaction,
+    Risk,
+    TransmitData,
+    argument_hash,
+    default_risk,
+    describe,
+)
+from actors.domain.fields import choice
+
+WAIT_US = 5 * 60 * 1_000_000
+
+_NEVER_BLANKET = TransmitData | FinancialTransaction | AccessControlChange | CapabilityGrant
+
+
+class Priority(StrEnum):
+    """How urgent a request is to the people who decide."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Fallback(StrEnum):
+    """What the agent does while nobody has decided."""
+
+    BLOCK = "block"
+    SKIP = "skip"
+    SAFE_DEFAULT = "safe_default"
+    QUEUE = "queue"
+
+
+class Scope(StrEnum):
+    """How far a decision reaches; ``deny`` is the one that says no."""
+
+    ONCE = "once"
+    SESSION = "session"
+    WORKSPACE = "workspace"
+    ALWAYS = "always"
+    CUSTOM = "custom"
+    DENY = "deny"
+
+
+class ApprovalRequest(Struct, frozen=True):
+    """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting."""
+
+    id: str
+    session_id: str
+    family_id: str
+    action: Action
+    description: str
+    argument_hash: str
+    risk: Risk
+    context: str
+    created: int
+    expires: int
+    priority: Priority
+    fallback: Fallback = Fallback.BLOCK
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "priority", choice(Priority, self.priority, "priority"))
+        force_setattr(self, "fallback", choice(Fallback, self.fallback, "fallback"))
+
+
+class Decision(Struct, frozen=True):
+    """An answer, once and for all. ``scope`` is what was granted, ``asked`` what was asked for."""
+
+    request_id: str
+    approved: bool
+    scope: Scope
+    asked: Scope
+    reason: str
+    decided_by: str
+    decided_at: int
+    argument_hash: str
+
+
+_PRIORITY_OF_RISK = {
+    Risk.LOW: Priority.LOW,
+    Risk.MEDIUM: Priority.NORMAL,
+    Risk.HIGH: Priority.HIGH,
+    Risk.CRITICAL: Priority.CRITICAL,
+}
+
+
+def request_for(
+    action: Action,
+    *,
+    id: str,
+    session_id: str,
+    family_id: str,
+    now: int,
+    context: str = "",
+    wait_us: int = WAIT_US,
+    priority: Priority | None = None,
+    fallback: Fallback = Fallback.BLOCK,
+) -> ApprovalRequest:
+    """The request for an action; its priority follows the action's risk unless given."""
+    risk = default_risk(action)
+    return ApprovalRequest(
+        id=id,
+        session_id=session_id,
+        family_id=family_id,
+        action=action,
+        description=describe(action),
+        argument_hash=argument_hash(action),
+        risk=risk,
+        context=context,
+        created=now,
+        expires=now + wait_us,
+        priority=_PRIORITY_OF_RISK[risk] if priority is None else priority,
+        fallback=fallback,
+    )
+
+
+def grantable(action: Action, asked: Scope) -> Scope:
+    """The scope that ``asked`` comes to: some actions are never approved more than once."""
+    if isinstance(action, _NEVER_BLANKET) and asked is not Scope.DENY:
+        return Scope.ONCE
+    return asked

@@ -1,0 +1,195 @@
+"""The boundary of a workspace: which paths may be touched, and which only after asking.
+
+The order of the checks is the rule: never-allow, inside the workspace, auto-allow, mode and escape
+policy. Paths are absolute texts whose links the caller has resolved; ``..`` is collapsed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from actors.domain.errors import InvalidValue
+from actors.domain.fields import choice, each
+from actors.domain.globs import check_glob, matches
+from actors.domain.paths import collapsed, is_under
+from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
+
+NEVER_ALLOW = ("/etc", "/var", "/usr", "/bin", "/sbin", "/boot", "/root")
+
+
+class Mode(StrEnum):
+    """How much an agent does on its own."""
+
+    AUTONOMOUS = "autonomous"
+    GUIDED = "guided"
+    SAFE = "safe"
+
+
+class EscapePolicy(StrEnum):
+    """What happens outside the workspace."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    ASK = "ask"
+
+
+class EscapeDecision(StrEnum):
+    """How long the answer to an escape is remembered."""
+
+    ONCE = "once"
+    SESSION = "session"
+    ALWAYS = "always"
+    DENY = "deny"
+
+
+class Operation(StrEnum):
+    """What is done with a path."""
+
+    READ = "read"
+    LIST = "list"
+    WRITE = "write"
+    CREATE = "create"
+    DELETE = "delete"
+
+
+class Boundary(Struct, frozen=True):
+    """The settings. Paths are absolute and cover all that is below them.
+
+    Without a ``root`` nothing is inside. InvalidValue names a bad field.
+    """
+
+    root: str | None = None
+    mode: Mode = Mode.GUIDED
+    escape_policy: EscapePolicy = EscapePolicy.ASK
+    never_allow: tuple[str, ...] = NEVER_ALLOW
+    auto_allow_paths: tuple[str, ...] = ()
+    auto_allow_globs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.root is not None:
+            force_setattr(self, "root", collapsed(self.root, "root"))
+        force_setattr(self, "mode", choice(Mode, self.mode, "mode"))
+        policy = choice(EscapePolicy, self.escape_policy, "escape_policy")
+        force_setattr(self, "escape_policy", policy)
+        for name, check_entry in (
+            ("never_allow", collapsed),
+            ("auto_allow_paths", collapsed),
+            ("auto_allow_globs", check_glob),
+        ):
+            force_setattr(self, name, each(getattr(self, name), name, check_entry))
+
+
+class EscapeState(Struct, frozen=True):
+    """The escapes that were approved: for good, and for as long as the session lives."""
+
+    remembered_paths: tuple[str, ...] = ()
+    session_paths: tuple[str, ...] = ()
+
+
+def check(
+    boundary: Boundary, path: str, operation: Operation, escapes: EscapeState | None = None
+) -> Verdict:
+    """What the boundary says of an operation on a path. An unusable path is Blocked."""
+    try:
+        place = collapsed(path)
+    except InvalidValue as problem:
+        return Blocked(problem.message)
+    if root := _never_allowed(boundary, place, operation):
+        return Blocked(f"{place}: nothing is allowed in {root}")
+    if boundary.root is not None and is_under(place, boundary.root):
+        return _inside(boundary, place, operation)
+    if _is_auto_allowed(boundary, place):
+        return Allowed("auto-allowed")
+    return _outside(boundary, place, escapes or EscapeState())
+
+
+def check_many(
+    boundary: Boundary,
+    paths: Iterable[str],
+    operation: Operation,
+    escapes: EscapeState | None = None,
+) -> Verdict:
+    """The strictest of what the boundary says of several paths."""
+    return strictest(check(boundary, path, operation, escapes) for path in paths)
+
+
+def remember(state: EscapeState, path: str, decision: EscapeDecision) -> EscapeState:
+    """The state after an escape was decided. Only ``session`` and ``always`` leave something.
+
+    Raises InvalidValue for a path that is not absolute.
+    """
+    place = collapsed(path)
+    match choice(EscapeDecision, decision, "decision"):
+        case EscapeDecision.ALWAYS:
+            session = tuple(known for known in state.session_paths if known != place)
+            return EscapeState(_with(state.remembered_paths, place), session)
+        case EscapeDecision.SESSION:
+            return EscapeState(state.remembered_paths, _with(state.session_paths, place))
+        case EscapeDecision.ONCE | EscapeDecision.DENY:
+            return state
+
+
+def restore(paths: Iterable[object], exists: Callable[[str], bool]) -> EscapeState:
+    """The state of a document's remembered paths: those that are absolute and exist.
+
+    Give them as they are once their links are resolved.
+    """
+    kept: tuple[str, ...] = ()
+    for path in paths:
+        try:
+            place = collapsed(path)
+        except InvalidValue:
+            continue
+        if exists(place):
+            kept = _with(kept, place)
+    return EscapeState(kept)
+
+
+def _never_allowed(boundary: Boundary, place: str, operation: Operation) -> str | None:
+    for root in boundary.never_allow:
+        if is_under(place, root) and not _is_inside_exempt(boundary, place, root):
+            return root
+        if operation == Operation.DELETE and is_under(root, place):
+            return root  # it would go along
+    return None
+
+
+def _is_inside_exempt(boundary: Boundary, place: str, root: str) -> bool:
+    """Whether the workspace itself lies under a never-allow root, and the path in the workspace."""
+    workspace = boundary.root
+    return workspace is not None and is_under(workspace, root) and is_under(place, workspace)
+
+
+def _inside(boundary: Boundary, place: str, operation: Operation) -> Verdict:
+    writes = operation not in (Operation.READ, Operation.LIST, Operation.DELETE)
+    if writes and boundary.mode is Mode.SAFE:
+        return NeedsApproval(f"{place}: safe mode asks before writing")
+    return Allowed("inside the workspace")
+
+
+def _is_auto_allowed(boundary: Boundary, place: str) -> bool:
+    return any(is_under(place, path) for path in boundary.auto_allow_paths) or any(
+        matches(glob, place) for glob in boundary.auto_allow_globs
+    )
+
+
+def _outside(boundary: Boundary, place: str, escapes: EscapeState) -> Verdict:
+    if boundary.mode is Mode.AUTONOMOUS:
+        return Allowed("autonomous mode")
+    match boundary.escape_policy:
+        case EscapePolicy.ALLOW:
+            return Allowed("the escape policy allows it")
+        case EscapePolicy.DENY:
+            return Blocked(f"{place} is outside the workspace")
+        case EscapePolicy.ASK:
+            if place in escapes.remembered_paths or place in escapes.session_paths:
+                return Allowed("remembered escape")
+            return NeedsApproval(f"{place} is outside the workspace")
+
+
+def _with(paths: tuple[str, ...], path: str) -> tuple[str, ...]:
+    return paths if path in paths else (*paths, path)

@@ -1,0 +1,50 @@
+"""The answer to an authorisation. A "no" is a value: only ``turn.authorized`` raises on it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from actors.domain.budget import Warning
+from actors.domain.errors import TroupeError
+from actors.domain.money import to_usd
+
+Kind: TypeAlias = Literal["allowed", "denied", "exceeded", "deferred"]
+
+
+class Decision(Struct, frozen=True):
+    """Allowed or not, and on what ground.
+
+    ``proof`` is ``policy``, ``capability:ID``, ``allowance:ID``, ``escape`` or ``approval:ID``;
+    ``request_id`` names the approval request that a deferred action waits for.
+    """
+
+    kind: Kind
+    proof: str = ""
+    reason: str = ""
+    request_id: str | None = None
+    amount: int = 0
+    warning: Warning | None = None
+    operation: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        return self.kind == "allowed"
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What the decision has reserved, in USD."""
+        return to_usd(self.amount)
+
+
+class NotAuthorized(TroupeError):
+    """The action was denied, deferred or over budget; ``decision`` says which and why."""
+
+    def __init__(self, message: str, decision: Decision | None = None) -> None:
+        super().__init__(message)
+        self.decision = decision or Decision("denied", reason=message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return NotAuthorized, (self.message, self.decision)

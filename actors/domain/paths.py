@@ -1,0 +1,58 @@
+"""Absolute paths as text: collapsing and containment. Resolving links is up to the caller."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from actors.domain.errors import InvalidValue
+from actors.domain.globs import matches
+
+MAX_LENGTH = 4096
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def collapsed(path: object, field: str = "path") -> str:
+    """An absolute path with ``.``, ``..``, doubled and trailing slashes gone.
+
+    Raises InvalidValue, naming ``field``, for what is not text, not absolute, holds a NUL or is
+    over 4096 characters long.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise InvalidValue(f"{field}: {path!r} is not an absolute path", field=field)
+    if "\0" in path:
+        raise InvalidValue(f"{field}: {path!r} holds a NUL", field=field)
+    if len(path) > MAX_LENGTH:
+        raise InvalidValue(f"{field}: a path of over {MAX_LENGTH} characters", field=field)
+    # normpath keeps two leading slashes, which name the same file as one
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def is_under(path: str, root: str) -> bool:
+    """Whether ``path`` is ``root`` or inside it; both collapsed. A shared prefix is not enough."""
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def covers(glob: str, path: str) -> bool:
+    """Whether the glob matches ``path`` or a directory above it; ``/a/**`` covers ``/a`` too."""
+    base = glob.removesuffix("/**")
+    if not _MAGIC.search(base):
+        return is_under(path, base)
+    return any(matches(glob, place) or matches(base, place) for place in _upwards(path))
+
+
+def may_hold(path: str, glob: str) -> bool:
+    """Whether something below ``path`` might match the glob, going by how the glob begins."""
+    base = glob.removesuffix("/**")
+    magic = _MAGIC.search(base)
+    start = base[: magic.start()].rpartition("/")[0] if magic else base
+    return is_under(start or "/", path)
+
+
+def _upwards(path: str) -> Iterator[str]:
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield path

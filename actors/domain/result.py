@@ -1,0 +1,55 @@
+"""What a run or a task came to. A failure is a result, never an exception that kills siblings."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from actors.domain.money import to_usd
+
+Status: TypeAlias = Literal[
+    "initialising", "running", "completed", "failed", "cancelled", "timed_out"
+]
+FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "timed_out"})
+
+
+class Result(Struct, frozen=True):
+    """The outcome of a run: final, and set once.
+
+    ``output`` is what the agent returned (as text; JSON if it returned something else than a
+    string) or, when it returned nothing, failed or ran out of time, its last assistant message.
+    ``cost`` is in nano-USD and includes the sub-agents; ``duration`` is in microseconds.
+    """
+
+    session_id: str
+    status: Status
+    output: str = ""
+    error: str | None = None
+    cost: int = 0
+    duration: int = 0
+    tool_calls: int = 0
+    run_id: str = ""
+    structured: bool = False
+
+    @property
+    def success(self) -> bool:
+        """Whether the agent returned normally."""
+        return self.status == "completed"
+
+    @property
+    def value(self) -> object:
+        """What the agent returned: the text, or the JSON value that it was sent as."""
+        return msgspec.json.decode(self.output) if self.structured else self.output
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What the run and its sub-agents have spent, in USD."""
+        return to_usd(self.cost)
+
+    @property
+    def duration_s(self) -> float:
+        """From acceptance to the end, in seconds."""
+        return self.duration / 1_000_000

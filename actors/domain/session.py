@@ -1,0 +1,689 @@
+"""A session: its runs, its steps, its purse and its children. Messages themselves are kept apart.
+
+1. A run is accepted once (by id), runs after those accepted before it, and gets one result.
+2. While a run is under way every step it took is kept, so that it can be resumed: asked for again
+   under the same key, a step gives what is recorded and nothing happens twice.
+3. Money that an authorised action may cost is reserved until it is settled, once. What a run
+   leaves open when it ends is settled in full: nobody can say that it was not spent.
+4. A closed session (ended or cancelled) takes no run and no step; closing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.msgpack import Encoder
+
+from actors.domain.decision import Decision
+from actors.domain.errors import (
+    Busy,
+    CorruptState,
+    InvalidValue,
+    LimitReached,
+    NotFound,
+    SessionEnded,
+)
+from actors.domain.money import MAX_NANO
+from actors.domain.result import Result
+from actors.domain.settings import Isolation, Limits
+
+MAX_QUEUED_RUNS = 64
+KEPT_RESULTS = 32
+
+Closed: TypeAlias = Literal["", "ended", "cancelled"]
+
+
+class Agent(Struct, frozen=True):
+    """A shipped agent: ``digest`` finds its pickle, ``name`` is for people."""
+
+    digest: str
+    name: str
+
+
+class Budget(Struct, frozen=True):
+    """The session budget in nano-USD, as `BudgetConfig` gave it."""
+
+    session_max: int
+    per_action_max: int
+    warn_at_percent: int
+
+
+class Profile(Struct, frozen=True):
+    """What a session is made with and keeps."""
+
+    id: str
+    user_id: str
+    scope: str
+    family_id: str
+    created_at: int
+    agent: Agent | None
+    isolation: Isolation
+    budget: Budget
+    limits: Limits
+    parent_id: str | None = None
+    depth: int = 0
+    system_prompt: str = ""
+    workspace_path: str | None = None
+    model: str | None = None
+    label: str = ""
+    capabilities: list[str] | None = None
+
+
+class Metadata(Struct):
+    """Title and tags are the user's; the counts are the runtime's."""
+
+    title: str | None = None
+    tags: list[str] = field(default_factory=list)
+    turn_count: int = 0
+    tool_call_count: int = 0
+    approval_count: int = 0
+    custom: dict[str, str] = field(default_factory=dict)
+
+
+class Step(Struct, frozen=True, array_like=True):
+    """A step that was taken: ``payload`` is its encoded result, None while it is unknown."""
+
+    kind: str
+    label: str
+    payload: bytes | None
+
+
+class Reservation(Struct, frozen=True):
+    """Money set aside for an action, in nano-USD; ``deadline`` in microseconds."""
+
+    run: str
+    amount: int
+    deadline: int
+
+
+class ChildSpec(Struct, frozen=True):
+    """All that it takes to start a sub-agent, again if need be."""
+
+    id: str
+    run: str
+    agent: Agent
+    prompt: str
+    timeout: int
+    isolation: Isolation
+    label: str
+    system_prompt: str = ""
+    model: str | None = None
+    allotment: int | None = None
+    capabilities: list[str] | None = None
+
+
+class Child(Struct):
+    """A sub-agent of a run that is under way."""
+
+    spec: ChildSpec
+    run: str
+    result: Result | None = None
+
+
+class Run(Struct):
+    """A run that is queued or under way; times in microseconds, ``timeout`` too."""
+
+    id: str
+    prompt: str
+    accepted: int
+    timeout: int | None = None
+    started: int | None = None
+    cost: int = 0
+    tool_calls: int = 0
+    steps: dict[str, Step] = field(default_factory=dict)
+
+
+class State(Struct):
+    """Everything about a session but its messages."""
+
+    profile: Profile | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    escapes: list[str] = field(default_factory=list)
+    session_escapes: list[str] = field(default_factory=list)
+    closed: Closed = ""
+    token_count: int = 0
+    messages: int = 0
+    first_message: int = 0
+    spent: int = 0
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    children: dict[str, Child] = field(default_factory=dict)
+    spawned: int = 0
+    children_cost: int = 0
+    extra: dict[str, bytes] = field(default_factory=dict)
+
+
+class Imported(Struct, frozen=True):
+    """What an imported document brings along besides the profile."""
+
+    metadata: Metadata
+    escapes: list[str]
+    token_count: int
+    spent: int
+    extra: dict[str, bytes]
+
+
+class Create(Struct, frozen=True, tag=True):
+    """Make the session; ``imported`` where it comes from a document."""
+
+    profile: Profile
+    imported: Imported | None = None
+
+
+class AcceptRun(Struct, frozen=True, tag=True):
+    """Queue a run; ``timeout`` in microseconds."""
+
+    run: str
+    prompt: str
+    timeout: int | None = None
+
+
+class StartRun(Struct, frozen=True, tag=True):
+    run: str
+
+
+class FinishRun(Struct, frozen=True, tag=True):
+    """Give the run its result; cost, duration and tool calls are filled in here."""
+
+    run: str
+    result: Result
+
+
+class RecordStep(Struct, frozen=True, tag=True):
+    run: str
+    key: str
+    step: Step
+
+
+class AddMessages(Struct, frozen=True, tag=True):
+    """Count messages that go to the message list; ``key`` makes it a step of ``run``."""
+
+    count: int
+    tokens: int
+    run: str = ""
+    key: str = ""
+
+
+class ClearMessages(Struct, frozen=True, tag=True):
+    run: str = ""
+    key: str = ""
+
+
+class Authorize(Struct, frozen=True, tag=True):
+    """Record a decision, and reserve what it allows to be spent until ``deadline``."""
+
+    run: str
+    key: str
+    label: str
+    decision: Decision
+    deadline: int
+
+
+class Settle(Struct, frozen=True, tag=True):
+    """End a reservation: ``actual`` nano-USD were spent (None: all of it; 0: released)."""
+
+    operation: str
+    actual: int | None
+
+
+class Spawn(Struct, frozen=True, tag=True):
+    run: str
+    key: str
+    label: str
+    children: list[ChildSpec]
+
+
+class FinishChildren(Struct, frozen=True, tag=True):
+    results: list[Result]
+
+
+class Close(Struct, frozen=True, tag=True):
+    reason: Literal["ended", "cancelled"]
+
+
+class Describe(Struct, frozen=True, tag=True):
+    """Set what is given; None leaves a field as it is."""
+
+    title: str | None = None
+    tags: list[str] | None = None
+    custom: dict[str, str] | None = None
+
+
+class RememberEscape(Struct, frozen=True, tag=True):
+    path: str
+    always: bool
+
+
+Command: TypeAlias = (
+    Create
+    | AcceptRun
+    | StartRun
+    | FinishRun
+    | RecordStep
+    | AddMessages
+    | ClearMessages
+    | Authorize
+    | Settle
+    | Spawn
+    | FinishChildren
+    | Close
+    | Describe
+    | RememberEscape
+)
+
+
+class Created(Struct, frozen=True, tag="created"):
+    profile: Profile
+    imported: Imported | None = None
+
+
+class RunAccepted(Struct, frozen=True, tag="accepted"):
+    run: str
+    prompt: str
+    at: int
+    timeout: int | None
+
+
+class RunStarted(Struct, frozen=True, tag="started"):
+    run: str
+    at: int
+
+
+class RunFinished(Struct, frozen=True, tag="finished"):
+    run: str
+    result: Result
+
+
+class StepRecorded(Struct, frozen=True, tag="step"):
+    run: str
+    key: str
+    step: Step
+
+
+class MessagesAdded(Struct, frozen=True, tag="messages"):
+    count: int
+    tokens: int
+    run: str = ""
+    key: str = ""
+
+
+class MessagesCleared(Struct, frozen=True, tag="cleared"):
+    run: str = ""
+    key: str = ""
+
+
+class Authorized(Struct, frozen=True, tag="authorized"):
+    run: str
+    key: str
+    label: str
+    decision: Decision
+    deadline: int
+
+
+class Settled(Struct, frozen=True, tag="settled"):
+    operation: str
+    actual: int
+
+
+class ChildrenSpawned(Struct, frozen=True, tag="spawned"):
+    run: str
+    key: str
+    label: str
+    children: list[ChildSpec]
+
+
+class ChildrenFinished(Struct, frozen=True, tag="children"):
+    results: list[Result]
+
+
+class WasClosed(Struct, frozen=True, tag="closed"):
+    reason: Literal["ended", "cancelled"]
+
+
+class Described(Struct, frozen=True, tag="described"):
+    title: str | None
+    tags: list[str] | None
+    custom: dict[str, str] | None
+
+
+class EscapeRemembered(Struct, frozen=True, tag="escape"):
+    path: str
+    always: bool
+
+
+Event: TypeAlias = (
+    Created
+    | RunAccepted
+    | RunStarted
+    | RunFinished
+    | StepRecorded
+    | MessagesAdded
+    | MessagesCleared
+    | Authorized
+    | Settled
+    | ChildrenSpawned
+    | ChildrenFinished
+    | WasClosed
+    | Described
+    | EscapeRemembered
+)
+
+
+class Charge(Struct, frozen=True):
+    """What settling did, in nano-USD: ``over`` was spent beyond the reservation."""
+
+    charged: int
+    returned: int
+    over: int
+
+
+Reply: TypeAlias = Result | Step | Charge | bool | None
+
+
+def initial() -> State:
+    """A session that is not there yet."""
+    return State()
+
+
+def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply]:
+    """What a command does; raises SessionEnded, Busy, LimitReached, NotFound or InvalidValue."""
+    match command:
+        case Authorize():
+            return _authorize(state, command)
+        case Settle(operation, actual):
+            return _settle(state, operation, actual)
+        case RecordStep(run, key, step):
+            known = _step(state, run, key)
+            if known is not None and (known.payload is not None or step.payload is None):
+                return [], known
+            return [StepRecorded(run, key, step)], step
+        case AddMessages(count, tokens, run, key):
+            if key and _step(state, run, key):
+                return [], False
+            _open(state)
+            return [MessagesAdded(count, tokens, run, key)], True
+        case ClearMessages(run, key):
+            if key and _step(state, run, key):
+                return [], None
+            _open(state)
+            return [MessagesCleared(run, key)], None
+        case AcceptRun(run, prompt, timeout):
+            return _accept(state, run, prompt, timeout, now)
+        case StartRun(run):
+            _open(state)
+            started = _run(state, run).started
+            return ([] if started is not None else [RunStarted(run, now)]), None
+        case FinishRun(run, result):
+            return _finish(state, run, result, now)
+        case Spawn():
+            return _spawn(state, command)
+        case FinishChildren(results):
+            new = [
+                result
+                for result in results
+                if (child := state.children.get(result.session_id)) and child.result is None
+            ]
+            return ([ChildrenFinished(new)] if new else []), None
+        case Create(profile, imported):
+            return ([] if state.profile else [Created(profile, imported)]), None
+        case Close(reason):
+            return _close(state, reason, now)
+        case Describe(title, tags, custom):
+            _open(state)
+            return [Described(title, tags, custom)], None
+        case RememberEscape(path, always):
+            kept = state.escapes if always else state.session_escapes
+            return ([] if path in kept else [EscapeRemembered(path, always)]), None
+
+
+def evolve(state: State, event: Event) -> State:
+    """Apply what happened."""
+    match event:
+        case Authorized():
+            _apply_authorized(state, event)
+        case Settled(operation, actual):
+            reservation = state.reservations.pop(operation)
+            state.spent += actual
+            if run := state.runs.get(reservation.run):
+                run.cost += actual
+        case StepRecorded(run_id, key, step):
+            state.runs[run_id].steps[key] = step
+        case MessagesAdded(count, tokens, run_id, key):
+            state.messages += count
+            state.token_count += tokens
+            _mark(state, run_id, key, "message")
+        case MessagesCleared(run_id, key):
+            state.first_message = state.messages
+            state.token_count = 0
+            _mark(state, run_id, key, "clear")
+        case RunAccepted(run_id, prompt, at, timeout):
+            state.runs[run_id] = Run(run_id, prompt, at, timeout)
+        case RunStarted(run_id, at):
+            state.runs[run_id].started = at
+            state.metadata.turn_count += 1
+        case RunFinished():
+            _apply_finished(state, event)
+        case ChildrenSpawned(run_id, key, label, children):
+            state.runs[run_id].steps[key] = Step("spawn", label, _ids(children))
+            state.spawned += len(children)
+            for spec in children:
+                state.children[spec.id] = Child(spec, run_id)
+        case ChildrenFinished(results):
+            for result in results:
+                state.children[result.session_id].result = result
+                state.children_cost += result.cost
+        case Created(profile, imported):
+            _apply_created(state, profile, imported)
+        case WasClosed(reason):
+            state.closed = reason
+        case Described(title, tags, custom):
+            _apply_described(state.metadata, title, tags, custom)
+        case EscapeRemembered(path, always):
+            (state.escapes if always else state.session_escapes).append(path)
+    return state
+
+
+def operation(run: str, key: str) -> str:
+    """The id under which an authorised action is reserved and settled."""
+    return f"{run}/{key}"
+
+
+def committed_money(state: State) -> int:
+    """Spent and reserved, in nano-USD: the loan that the session needs."""
+    return state.spent + sum(one.amount for one in state.reservations.values())
+
+
+def children_of(state: State, run: str, key: str) -> list[Child]:
+    """The sub-agents that a spawn step has started, in order."""
+    step = state.runs[run].steps[key]
+    return [state.children[id] for id in (step.payload or b"").decode().split(",") if id]
+
+
+def the_profile(state: State) -> Profile:
+    """The profile; NotFound if the session was never made."""
+    if state.profile is None:
+        raise NotFound("there is no such session")
+    return state.profile
+
+
+def validate(state: State) -> None:
+    """Refuse a stored state that can't be true."""
+    amounts = [state.spent, *(one.amount for one in state.reservations.values())]
+    if any(not 0 <= amount <= 1 << 62 for amount in amounts):
+        raise CorruptState("session: a stored amount is out of range")
+    if state.token_count < 0 or not 0 <= state.first_message <= state.messages:
+        raise CorruptState("session: a stored count is out of range")
+
+
+def _authorize(state: State, command: Authorize) -> tuple[list[Event], Reply]:
+    if _step(state, command.run, command.key):
+        return [], None
+    _open(state)
+    decision = command.decision
+    if not 0 <= decision.amount <= MAX_NANO:
+        raise InvalidValue("cost_usd: out of range", field="cost_usd")
+    return [Authorized(command.run, command.key, command.label, decision, command.deadline)], None
+
+
+def _apply_authorized(state: State, event: Authorized) -> None:
+    run, decision = state.runs[event.run], event.decision
+    run.steps[event.key] = Step("authorize", event.label, _encode(decision))
+    if not decision.allowed:
+        return
+    run.tool_calls += 1
+    state.metadata.tool_call_count += 1
+    if decision.proof.startswith("approval:"):
+        state.metadata.approval_count += 1
+    if decision.amount:
+        state.reservations[operation(event.run, event.key)] = Reservation(
+            event.run, decision.amount, event.deadline
+        )
+
+
+def _settle(state: State, id: str, actual: int | None) -> tuple[list[Event], Reply]:
+    reservation = state.reservations.get(id)
+    if reservation is None:
+        return [], Charge(0, 0, 0)
+    spent = reservation.amount if actual is None else actual
+    if not 0 <= spent <= MAX_NANO:
+        raise InvalidValue("actual_usd: out of range", field="actual_usd")
+    over = max(spent - reservation.amount, 0)
+    return [Settled(id, spent)], Charge(spent, max(reservation.amount - spent, 0), over)
+
+
+def _accept(
+    state: State, run: str, prompt: str, timeout: int | None, now: int
+) -> tuple[list[Event], Reply]:
+    if run in state.results or run in state.runs:
+        return [], state.results.get(run)
+    _open(state)
+    if len(state.runs) >= MAX_QUEUED_RUNS + 1:
+        raise Busy(f"{MAX_QUEUED_RUNS} runs are queued on this session: wait for some to finish")
+    return [RunAccepted(run, prompt, now, timeout)], None
+
+
+def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[Event], Reply]:
+    if run_id in state.results:
+        return [], state.results[run_id]
+    run = _run(state, run_id)
+    left_open = {id: one.amount for id, one in state.reservations.items() if one.run == run_id}
+    of_children = sum(
+        child.result.cost
+        for child in state.children.values()
+        if child.run == run_id and child.result
+    )
+    whole = Result(
+        session_id=the_profile(state).id,
+        status=result.status,
+        output=result.output,
+        error=result.error,
+        cost=run.cost + sum(left_open.values()) + of_children,
+        duration=now - run.accepted,
+        tool_calls=run.tool_calls,
+        run_id=run_id,
+        structured=result.structured,
+    )
+    settled: list[Event] = [Settled(id, amount) for id, amount in left_open.items()]
+    return [*settled, RunFinished(run_id, whole)], whole
+
+
+def _apply_finished(state: State, event: RunFinished) -> None:
+    del state.runs[event.run]
+    state.results[event.run] = event.result
+    while len(state.results) > KEPT_RESULTS:
+        del state.results[next(iter(state.results))]
+    for id in [id for id, child in state.children.items() if child.run == event.run]:
+        del state.children[id]
+
+
+def _spawn(state: State, command: Spawn) -> tuple[list[Event], Reply]:
+    if _step(state, command.run, command.key):
+        return [], None
+    _open(state)
+    profile = the_profile(state)
+    limits = profile.limits
+    if profile.depth + 1 > limits.max_depth:
+        raise LimitReached(
+            f"sub-agents at depth {profile.depth + 1}: max_depth is {limits.max_depth}",
+            limit="max_depth",
+            value=limits.max_depth,
+        )
+    if state.spawned + len(command.children) > limits.max_children:
+        raise LimitReached(
+            f"{state.spawned + len(command.children)} children of one session: "
+            f"max_children is {limits.max_children}",
+            limit="max_children",
+            value=limits.max_children,
+        )
+    return [ChildrenSpawned(command.run, command.key, command.label, command.children)], None
+
+
+def _close(
+    state: State, reason: Literal["ended", "cancelled"], now: int
+) -> tuple[list[Event], Reply]:
+    if state.closed:
+        return [], None
+    events: list[Event] = []
+    for run in state.runs:
+        cancelled = Result(the_profile(state).id, "cancelled", error=f"the session was {reason}")
+        events += _finish(state, run, cancelled, now)[0]
+    return [*events, WasClosed(reason)], None
+
+
+def _apply_created(state: State, profile: Profile, imported: Imported | None) -> None:
+    state.profile = profile
+    if imported:
+        state.metadata = imported.metadata
+        state.escapes = list(imported.escapes)
+        state.token_count = imported.token_count
+        state.spent = imported.spent
+        state.extra = dict(imported.extra)
+
+
+def _apply_described(
+    metadata: Metadata,
+    title: str | None,
+    tags: list[str] | None,
+    custom: dict[str, str] | None,
+) -> None:
+    if title is not None:
+        metadata.title = title
+    if tags is not None:
+        metadata.tags = list(tags)
+    if custom is not None:
+        metadata.custom = dict(custom)
+
+
+def _open(state: State) -> None:
+    if state.closed:
+        raise SessionEnded(f"the session was {state.closed}: start a new one")
+    the_profile(state)
+
+
+def _run(state: State, id: str) -> Run:
+    run = state.runs.get(id)
+    if run is None:
+        raise NotFound(f"run {id}: no such run is queued or under way", run=id)
+    return run
+
+
+def _step(state: State, run: str, key: str) -> Step | None:
+    return _run(state, run).steps.get(key)
+
+
+def _mark(state: State, run: str, key: str, kind: str) -> None:
+    if key:
+        state.runs[run].steps[key] = Step(kind, "", b"")
+
+
+def _ids(children: list[ChildSpec]) -> bytes:
+    return ",".join(spec.id for spec in children).encode()
+
+
+def _encode(decision: Decision) -> bytes:
+    return _DECISION.encode(decision)
+
+
+_DECISION = Encoder()

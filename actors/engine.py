@@ -1,0 +1,201 @@
+"""Carries out what a turn asks for: finds the step in the record, or takes it and records it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import cast
+
+import msgspec
+
+from actors import calls
+from actors.activation import Activation
+from actors.domain import session
+from actors.domain.actions import argument_hash, kind
+from actors.domain.decision import Decision
+from actors.domain.errors import SessionEnded, StepInterrupted
+from actors.domain.ids import uuid7
+from actors.domain.replay import Replay
+from actors.domain.result import Result
+from actors.fanout import Fanout, Spread
+from actors.ports import Place
+from actors.wiring import Wiring
+
+DESCRIPTION_CHARACTERS = 200
+"""How much of a task's description goes into its child's system prompt."""
+
+_DEADLINE_US = 60_000_000
+_DECISION = msgspec.msgpack.Decoder(Decision)
+
+
+class TurnEngine:
+    """The engine of one run; implements `actors.turn.Engine`."""
+
+    def __init__(self, activation: Activation, run_id: str, fanout: Fanout) -> None:
+        self._activation = activation
+        self._entity = activation.entity
+        self._wiring: Wiring = activation.wiring
+        self._run_id = run_id
+        self._fanout = fanout
+        self._replay = Replay(activation.entity.state.runs[run_id].steps)
+        self.closed = False
+
+    async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
+        """Do what ``call`` asks, durably, and answer it."""
+        if self.closed:
+            raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        match call:
+            case calls.Authorize():
+                return calls.Decided(await self._authorize(branch, call))
+            case calls.Settle(operation, actual):
+                return await self._settle(operation, actual)
+            case calls.AddMessage(message):
+                key = self._replay.key(branch, "message", "")
+                self._activation.history.add(message, self._run_id, key)
+            case calls.ClearMessages():
+                key = self._replay.key(branch, "clear", "")
+                self._activation.history.clear(self._run_id, key)
+            case calls.LastMessages(count):
+                return calls.Messages(await self._activation.history.last(count))
+            case calls.BeginStep(name, idempotent):
+                return self._begin_step(branch, name, idempotent)
+            case calls.EndStep(name, key, payload):
+                step = session.Step("step", name, payload)
+                self._entity.do(session.RecordStep(self._run_id, key, step))
+            case calls.Spawn():
+                return calls.Results(await self._spawn(branch, call))
+            case calls.Describe(title, tags, custom):
+                self._entity.do(session.Describe(title, tags, custom))
+        await self._entity.committed()
+        return None
+
+    async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
+        label = f"{kind(call.action)}:{argument_hash(call.action)[:16]}"
+        key = self._replay.key(branch, "authorize", label)
+        recorded = self._recorded(key)
+        if recorded is not None:
+            await self._entity.committed()
+            return _DECISION.decode(recorded)
+        activation = self._activation
+        decision = await activation.interceptor.authorize(
+            session.operation(self._run_id, key),
+            call.action,
+            call.cost,
+            call.context,
+            call.timeout,
+            activation.escapes,
+        )
+        deadline = self._wiring.clock() + _DEADLINE_US
+        try:
+            self._entity.do(session.Authorize(self._run_id, key, label, decision, deadline))
+        finally:
+            activation.purse.drop(decision.amount)
+        await self._entity.committed()
+        activation.notify("authorized", f"{decision.kind}: {label}", decision.amount)
+        return decision
+
+    async def _settle(self, operation: str, actual: int | None) -> calls.Charge:
+        reply = self._entity.do(session.Settle(operation, actual))
+        charge = cast(session.Charge, reply)
+        await self._entity.committed()
+        if charge.returned or charge.over:
+            await self._activation.purse.report()
+        if charge.charged:
+            self._activation.notify("spent", cost=charge.charged)
+        return calls.Charge(charge.charged, charge.over)
+
+    def _begin_step(self, branch: int, name: str, idempotent: bool) -> calls.StepState:
+        key = self._replay.key(branch, "step", name)
+        step = self._step(key)
+        if step is not None and step.payload is None:
+            raise StepInterrupted(
+                f"step {name!r} was running when its process died; it may have happened or not",
+                step=name,
+            )
+        if step is None and not idempotent:
+            started = session.Step("step", name, None)
+            self._entity.do(session.RecordStep(self._run_id, key, started))
+        return calls.StepState(key, step.payload if step else None)
+
+    async def _spawn(self, branch: int, call: calls.Spawn) -> list[Result]:
+        label = f"{len(call.tasks)} × {call.tasks[0].agent.name}"
+        key = self._replay.key(branch, "spawn", label)
+        limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
+        again = self._recorded(key) is not None
+        if again:
+            spread = self._fanout.spread(limit)
+        else:
+            spread = await self._start_spawn(key, label, call, limit)
+        await self._entity.committed()
+        children = session.children_of(self._entity.state, self._run_id, key)
+        return await spread.run(children, fail_fast=call.fail_fast, again=again)
+
+    async def _start_spawn(self, key: str, label: str, call: calls.Spawn, limit: int) -> Spread:
+        profile = self._activation.profile
+        accepted = self._entity.state.runs[self._run_id].accepted
+        operation = session.operation(self._run_id, key)
+        specs = [
+            _child_spec(profile, task, _child_id(accepted, f"{profile.id}/{operation}/{at}"))
+            for at, task in enumerate(call.tasks)
+        ]
+        command = session.Spawn(self._run_id, key, label, specs)
+        session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
+        if call.queue:
+            spread = self._fanout.spread(limit)
+        else:
+            spread = await self._fanout.slots_at_once(specs, limit)
+        await self._store_agents(call.tasks)
+        place = Place(profile.scope, profile.family_id)
+        await self._wiring.registry.register(place, [spec.id for spec in specs])
+        await self._fanout.admit(specs)
+        self._entity.do(command)
+        self._activation.notify("spawned", label)
+        return spread
+
+    async def _store_agents(self, tasks: list[calls.TaskSpec]) -> None:
+        for agent in {task.agent.digest: task.agent for task in tasks}.values():
+            if agent.blob:
+                await self._wiring.registry.put_agent(agent.digest, agent.blob)
+
+    def _recorded(self, key: str) -> bytes | None:
+        step = self._step(key)
+        return step.payload if step else None
+
+    def _step(self, key: str) -> session.Step | None:
+        run = self._entity.state.runs.get(self._run_id)
+        if run is None:
+            raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        return run.steps.get(key)
+
+
+def _child_id(at: int, name: str) -> str:
+    """The same id for the same child, however often its spawn is tried."""
+    return uuid7(at, hashlib.sha256(name.encode()).digest()[:10])
+
+
+def _child_spec(parent: session.Profile, task: calls.TaskSpec, id: str) -> session.ChildSpec:
+    return session.ChildSpec(
+        id=id,
+        run=id,
+        agent=session.Agent(task.agent.digest, task.agent.name),
+        prompt=task.prompt,
+        timeout=task.timeout,
+        isolation=task.isolation or parent.isolation,
+        label=task.label,
+        system_prompt=child_prompt(task.prompt),
+        model=task.model or parent.model,
+        allotment=task.allotment,
+        capabilities=_narrowed(parent.capabilities, task.capabilities),
+    )
+
+
+def _narrowed(held: list[str] | None, given: list[str] | None) -> list[str] | None:
+    """The tokens a child may use: never one that its parent may not (None: any)."""
+    if held is None or given is None:
+        return held if given is None else given
+    return [token for token in given if token in held]
+
+
+def child_prompt(description: str) -> str:
+    """A child's system prompt: what it is and what it is for, cut to whole characters."""
+    cut = description[:DESCRIPTION_CHARACTERS]
+    return f"You are a sub-agent. Your task: {cut}"

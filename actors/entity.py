@@ -1,0 +1,347 @@
+"""The entity shell: a pure state machine, its journal, and the one rule between them.
+
+`Entity.do` decides, evolves and queues the events without an await in between; `Entity.committed`
+returns when everything done so far is durable. A reply may leave only after it. The `Committer` of
+a process writes the queued rows of all its entities in one batch, and while that is under way the
+next one fills up.
+
+An entity whose write failed or was fenced is *broken*: memory may be ahead of the journal. It
+refuses everything from then on, and its owner activates it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from actors.domain.errors import CorruptState, Fenced, TroupeError
+from actors.domain.keyring import Keyring
+from actors.journal import Append, Journal, Key, Loaded, Outcome, Summary
+
+S = TypeVar("S")
+C = TypeVar("C")
+E = TypeVar("E")
+R = TypeVar("R")
+T = TypeVar("T")
+
+Clock = Callable[[], int]
+"""Gives the time in microseconds since the epoch, UTC."""
+
+_MOST_PER_FLUSH = 256
+_COMPACT_AFTER_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Machine(Generic[S, C, E, R]):
+    """A state machine and how it is stored. ``version`` is that of the newest stored form."""
+
+    kind: str
+    version: int
+    state: type[S]
+    event: object
+    initial: Callable[[], S]
+    decide: Callable[[S, C, int], tuple[Sequence[E], R]]
+    evolve: Callable[[S, E], S]
+    validate: Callable[[S], None] = lambda state: None
+
+
+class Codec(Generic[S, E]):
+    """Rows and snapshots as sealed bytes: [version, content], bound to the entity and position."""
+
+    def __init__(self, machine: Machine[S, C, E, R], key: Key, keyring: Keyring) -> None:
+        self._version = machine.version
+        self._context = f"{key.scope}/{key.kind}/{key.id}"
+        self._what = str(key)
+        self._keyring = keyring
+        self._encode = _ENCODER.encode
+        self._rows: msgspec.msgpack.Decoder[tuple[int, list[E]]]
+        self._states: msgspec.msgpack.Decoder[tuple[int, S]]
+        self._rows, self._states = _decoders(machine.event, machine.state)
+
+    def row(self, seq: int, events: Sequence[E]) -> bytes:
+        return self._keyring.seal(
+            self._encode((self._version, events)), f"{self._context}/row/{seq}"
+        )
+
+    def events(self, seq: int, row: bytes) -> list[E]:
+        what = f"row {seq} of {self._what}"
+        data = self._keyring.open(row, f"{self._context}/row/{seq}", what)
+        return self._decode(self._rows, data, what)
+
+    def snapshot(self, seq: int, state: S) -> bytes:
+        sealed = self._keyring.seal(
+            self._encode((self._version, state)), f"{self._context}/snapshot/{seq}"
+        )
+        return seq.to_bytes(8, "big") + sealed
+
+    def state(self, snapshot: bytes) -> tuple[int, S]:
+        seq = int.from_bytes(snapshot[:8], "big")
+        what = f"the snapshot of {self._what}"
+        data = self._keyring.open(snapshot[8:], f"{self._context}/snapshot/{seq}", what)
+        return seq, self._decode(self._states, data, what)
+
+    def message(self, index: int, data: bytes) -> bytes:
+        return self._keyring.seal(data, f"{self._context}/message/{index}")
+
+    def open_message(self, index: int, data: bytes) -> bytes:
+        what = f"message {index} of {self._what}"
+        return self._keyring.open(data, f"{self._context}/message/{index}", what)
+
+    def _decode(self, decoder: msgspec.msgpack.Decoder[tuple[int, T]], data: bytes, what: str) -> T:
+        try:
+            version, content = decoder.decode(data)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            newer = _VERSION.decode(data)[0] > self._version
+            if newer:
+                raise CorruptState(
+                    f"{what} was written by a newer version of Troupe: upgrade this node"
+                ) from error
+            raise CorruptState(f"{what} can't be read: {error}") from error
+        return content
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_VERSION = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+_cache: dict[int, tuple[object, object]] = {}
+
+
+def _decoders(
+    event: object, state: type[S]
+) -> tuple[
+    msgspec.msgpack.Decoder[tuple[int, list[E]]],
+    msgspec.msgpack.Decoder[tuple[int, S]],
+]:
+    """One pair of decoders for each machine: making one costs more than reading a row."""
+    found = _cache.get(id(event))
+    if found is None:
+        rows = msgspec.msgpack.Decoder(tuple[int, list[event]])  # type: ignore[valid-type]
+        states = msgspec.msgpack.Decoder(tuple[int, state])  # type: ignore[valid-type]
+        found = _cache[id(event)] = (rows, states)
+    return found  # type: ignore[return-value]
+
+
+class Writes(Protocol):
+    """What the committer needs from an entity."""
+
+    def take(self) -> Append: ...
+    def settle(self, outcome: Outcome) -> None: ...
+    def fail(self, error: TroupeError) -> None: ...
+
+
+class Committer:
+    """Group commit for all entities of this process."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._dirty: dict[Writes, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def enlist(self, entity: Writes) -> None:
+        """Write the entity's queued events with the next flush."""
+        self._dirty[entity] = None
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._flush())
+
+    async def drain(self) -> None:
+        """Return when nothing is queued or under way."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def _flush(self) -> None:
+        while self._dirty:
+            batch = list(self._dirty)[:_MOST_PER_FLUSH]
+            for entity in batch:
+                del self._dirty[entity]
+            appends = [entity.take() for entity in batch]
+            try:
+                outcomes = await self.journal.append(appends)
+            except TroupeError as error:
+                for entity in batch:
+                    entity.fail(error)
+            else:
+                for entity, outcome in zip(batch, outcomes, strict=True):
+                    entity.settle(outcome)
+
+
+class Entity(Generic[S, C, E, R]):
+    """One durable thing, live in this process under one epoch."""
+
+    def __init__(
+        self,
+        machine: Machine[S, C, E, R],
+        key: Key,
+        committer: Committer,
+        keyring: Keyring,
+        clock: Clock,
+        creator: str = "",
+    ) -> None:
+        """A new entity, at epoch 1 if ``creator`` is given; `activate` makes an existing one."""
+        self.key = key
+        self.state = machine.initial()
+        self.epoch = 1 if creator else 0
+        self.seq = 0
+        self.broken: TroupeError | None = None
+        self._machine = machine
+        self._committer = committer
+        self._codec: Codec[S, E] = Codec(machine, key, keyring)
+        self._clock = clock
+        self._creator = creator
+        self._events: list[E] = []
+        self._messages: list[bytes] = []
+        self._summary: Callable[[], Summary | None] = lambda: None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._in_flight: list[asyncio.Future[None]] | None = None
+        self._rows_since_snapshot = 0
+
+    @classmethod
+    async def activate(
+        cls,
+        machine: Machine[S, C, E, R],
+        key: Key,
+        committer: Committer,
+        keyring: Keyring,
+        clock: Clock,
+    ) -> Entity[S, C, E, R]:
+        """Take the entity over and recover its state.
+
+        Raises Tampered or CorruptState, naming the entity, if what is stored can't be trusted.
+        """
+        entity = cls(machine, key, committer, keyring, clock)
+        entity._recover(await committer.journal.activate(key))
+        return entity
+
+    def summarise(self, summary: Callable[[], Summary | None]) -> None:
+        """Have ``summary()`` written with every flush from now on."""
+        self._summary = summary
+
+    def do(self, command: C) -> R:
+        """Decide and evolve now; durable only after `committed`."""
+        if self.broken:
+            raise self.broken
+        events, reply = self._machine.decide(self.state, command, self._clock())
+        if events:
+            for event in events:
+                self.state = self._machine.evolve(self.state, event)
+            self._events.extend(events)
+            self._committer.enlist(self)
+        return reply
+
+    def add_message(self, index: int, data: bytes) -> None:
+        """Append to the entity's message list together with the events of this flush."""
+        self._messages.append(self._codec.message(index, data))
+
+    async def messages(self, start: int, stop: int) -> list[bytes]:
+        """Messages ``start`` to ``stop`` (exclusive), as far as they are durable."""
+        sealed = await self._committer.journal.messages(self.key, start, stop)
+        return [self._codec.open_message(start + at, data) for at, data in enumerate(sealed)]
+
+    async def committed(self) -> None:
+        """Return when all that was done so far is durable.
+
+        Raises Fenced or StoreUnavailable if it is not, or may not be.
+        """
+        if self.broken:
+            raise self.broken
+        if self._events:
+            waiting = self._waiting
+        elif self._in_flight is not None:
+            waiting = self._in_flight
+        else:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        await future
+
+    async def execute(self, command: C) -> R:
+        """`do` and `committed`."""
+        reply = self.do(command)
+        await self.committed()
+        return reply
+
+    async def compact(self) -> None:
+        """Store a snapshot in place of the rows so far."""
+        while self._events or self._in_flight is not None:
+            await self.committed()
+        if self._rows_since_snapshot == 0:
+            return
+        self._rows_since_snapshot = 0
+        seq, data = self.seq, self._codec.snapshot(self.seq, self.state)
+        outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
+        if outcome is Outcome.FENCED:
+            self.settle(outcome)
+
+    @property
+    def wants_compaction(self) -> bool:
+        """Whether enough rows have come together since the last snapshot."""
+        return self._rows_since_snapshot >= _COMPACT_AFTER_ROWS
+
+    def take(self) -> Append:
+        """For the committer: the queued events as one row."""
+        events, self._events = self._events, []
+        messages, self._messages = self._messages, []
+        self._in_flight, self._waiting = self._waiting, []
+        row = self._codec.row(self.seq + 1, events)
+        append = Append(
+            self.key,
+            self.epoch,
+            self.seq,
+            row,
+            messages=messages,
+            summary=self._summary(),
+            create=self._creator if self.seq == 0 else "",
+        )
+        self.seq += 1
+        self._rows_since_snapshot += 1
+        return append
+
+    def settle(self, outcome: Outcome) -> None:
+        """For the committer: what became of the row."""
+        if outcome is not Outcome.OK:
+            self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
+            return
+        waiting, self._in_flight = self._in_flight or [], None
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def fail(self, error: TroupeError) -> None:
+        """Memory and journal may differ from here on: refuse everything."""
+        self.broken = error
+        for future in (*(self._in_flight or ()), *self._waiting):
+            if not future.done():
+                future.set_exception(error)
+        self._in_flight, self._waiting = None, []
+
+    def _recover(self, loaded: Loaded) -> None:
+        self.epoch, self.seq = loaded.epoch, loaded.seq
+        seq = 0
+        if loaded.snapshot is not None:
+            seq, self.state = self._codec.state(loaded.snapshot)
+        if seq + len(loaded.rows) != loaded.seq:
+            raise CorruptState(
+                f"{self.key}: the journal has {len(loaded.rows)} rows after row {seq}, and should "
+                f"end at row {loaded.seq}: rows were removed, or Redis was rolled back"
+            )
+        for row in loaded.rows:
+            seq += 1
+            for event in self._codec.events(seq, row):
+                self.state = self._machine.evolve(self.state, event)
+        self._rows_since_snapshot = len(loaded.rows)
+        self._machine.validate(self.state)
+
+
+async def read(
+    machine: Machine[S, C, E, R], key: Key, journal: Journal, keyring: Keyring
+) -> S | None:
+    """The state of an entity as stored, without taking it over; None if there is none."""
+    loaded = await journal.read(key)
+    if loaded.epoch == 0:
+        return None
+    unused = Committer(journal)
+    entity = Entity(machine, key, unused, keyring, lambda: 0)
+    entity._recover(loaded)
+    return entity.state

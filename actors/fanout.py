@@ -1,0 +1,268 @@
+"""Runs the sub-agents of a spawn on hosts, as many at once as the family may.
+
+Slots come from the directory, children run on the hosts named there, and results are collected
+in batches. A host that dies loses nothing: its children are placed again, and go on from their
+journals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+
+from actors.activation import Activation
+from actors.domain import budget, session
+from actors.domain.errors import LimitReached, SessionEnded, Unavailable
+from actors.domain.result import Result
+from actors.domain.session import Child, ChildSpec
+from actors.domain.settings import Isolation
+from actors.ports import Batch, HostProvider, Slot
+
+_POLL_S = 20.0
+_RETRY_S = 0.2
+
+
+class Fanout:
+    """The spawns of one run."""
+
+    def __init__(self, activation: Activation, hosts: HostProvider, here: str) -> None:
+        self.activation = activation
+        self.hosts = hosts
+        self.here = here
+        self.running: dict[str, Slot] = {}
+        """Which sub-agent runs on which host."""
+        self._spreads = 0
+
+    async def admit(self, specs: Sequence[ChildSpec]) -> None:
+        """Open the children's accounts; LimitReached, naming the limit, and none is opened."""
+        profile = self.activation.profile
+        children = [budget.Child(spec.id, spec.allotment) for spec in specs]
+        reply = await self.activation.stores.budget.admit(
+            budget.Admit(profile.family_id, profile.id, children)
+        )
+        if isinstance(reply, budget.Refused):
+            raise LimitReached(
+                f"{len(specs)} more sub-agents in this family: {reply.limit} is {reply.value}",
+                limit=reply.limit,
+                value=reply.value,
+            )
+
+    async def slots_at_once(self, specs: Sequence[ChildSpec], limit: int) -> Spread:
+        """All the slots that ``specs`` need, now; LimitReached if they are not free."""
+        spread = self.spread(limit)
+        for isolation, group in _by_isolation(specs).items():
+            granted = await spread.acquire(isolation, [spec.id for spec in group], 0.0)
+            if len(granted) < len(group):
+                await spread.release()
+                raise LimitReached(
+                    f"{len(specs)} sub-agents at once: max_concurrent is {limit}, "
+                    f"and {len(granted)} fit now",
+                    limit="max_concurrent",
+                    value=limit,
+                )
+        return spread
+
+    def spread(self, limit: int) -> Spread:
+        """A spawn under way, of at most ``limit`` children at once."""
+        self._spreads += 1
+        return Spread(self, f"{self.activation.id}/{self._spreads}", limit)
+
+
+class Spread:
+    """One spawn: the children that wait, those that run, and where."""
+
+    def __init__(self, fanout: Fanout, name: str, limit: int) -> None:
+        self._fanout = fanout
+        self._activation = fanout.activation
+        self._name = name
+        self._limit = limit
+        self._held: dict[str, Slot] = {}
+        self._done_with: list[str] = []
+        self._waiting: dict[Isolation, dict[str, ChildSpec]] = {}
+        self._started: dict[Slot, dict[str, ChildSpec]] = {}
+        self._again: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unfinished: set[str] = set()
+        self._failure: BaseException | None = None
+        self._fail_fast = False
+        self._done = asyncio.Event()
+
+    async def run(self, children: list[Child], *, fail_fast: bool, again: bool) -> list[Result]:
+        """The children's results in order; ``again`` if they may have been started before."""
+        self._fail_fast = fail_fast
+        specs = [child.spec for child in children if child.result is None]
+        self._unfinished = {spec.id for spec in specs}
+        self._again = set(self._unfinished) if again else set()
+        for isolation, group in _by_isolation(specs).items():
+            self._waiting[isolation] = {spec.id: spec for spec in group}
+        try:
+            for isolation in list(self._waiting):
+                self._launch(self._place(isolation))
+            if self._unfinished:
+                await self._done.wait()
+        finally:
+            await self._stop()
+        if self._failure is not None:
+            raise self._failure
+        await self._activation.entity.committed()
+        return [_result_of(child) for child in children]
+
+    async def acquire(
+        self, isolation: Isolation, want: list[str], timeout_s: float
+    ) -> dict[str, Slot]:
+        """Slots for some of the children in ``want``, at least one unless time runs out."""
+        fanout, profile = self._fanout, self._activation.profile
+        done, self._done_with = self._done_with, []
+        slots = await fanout.hosts.directory.acquire(
+            self._name,
+            profile.family_id,
+            done,
+            want,
+            self._limit,
+            isolation,
+            fanout.here,
+            timeout_s,
+        )
+        self._held.update(slots)
+        return slots
+
+    async def release(self) -> None:
+        """Give all slots back."""
+        self._done_with.extend(self._held)
+        self._held.clear()
+        with contextlib.suppress(Unavailable):
+            await self.acquire("shared", [], 0.0)
+
+    async def _place(self, isolation: Isolation) -> None:
+        """Start what waits, as slots come free."""
+        waiting = self._waiting[isolation]
+        while waiting:
+            slots = {id: self._held[id] for id in waiting if id in self._held}
+            if not slots:
+                slots = await self.acquire(isolation, list(waiting), _POLL_S)
+            by_host: dict[Slot, list[ChildSpec]] = {}
+            for id, slot in slots.items():
+                if spec := waiting.pop(id, None):
+                    by_host.setdefault(slot, []).append(spec)
+            await asyncio.gather(*(self._start(slot, specs) for slot, specs in by_host.items()))
+
+    async def _start(self, slot: Slot, specs: list[ChildSpec]) -> None:
+        again = any(spec.id in self._again for spec in specs)
+        self._again.update(spec.id for spec in specs)
+        batch = Batch(self._activation.profile, specs, again)
+        try:
+            await self._fanout.hosts.host(slot).start_children(batch)
+        except Unavailable:
+            await asyncio.sleep(_RETRY_S)
+            self._lost(specs)
+            return
+        first = slot not in self._started
+        self._started.setdefault(slot, {}).update((spec.id, spec) for spec in specs)
+        self._fanout.running.update((spec.id, slot) for spec in specs)
+        if first:
+            self._launch(self._collect(slot))
+
+    async def _collect(self, slot: Slot) -> None:
+        """Take in results from one host until none of ours runs there."""
+        started, seen = self._started[slot], list[str]()
+        host = self._fanout.hosts.host(slot)
+        while started:
+            try:
+                results = await host.collect(self._activation.id, seen, _POLL_S)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_S)
+                self._lost(list(self._started.pop(slot).values()))
+                return
+            seen = [result.session_id for result in results]
+            mine = [result for result in results if result.session_id in started]
+            await self._take(slot, mine)
+        del self._started[slot]
+        if seen:
+            with contextlib.suppress(Unavailable):
+                await host.collect(self._activation.id, seen, 0.0)
+
+    async def _take(self, slot: Slot, results: list[Result]) -> None:
+        if not results:
+            return
+        self._activation.entity.do(session.FinishChildren(results))
+        for result in results:
+            self._started[slot].pop(result.session_id, None)
+            self._fanout.running.pop(result.session_id, None)
+            self._unfinished.discard(result.session_id)
+            self._free(result.session_id)
+        if not self._unfinished:
+            self._done.set()
+        elif self._fail_fast and any(not result.success for result in results):
+            self._fail_fast = False
+            await self._cancel_rest()
+        elif not any(self._waiting.values()):
+            with contextlib.suppress(Unavailable):
+                await self.acquire("shared", [], 0.0)
+
+    def _free(self, child: str) -> None:
+        if self._held.pop(child, None):
+            self._done_with.append(child)
+
+    async def _cancel_rest(self) -> None:
+        """The first failure takes the others along."""
+        never_started = [spec for group in self._waiting.values() for spec in group.values()]
+        for group in self._waiting.values():
+            group.clear()
+        self._activation.entity.do(
+            session.FinishChildren([_cancelled(spec) for spec in never_started])
+        )
+        self._unfinished.difference_update(spec.id for spec in never_started)
+        scope = self._activation.profile.scope
+        for child, slot in list(self._fanout.running.items()):
+            host = self._fanout.hosts.host(slot)
+            self._launch(host.cancel(child, scope, "a sibling failed"))
+        if not self._unfinished:
+            self._done.set()
+
+    def _lost(self, specs: list[ChildSpec]) -> None:
+        """A host is gone or could not take them: place its children again."""
+        for spec in specs:
+            self._fanout.running.pop(spec.id, None)
+            self._free(spec.id)
+        for isolation, group in _by_isolation(specs).items():
+            placing = bool(self._waiting[isolation])
+            self._waiting[isolation].update((spec.id, spec) for spec in group)
+            if not placing:
+                self._launch(self._place(isolation))
+
+    def _launch(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() and self._failure is None:
+            self._failure = task.exception()
+            self._done.set()
+
+    async def _stop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.release()
+
+
+def _by_isolation(specs: Sequence[ChildSpec]) -> dict[Isolation, list[ChildSpec]]:
+    groups: dict[Isolation, list[ChildSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.isolation, []).append(spec)
+    return groups
+
+
+def _result_of(child: Child) -> Result:
+    if child.result is None:
+        raise SessionEnded("the spawn was interrupted before all its sub-agents had finished")
+    return child.result
+
+
+def _cancelled(spec: ChildSpec) -> Result:
+    return Result(spec.id, "cancelled", error="a sibling failed", run_id=spec.run)

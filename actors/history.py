@@ -1,0 +1,76 @@
+"""A session's messages: the newest in memory, older ones fetched when asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from actors.domain import session
+from actors.domain.messages import Message, estimated_tokens
+from actors.entity import Entity
+
+WINDOW = 64
+"""How many of the newest messages are kept in memory."""
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Message)
+
+SessionEntity = Entity[session.State, session.Command, session.Event, session.Reply]
+
+
+class History:
+    """The append-only message list of one live session."""
+
+    def __init__(self, entity: SessionEntity) -> None:
+        self._entity = entity
+        self._window: deque[Message] = deque(maxlen=WINDOW)
+        self._window_end = entity.state.messages
+
+    def add(self, message: Message, run: str = "", key: str = "") -> None:
+        """Append; durable with the entity's next commit. As a step of a run it happens once."""
+        index = self._entity.state.messages
+        command = session.AddMessages(1, estimated_tokens(message), run, key)
+        if not self._entity.do(command):
+            return
+        self._entity.add_message(index, _ENCODER.encode(message))
+        self._window.append(message)
+        self._window_end = index + 1
+
+    def restore(self, messages: list[Message]) -> None:
+        """Put in the messages of an imported session, whose tokens are counted already."""
+        for message in messages:
+            index = self._entity.state.messages
+            self._entity.do(session.AddMessages(1, 0))
+            self._entity.add_message(index, _ENCODER.encode(message))
+            self._window.append(message)
+        self._window_end = self._entity.state.messages
+
+    def clear(self, run: str = "", key: str = "") -> None:
+        """Forget all messages so far."""
+        self._entity.do(session.ClearMessages(run, key))
+        self._window.clear()
+
+    async def last(self, count: int | None) -> list[Message]:
+        """The last ``count`` messages (None: all), oldest first; a count beyond them gives all."""
+        state = self._entity.state
+        start = state.first_message
+        if count is not None:
+            start = max(start, state.messages - max(count, 0))
+        in_memory = self._window_end - len(self._window)
+        older = (
+            await self._fetch(start, min(in_memory, state.messages)) if start < in_memory else []
+        )
+        newer = list(self._window)[max(start - in_memory, 0) :]
+        return older + newer
+
+    async def last_assistant_text(self) -> str:
+        """The text of the newest assistant message in the window, or ''."""
+        for message in reversed(await self.last(WINDOW)):
+            if message.role == "assistant" and message.text:
+                return message.text
+        return ""
+
+    async def _fetch(self, start: int, stop: int) -> list[Message]:
+        await self._entity.committed()
+        return [_DECODER.decode(data) for data in await self._entity.messages(start, stop)]

@@ -1,0 +1,62 @@
+"""Keeps one entity active for a store actor, and brings it back after an outage."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic, TypeVar
+
+from actors.domain.errors import Fenced
+from actors.entity import Entity, Machine
+from actors.journal import Key
+from actors.wiring import Wiring
+
+S = TypeVar("S")
+C = TypeVar("C")
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class Holder(Generic[S, C, E, R]):
+    """The entity of a named actor: activated at the first call and again after a failed write.
+
+    Once fenced it stays so: the actor that took over is the one to ask.
+    """
+
+    def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Wiring) -> None:
+        self._machine = machine
+        self._key = Key(scope, machine.kind, id)
+        self._wiring = wiring
+        self._entity: Entity[S, C, E, R] | None = None
+        self._activating = asyncio.Lock()
+        self._compacting: asyncio.Task[None] | None = None
+
+    async def entity(self) -> Entity[S, C, E, R]:
+        """The live entity."""
+        entity = self._entity
+        if entity is None or entity.broken:
+            async with self._activating:
+                entity = self._entity
+                if entity is not None and isinstance(entity.broken, Fenced):
+                    raise entity.broken
+                if entity is None or entity.broken:
+                    entity = self._entity = await self._activate()
+        return entity
+
+    async def execute(self, command: C) -> R:
+        """Do ``command`` and return its reply once it is durable."""
+        entity = await self.entity()
+        reply = entity.do(command)
+        await self.committed(entity)
+        return reply
+
+    async def committed(self, entity: Entity[S, C, E, R]) -> None:
+        """Wait until what was done is durable; compact when it is time."""
+        await entity.committed()
+        if entity.wants_compaction and (self._compacting is None or self._compacting.done()):
+            self._compacting = asyncio.create_task(entity.compact())
+
+    async def _activate(self) -> Entity[S, C, E, R]:
+        wiring = self._wiring
+        return await Entity.activate(
+            self._machine, self._key, wiring.committer, wiring.keyring, wiring.clock
+        )

@@ -1,0 +1,196 @@
+"""The gate in front of every sensitive action: policy, capability, budget, allowance, approval.
+
+A "no" at any step, and a deferral, gives back what was reserved. A capability or an allowance
+stands in for a person's approval, never for policy or budget.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from actors.domain import boundary as boundaries
+from actors.domain import policy as policies
+from actors.domain.actions import (
+    Action,
+    FileDelete,
+    FileList,
+    FileRead,
+    FileWrite,
+    FileWriteOutside,
+    PluginFileAccess,
+    argument_hash,
+)
+from actors.domain.approvals import Entry, Scope, Status, request_for
+from actors.domain.boundary import EscapeState, Operation
+from actors.domain.budget import Exceeded, Warning, describe
+from actors.domain.decision import Decision
+from actors.domain.ids import derived_id
+from actors.domain.money import usd_text
+from actors.domain.session import Profile
+from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
+from actors.entity import Clock
+from actors.ports import Stores, WorkspaceSettings
+from actors.purse import Purse
+
+_OPERATIONS: dict[type[Action], Operation] = {
+    FileRead: Operation.READ,
+    FileList: Operation.LIST,
+    FileWrite: Operation.WRITE,
+    FileWriteOutside: Operation.WRITE,
+    FileDelete: Operation.DELETE,
+}
+_REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
+
+
+@dataclass(frozen=True)
+class Interceptor:
+    """Decides for one session."""
+
+    profile: Profile
+    workspace: WorkspaceSettings
+    stores: Stores
+    purse: Purse
+    clock: Clock
+    remember_escape: Callable[[str, bool], None]
+
+    async def authorize(
+        self,
+        operation: str,
+        action: Action,
+        cost: int,
+        context: str,
+        timeout: int,
+        escapes: EscapeState,
+    ) -> Decision:
+        """The decision; where it is yes, ``cost`` nano-USD are held in the purse for it.
+
+        ``operation`` identifies the request: asked again, it uses up nothing a second time.
+        """
+        action = resolved(action, self.workspace.path)
+        verdict = judge(self.workspace, action, escapes)
+        if isinstance(verdict, Blocked):
+            return Decision("denied", reason=verdict.reason, operation=operation)
+        if cost > self.profile.budget.per_action_max:
+            return _over("per_action", cost, self.profile.budget.per_action_max, operation)
+        held = await self.purse.hold(cost) if cost else None
+        if isinstance(held, Exceeded):
+            return _over(held.level, held.requested, held.available, operation)
+        try:
+            if isinstance(verdict, NeedsApproval):
+                decision = await self._approve(operation, action, verdict.reason, context, timeout)
+            else:
+                decision = Decision("allowed", proof="policy", reason=verdict.reason)
+        except BaseException:
+            self.purse.drop(cost)
+            raise
+        if not decision.allowed:
+            await self.purse.give_back(cost)
+            return structs.replace(decision, operation=operation)
+        return structs.replace(decision, operation=operation, amount=cost, warning=_warning(held))
+
+    async def _approve(
+        self, operation: str, action: Action, why: str, context: str, timeout: int
+    ) -> Decision:
+        profile, stores = self.profile, self.stores
+        token = await stores.capabilities.find(
+            operation, action, profile.family_id, profile.user_id, profile.capabilities
+        )
+        if token and await stores.capabilities.use(operation, token.id):
+            return Decision("allowed", proof=f"capability:{token.id}")
+        allowance = await stores.permissions.consume(
+            operation, action, profile.family_id, self.workspace.path
+        )
+        if allowance:
+            return Decision("allowed", proof=f"allowance:{allowance.id}")
+        claimed = await stores.permissions.claim(
+            operation, profile.id, profile.family_id, argument_hash(action)
+        )
+        if claimed:
+            return Decision("allowed", proof=f"approval:{claimed.request_id}")
+        return await self._ask(operation, action, why, context, timeout)
+
+    async def _ask(
+        self, operation: str, action: Action, why: str, context: str, timeout: int
+    ) -> Decision:
+        request = request_for(
+            action,
+            id=derived_id(f"{self.profile.id}/{operation}"),
+            session_id=self.profile.id,
+            family_id=self.profile.family_id,
+            now=self.clock(),
+            context=context or why,
+            wait_us=timeout,
+        )
+        permissions = self.stores.permissions
+        asked = await permissions.ask(request)
+        entry = asked.entry
+        if entry.status is Status.PENDING:
+            limit = timeout / 1_000_000 if asked.watched else 0.0
+            entry = await permissions.await_decision(request.id, limit)
+        return self._answer(entry)
+
+    def _answer(self, entry: Entry) -> Decision:
+        request, decision = entry.request, entry.decision
+        if decision is None:
+            return Decision("deferred", reason=entry.reason, request_id=request.id)
+        if not decision.approved:
+            return Decision(
+                "denied",
+                reason=decision.reason or f"denied by {decision.decided_by}",
+                request_id=request.id,
+            )
+        if decision.scope in _REMEMBERED and (path := path_of(request.action)):
+            self.remember_escape(path, decision.scope is Scope.ALWAYS)
+        return Decision("allowed", proof=f"approval:{request.id}", request_id=request.id)
+
+
+def judge(workspace: WorkspaceSettings, action: Action, escapes: EscapeState) -> Verdict:
+    """What policy and boundary together say of a resolved action."""
+    verdict = policies.check(workspace.policy, action)
+    operation, path = _operation(action), path_of(action)
+    if operation is None or path is None:
+        return verdict
+    return strictest([verdict, boundaries.check(workspace.boundary, path, operation, escapes)])
+
+
+def resolved(action: Action, workspace: str | None) -> Action:
+    """The action with its path absolute and its links resolved."""
+    given = path_of(action)
+    if given is None:
+        return action
+    path = os.path.realpath(os.path.join(workspace or "/", given))
+    return action if path == given else structs.replace(action, path=path)
+
+
+def path_of(action: Action) -> str | None:
+    """The path of a file action."""
+    if isinstance(
+        action, FileRead | FileList | FileWrite | FileWriteOutside | FileDelete | PluginFileAccess
+    ):
+        return action.path
+    return None
+
+
+def _operation(action: Action) -> Operation | None:
+    if isinstance(action, PluginFileAccess):
+        return Operation(action.mode)
+    return _OPERATIONS.get(type(action))
+
+
+def _over(level: str, requested: int, available: int, operation: str) -> Decision:
+    if level == "per_action":
+        reason = (
+            f"per_action: {usd_text(requested)} USD asked, an action may cost "
+            f"{usd_text(available)} USD"
+        )
+    else:
+        reason = describe(Exceeded(level, requested, available))
+    return Decision("exceeded", reason=reason, operation=operation)
+
+
+def _warning(held: object) -> Warning | None:
+    return held if isinstance(held, Warning) else None

@@ -1,0 +1,58 @@
+"""The state machines that are stored, each with the version of its stored form."""
+
+from __future__ import annotations
+
+from actors.domain import allowances, approvals, budget, capabilities, session
+from actors.entity import Machine
+
+SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
+    "session",
+    1,
+    session.State,
+    session.Event,
+    session.initial,
+    session.decide,
+    session.evolve,
+    session.validate,
+)
+BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Machine(
+    "budget",
+    1,
+    budget.State,
+    budget.Event,
+    budget.initial,
+    budget.decide,
+    budget.evolve,
+    budget.validate,
+)
+ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
+    Machine(
+        "allowances",
+        1,
+        allowances.State,
+        allowances.Event,
+        allowances.initial,
+        allowances.decide,
+        allowances.evolve,
+    )
+)
+APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
+    "approvals",
+    1,
+    approvals.State,
+    approvals.Event,
+    approvals.initial,
+    approvals.decide,
+    approvals.evolve,
+)
+CAPABILITIES: Machine[
+    capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
+] = Machine(
+    "capabilities",
+    1,
+    capabilities.State,
+    capabilities.Event,
+    capabilities.initial,
+    capabilities.decide,
+    capabilities.evolve,
+)

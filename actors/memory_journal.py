@@ -1,0 +1,80 @@
+"""The journal in memory: for tests, and for the simulation, which adds its faults around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from actors.journal import Append, Key, Loaded, Outcome, Summary
+
+
+@dataclass(slots=True)
+class _Stored:
+    epoch: int = 0
+    creator: str = ""
+    seq: int = 0
+    snapshot: bytes | None = None
+    rows: list[bytes] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    audit: list[bytes] = field(default_factory=list)
+
+
+class MemoryJournal:
+    """Implements `actors.journal.Journal` with a dictionary; lost when the process ends."""
+
+    def __init__(self) -> None:
+        self.entities: dict[Key, _Stored] = {}
+        self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
+
+    async def activate(self, key: Key) -> Loaded:
+        stored = self.entities.setdefault(key, _Stored())
+        stored.epoch += 1
+        return self._loaded(stored)
+
+    async def read(self, key: Key) -> Loaded:
+        return self._loaded(self.entities.get(key, _Stored()))
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        return [self._append(one) for one in batch]
+
+    async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
+        stored = self.entities.get(key, _Stored())
+        if stored.epoch != epoch:
+            return Outcome.FENCED
+        if stored.seq < seq:
+            return Outcome.GAP
+        kept = stored.seq - seq
+        stored.rows = stored.rows[len(stored.rows) - kept :] if kept else []
+        stored.snapshot = data
+        return Outcome.OK
+
+    async def messages(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return self.entities.get(key, _Stored()).messages[start:stop]
+
+    async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return self.entities.get(key, _Stored()).audit[start:stop]
+
+    def _append(self, one: Append) -> Outcome:
+        stored = self.entities.get(one.key)
+        if stored is None and one.create:
+            stored = self.entities[one.key] = _Stored(epoch=1, creator=one.create)
+        if stored is None or stored.epoch != one.epoch:
+            return Outcome.FENCED
+        if one.create and stored.creator != one.create:
+            return Outcome.FENCED
+        if stored.seq == one.after + 1:
+            return Outcome.OK
+        if stored.seq != one.after:
+            return Outcome.GAP
+        stored.seq += 1
+        stored.rows.append(one.row)
+        stored.messages.extend(one.messages)
+        stored.audit.extend(one.audit)
+        if one.summary is not None:
+            family = self.summaries.setdefault((one.key.scope, one.summary.family), {})
+            family[one.key.id] = one.summary
+        return Outcome.OK
+
+    @staticmethod
+    def _loaded(stored: _Stored) -> Loaded:
+        return Loaded(stored.epoch, stored.seq, stored.snapshot, list(stored.rows))

@@ -1,0 +1,36 @@
+"""Results of sub-agents on their way to the parent, kept until it has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from actors.domain.result import Result
+
+
+class Outbox:
+    """The results of one parent's sub-agents on this host."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, Result] = {}
+        self._arrived = asyncio.Event()
+
+    @property
+    def empty(self) -> bool:
+        return not self._results
+
+    def put(self, result: Result) -> None:
+        """Add a result; the same one again changes nothing."""
+        self._results[result.session_id] = result
+        self._arrived.set()
+
+    async def collect(self, seen: list[str], timeout_s: float) -> list[Result]:
+        """Drop what was ``seen``; the rest as soon as there is any, or nothing when time is up."""
+        for session_id in seen:
+            self._results.pop(session_id, None)
+        if not self._results and timeout_s > 0:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
+        return list(self._results.values())

@@ -1,0 +1,197 @@
+"""The actor's side of ``isolation="process"``: starts agents' processes and serves their calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from actors import calls, wire
+from actors.domain.errors import NoCapacity, TroupeError
+from actors.turn import Engine
+
+_EXIT = struct.Struct("!ii")
+_STOP_LIMIT_S = 2.0
+"""How long a cancelled agent may take to clean up before its process group is killed."""
+
+_EXIT_NEWS_S = 1.0
+_FORK_LIMIT_S = 30.0
+
+
+class AgentProcesses:
+    """A fork server and the agents' processes that came from it."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._exits: dict[int, asyncio.Future[int]] = {}
+
+    async def run(
+        self, agent: bytes, info: calls.TurnInfo, prompt: str, directory: str | None, engine: Engine
+    ) -> wire.Outcome:
+        """Run ``agent`` in a process of its own and serve its calls with ``engine``.
+
+        When this is cancelled the agent is too, and when it returns nothing of it runs any more.
+        """
+        here, there = socket.socketpair()
+        try:
+            self._fork(there)
+        finally:
+            there.close()
+        reader, writer = await asyncio.open_connection(sock=here)
+        session = _Session(reader, writer, engine)
+        pid = 0
+        try:
+            writer.write(wire.frame(wire.Start(info, agent, prompt, directory)))
+            pid = await session.hello()
+            outcome = await session.serve()
+            return outcome or wire.Outcome(error=await self._death(pid))
+        except asyncio.CancelledError:
+            await session.stop(_STOP_LIMIT_S)
+            raise
+        finally:
+            await session.close()
+            if pid:
+                _kill_group(pid)
+                await self._gone(pid)
+
+    def warm(self) -> None:
+        """Start the fork server now rather than with the first agent."""
+        self._ensure()
+
+    def close(self) -> None:
+        """End the server and every agent's process."""
+        if self._control:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        if self._server:
+            self._server.wait()
+            self._server = None
+
+    def _ensure(self) -> socket.socket:
+        if self._control and self._server and self._server.poll() is None:
+            return self._control
+        self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "actors.runner", str(there.fileno())],
+                pass_fds=(there.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            raise NoCapacity(f"no process for an agent can be started: {error}") from error
+        finally:
+            there.close()
+        asyncio.get_running_loop().add_reader(self._control, self._news)
+        return self._control
+
+    def _fork(self, there: socket.socket) -> None:
+        try:
+            socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
+        except OSError as error:
+            raise NoCapacity(f"no process for an agent can be started: {error}") from error
+
+    def _news(self) -> None:
+        """A process has ended, or the server has."""
+        if self._control is None:
+            return
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            data = self._control.recv(_EXIT.size)
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._control)
+                return
+            pid, status = _EXIT.unpack(data)
+            future = self._exit(pid)
+            if not future.done():
+                future.set_result(status)
+
+    def _exit(self, pid: int) -> asyncio.Future[int]:
+        return self._exits.setdefault(pid, asyncio.get_running_loop().create_future())
+
+    async def _death(self, pid: int) -> str:
+        try:
+            async with asyncio.timeout(_EXIT_NEWS_S):
+                status = await asyncio.shield(self._exit(pid))
+        except TimeoutError:
+            return "the agent's process ended without a result"
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            return f"the agent's process was killed by {signal.Signals(-code).name}"
+        return f"the agent's process exited with code {code} before the agent returned"
+
+    async def _gone(self, pid: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_NEWS_S):
+                await asyncio.shield(self._exit(pid))
+        self._exits.pop(pid, None)
+
+
+class _Session:
+    """The connection to one agent's process."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, engine: Engine
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._engine = engine
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def hello(self) -> int:
+        """The process id, which is the first thing that the process says."""
+        async with asyncio.timeout(_FORK_LIMIT_S):
+            return int.from_bytes(await self._reader.readexactly(4), "big")
+
+    async def serve(self) -> wire.Outcome | None:
+        """Serve calls until the agent is done; None if its process ended before."""
+        try:
+            while True:
+                message = await wire.read_from_process(self._reader)
+                if isinstance(message, wire.Outcome):
+                    return message
+                task = asyncio.create_task(self._answer(message))
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def stop(self, limit_s: float) -> None:
+        """Cancel the agent and give it time to clean up."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            self._writer.write(wire.frame(wire.Stop()))
+            async with asyncio.timeout(limit_s):
+                await self.serve()
+
+    async def close(self) -> None:
+        calls_under_way = list(self._calls)
+        for task in calls_under_way:
+            task.cancel()
+        if calls_under_way:
+            await asyncio.wait(calls_under_way)
+        self._writer.close()
+
+    async def _answer(self, called: wire.Called) -> None:
+        try:
+            answer = await self._engine.handle(called.branch, called.call)
+            reply: wire.ToProcess = wire.Answered(called.id, answer)
+        except TroupeError as error:
+            reply = wire.refusal(called.id, error)
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(wire.frame(reply))
+            await self._writer.drain()
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

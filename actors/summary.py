@@ -1,0 +1,58 @@
+"""The line about a session that listings and trees are made of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from actors.domain import session
+from actors.ports import SessionSummary
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(SessionSummary)
+
+
+def summarise(state: session.State, now: int) -> SessionSummary:
+    """The line as of ``now``."""
+    profile = session.the_profile(state)
+    last = next(reversed(state.results.values()), None)
+    current = next(iter(state.runs.values()), None)
+    return SessionSummary(
+        id=profile.id,
+        family_id=profile.family_id,
+        parent_id=profile.parent_id,
+        depth=profile.depth,
+        user_id=profile.user_id,
+        label=state.metadata.title or profile.label,
+        status=_status(state),
+        created_at=profile.created_at,
+        updated_at=now,
+        spent=state.spent,
+        isolation=profile.isolation,
+        run_id=current.id if current else (last.run_id if last else None),
+        closed=state.closed,
+        error=last.error if last and not current else None,
+        turns=state.metadata.turn_count,
+        messages=state.messages,
+        workspace_path=profile.workspace_path,
+        scope=profile.scope,
+    )
+
+
+def encode_summary(summary: SessionSummary) -> bytes:
+    """As stored."""
+    return _ENCODER.encode(summary)
+
+
+def decode_summary(data: bytes) -> SessionSummary:
+    """From storage."""
+    return _DECODER.decode(data)
+
+
+def _status(state: session.State) -> str:
+    if state.closed:
+        return state.closed
+    if state.runs:
+        started = any(run.started is not None for run in state.runs.values())
+        return "running" if started else "initialising"
+    last = next(reversed(state.results.values()), None)
+    return last.status if last else "idle"

@@ -1,0 +1,124 @@
+"""What travels between a session's actor and the process in which its agent runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from actors import calls
+from actors.domain import errors
+from actors.domain.errors import Detail, InvalidValue, TroupeError
+
+_HEADER = 4
+_LARGEST = 256 * 1024 * 1024
+
+
+class Start(Struct, frozen=True, tag=True):
+    """To the process: run this agent."""
+
+    info: calls.TurnInfo
+    agent: bytes
+    prompt: str
+    directory: str | None
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """To the process: cancel the agent."""
+
+
+class Answered(Struct, frozen=True, tag=True):
+    """To the process: the answer to a call."""
+
+    id: int
+    answer: calls.Answer
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """To the process: the error that a call ended in."""
+
+    id: int
+    error: str
+    message: str
+    details: dict[str, Detail]
+
+
+class Called(Struct, frozen=True, tag=True):
+    """From the process: a call of the turn."""
+
+    id: int
+    branch: int
+    call: calls.Call
+
+
+class Outcome(Struct, frozen=True, tag=True):
+    """What the agent returned, or the error that it raised."""
+
+    output: str = ""
+    structured: bool = False
+    error: str | None = None
+
+
+ToProcess: TypeAlias = Start | Stop | Answered | Refused
+FromProcess: TypeAlias = Called | Outcome
+
+_ENCODER = msgspec.msgpack.Encoder()
+_TO_PROCESS: msgspec.msgpack.Decoder[ToProcess] = msgspec.msgpack.Decoder(ToProcess)
+_FROM_PROCESS: msgspec.msgpack.Decoder[FromProcess] = msgspec.msgpack.Decoder(FromProcess)
+
+
+def frame(message: ToProcess | FromProcess) -> bytes:
+    """A message with its length in front."""
+    data = _ENCODER.encode(message)
+    return len(data).to_bytes(_HEADER, "big") + data
+
+
+async def read_from_process(reader: asyncio.StreamReader) -> FromProcess:
+    """The next message; IncompleteReadError at the end of the stream."""
+    return _FROM_PROCESS.decode(await _read(reader))
+
+
+async def read_to_process(reader: asyncio.StreamReader) -> ToProcess:
+    """The next message; IncompleteReadError at the end of the stream."""
+    return _TO_PROCESS.decode(await _read(reader))
+
+
+def refusal(id: int, error: TroupeError) -> Refused:
+    """An error on its way to the process."""
+    return Refused(id, type(error).__name__, error.message, error.details)
+
+
+def to_error(refused: Refused) -> TroupeError:
+    """The error as it was raised in the actor."""
+    cls = getattr(errors, refused.error, TroupeError)
+    return cls(refused.message, **refused.details)
+
+
+def outcome_of(value: object) -> Outcome:
+    """What an agent returned, as text; an error if it does not serialise."""
+    if value is None:
+        return Outcome()
+    if isinstance(value, str):
+        return Outcome(value)
+    try:
+        return Outcome(msgspec.json.encode(value).decode(), structured=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        return Outcome(
+            error=f"the agent returned {type(value).__name__}, which is no text and no JSON: {error}"
+        )
+
+
+def error_text(error: BaseException) -> str:
+    """An agent's exception in one line."""
+    text = str(error).strip()
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await reader.readexactly(_HEADER), "big")
+    if size > _LARGEST:
+        raise InvalidValue(f"a message of {size} bytes is over the limit of {_LARGEST}")
+    return await reader.readexactly(size)

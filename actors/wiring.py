@@ -1,0 +1,36 @@
+"""What every actor of a process stands on: journal, key, clock and source of ids."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+from actors.domain.ids import uuid7
+from actors.domain.keyring import Keyring
+from actors.entity import Clock, Committer
+from actors.journal import Journal
+from actors.ports import Registry
+
+
+def system_clock() -> int:
+    """The time in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+@dataclass
+class Wiring:
+    """One for each process; its entities share the committer, and so the group commit."""
+
+    journal: Journal
+    registry: Registry
+    keyring: Keyring
+    clock: Clock = system_clock
+    committer: Committer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.committer = Committer(self.journal)
+
+    def new_id(self) -> str:
+        """A fresh UUID v7."""
+        return uuid7(self.clock(), os.urandom(10))

@@ -1,0 +1,144 @@
+"""A client's calls to the cluster's actors, and what to do when one has moved."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Protocol, cast
+
+from actors.domain import session
+from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
+from actors.domain.ids import parse_uuid, uuid7
+from actors.domain.messages import Message
+from actors.domain.session import Imported, Profile
+from actors.ports import (
+    BudgetPort,
+    CapabilitiesPort,
+    FeedEvent,
+    PermissionsPort,
+    Place,
+    SessionSummary,
+    SessionView,
+    WorkspaceSettings,
+)
+from cluster.directory import ClusterStatus
+from cluster.remote import CAPABILITIES, DIRECTORY, Proxy, allowances_name, budget_name
+from cluster.settings import ClusterSettings
+
+_PATIENCE_S = 30.0
+_PAUSE_S = 0.1
+
+
+class DirectoryClient(Protocol):
+    """The directory, as clients call it."""
+
+    async def place(self, session_id: str, scope: str, isolation: str) -> str: ...
+    async def locate(self, session_id: str) -> tuple[str, str]: ...
+    async def place_of(self, session_id: str) -> Place: ...
+    async def lost(self, host: str) -> None: ...
+    async def events(
+        self, family_id: str | None, after: int | None, timeout_s: float
+    ) -> tuple[int, list[FeedEvent]]: ...
+    async def put_workspace(self, settings: WorkspaceSettings) -> None: ...
+    async def workspaces(self) -> list[WorkspaceSettings]: ...
+    async def put_agent(self, digest: str, blob: bytes) -> None: ...
+    async def family(self, session_id: str) -> list[SessionSummary]: ...
+    async def roots(self, after: str | None, count: int) -> list[SessionSummary]: ...
+    async def running(self) -> list[str]: ...
+    async def scope_names(self) -> list[str]: ...
+    async def status(self) -> ClusterStatus: ...
+
+
+class HostClient(Protocol):
+    """A host, as clients call it."""
+
+    async def create(
+        self, profile: Profile, imported: Imported | None, messages: list[Message]
+    ) -> None: ...
+    async def report(self, scope: str) -> None: ...
+
+
+class Calls:
+    """The cluster's actors by name, and the sessions wherever they are."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self.directory = cast(DirectoryClient, self._proxy(DIRECTORY))
+        self._where: dict[str, tuple[str, str]] = {}
+
+    def now(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        return time.time_ns() // 1000
+
+    def new_id(self) -> str:
+        """A fresh UUID v7."""
+        return uuid7(self.now(), os.urandom(10))
+
+    def budget(self, scope: str) -> BudgetPort:
+        return cast(BudgetPort, self._proxy(budget_name(scope)))
+
+    def permissions(self, scope: str) -> PermissionsPort:
+        return cast(PermissionsPort, self._proxy(allowances_name(scope)))
+
+    def capabilities(self) -> CapabilitiesPort:
+        return cast(CapabilitiesPort, self._proxy(CAPABILITIES))
+
+    def host(self, name: str) -> HostClient:
+        return cast(HostClient, Proxy(name, self.settings.namespace, restarts=False))
+
+    async def create(
+        self, profile: Profile, imported: Imported | None, messages: list[Message]
+    ) -> None:
+        """Make a root session, on another host if the first one dies; repeated, it is one."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            host = await self.directory.place(profile.id, profile.scope, profile.isolation)
+            try:
+                await self.host(host).create(profile, imported, messages)
+            except (ClusterUnavailable, Fenced):
+                if time.monotonic() > deadline:
+                    raise
+                await self.directory.lost(host)
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._where[profile.id] = (profile.scope, host)
+                return
+
+    async def view(self, session_id: str) -> SessionView:
+        return cast(SessionView, await self.on_host(session_id, "view"))
+
+    async def state(self, session_id: str) -> session.State:
+        return cast(session.State, await self.on_host(session_id, "state"))
+
+    async def messages(self, session_id: str, last: int | None) -> list[Message]:
+        return cast(list[Message], await self.on_host(session_id, "messages", last))
+
+    async def on_host(self, session_id: str, method: str, *arguments: object) -> object:
+        """Call ``method`` of the host where the session is; found again if it has moved.
+
+        Every one of these may be repeated. ClusterUnavailable when no host answers for 30 s.
+        """
+        parse_uuid(session_id, "session")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            scope, host = self._where.get(session_id) or await self._locate(session_id)
+            proxy = Proxy(host, self.settings.namespace, restarts=False)
+            try:
+                return await getattr(proxy, method)(session_id, scope, *arguments)
+            except (ClusterUnavailable, Fenced) as error:
+                self._where.pop(session_id, None)
+                if time.monotonic() > deadline:
+                    raise
+                if isinstance(error, ClusterUnavailable):
+                    await self.directory.lost(host)
+            except StoreUnavailable:
+                self._where.pop(session_id, None)
+                raise
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _locate(self, session_id: str) -> tuple[str, str]:
+        return await self.directory.locate(session_id)
+
+    def _proxy(self, name: str) -> Proxy:
+        return Proxy(name, self.settings.namespace)

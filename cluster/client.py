@@ -1,0 +1,399 @@
+"""The client: connect, make sessions, and watch over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from msgspec import structs
+
+from actors.agents import AgentFunction, name_of, ship
+from actors.domain.boundary import Boundary
+from actors.domain.document import SessionDocument, SkippedMessage
+from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
+from actors.domain.ids import derived_id, parse_user, parse_uuid
+from actors.domain.messages import Message
+from actors.domain.money import Usd
+from actors.domain.policy import Policy
+from actors.domain.session import Agent, Budget, Imported, Profile
+from actors.domain.settings import BudgetConfig, Isolation, Limits
+from actors.ports import SessionSummary, WorkspaceSettings
+from cluster import bootstrap
+from cluster.calls import Calls
+from cluster.directory import ClusterStatus
+from cluster.documents import imported_state, read_document
+from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+
+_WATCH_S = 10.0
+_RETRY_S = 0.5
+_PAGE = 200
+_LABEL_LENGTH = 80
+DEFAULT_USER = "0000000000000000"
+
+
+def connect(
+    address: str | None = None,
+    *,
+    redis_url: str | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
+    durable: bool = True,
+    idle_s: float = 600.0,
+) -> Troupe:
+    """A client, to be used with ``async with``.
+
+    Without ``address`` it joins what `troupe up` has started, else brings up Ray on this machine
+    and takes it down again. ``redis_url`` is an outside Redis (default: TROUPE_REDIS_URL, else an
+    embedded one); ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after
+    how many seconds without a call a session is written out.
+    """
+    return Troupe(address, redis_url, namespace, durable, idle_s)
+
+
+class Troupe:
+    """A cluster, seen from a client. Made by `connect`."""
+
+    def __init__(
+        self,
+        address: str | None,
+        redis_url: str | None,
+        namespace: str,
+        durable: bool,
+        idle_s: float,
+    ) -> None:
+        self._address = address
+        self._redis_url = redis_url
+        self._namespace = namespace
+        self._durable = durable
+        self._idle_s = idle_s
+        self._connected: bootstrap.Connected | None = None
+        self._calls_or_none: Calls | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        redis_url = bootstrap.redis_url_or_none(self._redis_url)
+        if redis_url:
+            await bootstrap.check_redis(ClusterSettings(redis_url, self._namespace), self._durable)
+        self._connected = self._connect(redis_url)
+        self._calls_or_none = Calls(self._connected.settings)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._watchers:
+            task.cancel()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+        if self._connected:
+            self._connected.close()
+        self._connected = self._calls_or_none = None
+
+    @property
+    def calls(self) -> Calls:
+        """The calls to the cluster's actors, for tools built on the client."""
+        if self._calls_or_none is None:
+            raise ClusterUnavailable("not connected: use `async with connect() as troupe`")
+        return self._calls_or_none
+
+    async def workspace(
+        self,
+        path: str | Path,
+        *,
+        max_usd: Usd | None = None,
+        warn_at_percent: int = 80,
+        policy: Policy | None = None,
+        boundary: Boundary | None = None,
+    ) -> Workspace:
+        """Register a workspace, or change its settings; what is not given stays as it is.
+
+        ``path`` is a directory; ``max_usd`` caps what all its sessions may spend together.
+        """
+        resolved = os.path.realpath(os.path.expanduser(os.fspath(path)))
+        if not os.path.isdir(resolved):
+            raise InvalidValue(f"workspace: {path} is not a directory", field="workspace")
+        scope = derived_id(f"workspace:{resolved}")
+        before = {one.scope: one for one in await self.calls.directory.workspaces()}.get(scope)
+        settings = WorkspaceSettings(
+            scope,
+            resolved,
+            policy or (before.policy if before else Policy()),
+            structs.replace(boundary or (before.boundary if before else Boundary()), root=resolved),
+        )
+        await self.calls.directory.put_workspace(settings)
+        workspace = Workspace(self.calls, settings)
+        if max_usd is not None:
+            await workspace.set_budget(max_usd, warn_at_percent=warn_at_percent)
+        return workspace
+
+    async def create_session(
+        self,
+        agent: AgentFunction,
+        *,
+        user_id: str = DEFAULT_USER,
+        workspace: Workspace | None = None,
+        system_prompt: str = "",
+        budget: BudgetConfig | None = None,
+        isolation: Isolation = "process",
+        limits: Limits | None = None,
+        model: str | None = None,
+        title: str | None = None,
+        session_id: str | None = None,
+        on_approval: ApprovalHandler | None = None,
+    ) -> Session:
+        """A new root session for ``agent``; returns when it is durable.
+
+        ``on_approval`` is asked about every action of the family that needs a person, as long as
+        this client lives. InvalidValue and InvalidAgent name what is wrong with the call.
+        """
+        if isolation not in ("process", "shared"):
+            raise InvalidValue(
+                f"isolation: {isolation!r} is not process or shared", field="isolation"
+            )
+        shipped = ship(agent)
+        id = self.calls.new_id() if session_id is None else parse_uuid(session_id, "session_id")
+        profile = Profile(
+            id=id,
+            user_id=parse_user(user_id),
+            scope=workspace.id if workspace else id,
+            family_id=id,
+            created_at=self.calls.now(),
+            agent=Agent(shipped.digest, shipped.name),
+            isolation=isolation,
+            budget=_budget(budget or BudgetConfig()),
+            limits=limits or Limits(),
+            system_prompt=system_prompt,
+            workspace_path=workspace.path if workspace else None,
+            model=model,
+            label=(title or name_of(agent))[:_LABEL_LENGTH],
+        )
+        await self.calls.directory.put_agent(shipped.digest, shipped.blob)
+        if on_approval is not None:
+            self._watch(profile.scope, profile.family_id, on_approval)
+        return await self._create(profile, None, [])
+
+    async def import_session(
+        self,
+        document: str | bytes | Mapping[str, object],
+        *,
+        agent: AgentFunction | None = None,
+        isolation: Isolation = "process",
+        skip_bad_messages: bool = False,
+    ) -> Session:
+        """Take in a session document; nothing is stored if anything in it is wrong.
+
+        InvalidValue names field and index. With ``skip_bad_messages`` the messages that are wrong
+        are left out, and reported by `import_reporting`. Without ``agent`` the session can be read and
+        added to, but not run.
+        """
+        session, _ = await self.import_reporting(
+            document, agent=agent, isolation=isolation, skip_bad_messages=skip_bad_messages
+        )
+        return session
+
+    async def import_reporting(
+        self,
+        document: str | bytes | Mapping[str, object],
+        *,
+        agent: AgentFunction | None = None,
+        isolation: Isolation = "process",
+        skip_bad_messages: bool = False,
+    ) -> tuple[Session, list[SkippedMessage]]:
+        """As `import_session`, with the messages that were skipped and why."""
+        parsed, skipped, allowances = read_document(document, skip_bad_messages)
+        shipped = ship(agent) if agent else None
+        if shipped:
+            await self.calls.directory.put_agent(shipped.digest, shipped.blob)
+        scope = await self._scope_of(parsed)
+        profile = _imported_profile(
+            parsed, scope, Agent(shipped.digest, shipped.name) if shipped else None, isolation
+        )
+        session = await self._create(profile, imported_state(parsed), list(parsed.messages))
+        if allowances:
+            await self.calls.permissions(scope).import_allowances(allowances)
+        return session, skipped
+
+    def session(self, session_id: str) -> Session:
+        """A handle of a session, which is looked up when it is used."""
+        return Session(self.calls, parse_uuid(session_id, "session"))
+
+    async def sessions(
+        self, *, workspace: Workspace | None = None, limit: int = 1000
+    ) -> list[SessionSummary]:
+        """Root sessions, the newest first; ``limit`` of them at most."""
+        found: list[SessionSummary] = []
+        after: str | None = None
+        while len(found) < limit:
+            page = await self.calls.directory.roots(after, _PAGE)
+            found += [one for one in page if workspace is None or one.scope == workspace.id]
+            if len(page) < _PAGE:
+                break
+            after = page[-1].id
+        return found[:limit]
+
+    async def workspaces(self) -> list[Workspace]:
+        """All registered workspaces."""
+        settings = await self.calls.directory.workspaces()
+        return [Workspace(self.calls, one) for one in settings]
+
+    async def status(self) -> ClusterStatus:
+        """Hosts, and what waits."""
+        return await self.calls.directory.status()
+
+    async def pending(self) -> list[InboxRequest]:
+        """All requests that wait for a decision now, the most urgent first."""
+        found: list[InboxRequest] = []
+        for scope in await self._scopes():
+            entries = await self.calls.permissions(scope).open_requests()
+            found += [InboxRequest(self.calls, scope, entry) for entry in entries]
+        return found
+
+    async def inbox(self) -> AsyncIterator[InboxRequest]:
+        """Every request that waits for a decision, and then those that come, without end."""
+        queue: asyncio.Queue[InboxRequest] = asyncio.Queue()
+        watching: dict[str, asyncio.Task[None]] = {}
+        finder = asyncio.create_task(self._find_scopes(watching, queue))
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            finder.cancel()
+            for task in watching.values():
+                task.cancel()
+
+    async def resume_all(self) -> list[str]:
+        """Go on with every session that had work in flight; their ids."""
+        ids = await self.calls.directory.running()
+        for id in ids:
+            await self.session(id).resume()
+        return ids
+
+    def _connect(self, redis_url: str | None) -> bootstrap.Connected:
+        if self._address is not None:
+            if redis_url is None:
+                raise InvalidValue(
+                    "redis_url: give the cluster's Redis with address= (or TROUPE_REDIS_URL)",
+                    field="redis_url",
+                )
+            settings = ClusterSettings(
+                redis_url, self._namespace, bootstrap.local_key_file(), idle_s=self._idle_s
+            )
+            return bootstrap.join(self._address, settings)
+        if redis_url is None and (up := bootstrap.running()):
+            return bootstrap.join(up.address, up.settings)
+        return bootstrap.bring_up(redis_url, self._namespace, self._idle_s)
+
+    async def _create(
+        self, profile: Profile, imported: Imported | None, messages: list[Message]
+    ) -> Session:
+        calls = self.calls
+        await calls.create(profile, imported, messages)
+        return Session(calls, profile.id)
+
+    async def _scope_of(self, document: SessionDocument) -> str:
+        if document.workspace_path is None:
+            return document.id
+        if os.path.isdir(document.workspace_path):
+            return (await self.workspace(document.workspace_path)).id
+        return derived_id(f"workspace:{document.workspace_path}")
+
+    async def _scopes(self) -> list[str]:
+        known = [one.scope for one in await self.calls.directory.workspaces()]
+        return list(dict.fromkeys([*known, *await self.calls.directory.scope_names()]))
+
+    async def _find_scopes(
+        self, watching: dict[str, asyncio.Task[None]], queue: asyncio.Queue[InboxRequest]
+    ) -> None:
+        while True:
+            for scope in await self.calls.directory.scope_names():
+                if scope not in watching:
+                    watching[scope] = asyncio.create_task(self._feed_inbox(scope, queue))
+            await asyncio.sleep(_RETRY_S)
+
+    async def _feed_inbox(self, scope: str, queue: asyncio.Queue[InboxRequest]) -> None:
+        async for request in self._requests(scope, None):
+            queue.put_nowait(request)
+
+    def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+        task = asyncio.create_task(self._answer(scope, family_id, handler))
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+
+    async def _answer(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+        answering: set[asyncio.Task[None]] = set()
+        try:
+            async for request in self._requests(scope, family_id):
+                if not request.deferred:
+                    task = asyncio.create_task(_answer_one(request, handler))
+                    answering.add(task)
+                    task.add_done_callback(answering.discard)
+        finally:
+            for task in answering:
+                task.cancel()
+            with contextlib.suppress(TroupeError):
+                await self.calls.permissions(scope).unwatch(family_id)
+
+    async def _requests(self, scope: str, family_id: str | None) -> AsyncIterator[InboxRequest]:
+        """Requests of a scope, each once, as they come."""
+        seen: set[str] = set()
+        version = 0
+        permissions = self.calls.permissions(scope)
+        while True:
+            try:
+                version, entries = await permissions.watch(version, family_id, _WATCH_S)
+            except TroupeError:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            for entry in entries:
+                if entry.request.id not in seen:
+                    seen.add(entry.request.id)
+                    yield InboxRequest(self.calls, scope, entry)
+
+
+async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
+    """Ask the handler; what it does not answer, or fails to, stays open for others."""
+    answer = await handler(request)
+    with contextlib.suppress(TroupeError):
+        if answer is True:
+            await request.approve(by="handler")
+        elif answer is False or answer == "deny":
+            await request.deny("denied by the handler", by="handler")
+        elif answer is not None:
+            await request.approve(answer, by="handler")
+
+
+def _budget(config: BudgetConfig) -> Budget:
+    return Budget(config.session_max, config.per_action_max, config.warn_at_percent)
+
+
+def _imported_profile(
+    document: SessionDocument, scope: str, agent: Agent | None, isolation: Isolation
+) -> Profile:
+    defaults = _budget(BudgetConfig())
+    snapshot = document.budget_snapshot
+    budget = defaults
+    if snapshot:
+        budget = Budget(
+            defaults.session_max if snapshot.session_max is None else snapshot.session_max,
+            defaults.per_action_max if snapshot.per_action_max is None else snapshot.per_action_max,
+            defaults.warn_at_percent
+            if snapshot.warn_at_percent is None
+            else snapshot.warn_at_percent,
+        )
+    return Profile(
+        id=document.id,
+        user_id=document.user_id,
+        scope=scope,
+        family_id=document.id,
+        created_at=document.created_at,
+        agent=agent,
+        isolation=isolation,
+        budget=budget,
+        limits=Limits(),
+        system_prompt=document.system_prompt,
+        workspace_path=document.workspace_path,
+        model=document.model,
+        label=(document.metadata.title or "imported")[:_LABEL_LENGTH],
+    )

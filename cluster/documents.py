@@ -1,0 +1,130 @@
+"""Sessions as documents: what `export` writes and `import` takes in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+from actors.domain import session
+from actors.domain.allowances import Allowance, valid
+from actors.domain.budget_snapshot import BudgetSnapshot
+from actors.domain.document import (
+    EscapeState,
+    GitState,
+    Metadata,
+    SessionDocument,
+    SkippedMessage,
+    parse,
+    render,
+    usable_escapes,
+)
+from actors.domain.errors import InvalidValue
+from actors.domain.json_value import JsonValue
+from actors.domain.messages import Message
+from actors.git import capture_git_state
+from cluster.calls import Calls
+
+
+async def export_document(calls: Calls, session_id: str) -> str:
+    """The document of a session as it is now."""
+    state = await calls.state(session_id)
+    profile = session.the_profile(state)
+    messages = await calls.messages(session_id, None)
+    level = (await calls.budget(profile.scope).levels([profile.family_id]))[0]
+    git = await capture_git_state(profile.workspace_path) if profile.workspace_path else None
+    held = await calls.permissions(profile.scope).allowances()
+    now = calls.now()
+    own = [one for one in held if one.family_id == profile.family_id and valid(one, now)]
+    return render(_document(state, messages, own, level.spent, git))
+
+
+def read_document(
+    data: str | bytes | Mapping[str, object], skip_bad_messages: bool
+) -> tuple[SessionDocument, list[SkippedMessage], list[Allowance]]:
+    """A document, what was skipped of it, and its allowances. InvalidValue names what is wrong."""
+    document, skipped = parse(data, skip_bad_messages=skip_bad_messages)
+    allowances = []
+    for at, one in enumerate(document.allowances):
+        try:
+            allowances.append(msgspec.convert(one, Allowance))
+        except msgspec.ValidationError as error:
+            raise InvalidValue(f"allowances[{at}]: {error}", field=f"allowances[{at}]") from error
+    return document, skipped, allowances
+
+
+def imported_state(document: SessionDocument) -> session.Imported:
+    """What the session takes over besides its profile."""
+    metadata = document.metadata
+    paths = document.escape_state.remembered_paths if document.escape_state else []
+    snapshot = document.budget_snapshot
+    extra = {name: msgspec.json.encode(value) for name, value in document.extra.items()}
+    if metadata.extra:
+        extra["metadata"] = msgspec.json.encode(metadata.extra)
+    return session.Imported(
+        metadata=session.Metadata(
+            metadata.title,
+            list(metadata.tags),
+            metadata.turn_count,
+            metadata.tool_call_count,
+            metadata.approval_count,
+            dict(metadata.custom),
+        ),
+        escapes=usable_escapes(paths, _resolve),
+        token_count=document.token_count,
+        spent=snapshot.session_spent if snapshot else 0,
+        extra=extra,
+    )
+
+
+def _document(
+    state: session.State,
+    messages: list[Message],
+    allowances: list[Allowance],
+    spent: int,
+    git: GitState | None,
+) -> SessionDocument:
+    profile, metadata = session.the_profile(state), state.metadata
+    extra = {name: _json(data) for name, data in state.extra.items()}
+    metadata_extra = cast("dict[str, JsonValue]", extra.pop("metadata", {}))
+    return SessionDocument(
+        id=profile.id,
+        user_id=profile.user_id,
+        messages=messages,
+        system_prompt=profile.system_prompt,
+        created_at=profile.created_at,
+        token_count=state.token_count,
+        metadata=Metadata(
+            title=metadata.title,
+            tags=metadata.tags,
+            turn_count=metadata.turn_count,
+            tool_call_count=metadata.tool_call_count,
+            approval_count=metadata.approval_count,
+            custom=metadata.custom,
+            extra=metadata_extra,
+        ),
+        allowances=[cast("dict[str, JsonValue]", msgspec.to_builtins(one)) for one in allowances],
+        budget_snapshot=BudgetSnapshot(
+            session_spent=spent,
+            session_max=profile.budget.session_max,
+            per_action_max=profile.budget.per_action_max,
+            warn_at_percent=profile.budget.warn_at_percent,
+        ),
+        escape_state=EscapeState(remembered_paths=list(state.escapes)),
+        workspace_path=profile.workspace_path,
+        model=profile.model,
+        git_state=git,
+        extra=extra,
+    )
+
+
+def _json(data: bytes) -> JsonValue:
+    return cast(JsonValue, msgspec.json.decode(data))
+
+
+def _resolve(path: str) -> str | None:
+    """The path with its links resolved, if it exists."""
+    resolved = os.path.realpath(path)
+    return resolved if os.path.exists(resolved) else None

@@ -1,0 +1,36 @@
+-- Append to many entities of one scope. For each, five keys: meta, rows, messages, audit, family;
+-- and arguments: id, epoch, after, creator, row, n, n messages, n, n audit rows, summary ('' = none).
+-- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
+local answers, arg = {}, 1
+local function take() arg = arg + 1; return ARGV[arg - 1] end
+local function push(key, count, write)
+  for _ = 1, count do
+    local value = take()
+    if write then redis.call('RPUSH', key, value) end
+  end
+end
+for first = 1, #KEYS, 5 do
+  local meta, answer, write = KEYS[first], 'OK', false
+  local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
+  local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
+  local seq = tonumber(stored[2] or '0')
+  if not stored[1] and creator ~= '' then
+    redis.call('HSET', meta, 'epoch', 1, 'creator', creator)
+    stored[1], stored[3] = '1', creator
+  end
+  if stored[1] ~= epoch or (creator ~= '' and stored[3] ~= creator) then
+    answer = 'FENCED'
+  elseif seq == after then
+    write = true
+    redis.call('HSET', meta, 'seq', after + 1)
+    redis.call('RPUSH', KEYS[first + 1], row)
+  elseif seq ~= after + 1 then
+    answer = 'GAP'
+  end
+  push(KEYS[first + 2], tonumber(take()), write)
+  push(KEYS[first + 3], tonumber(take()), write)
+  local summary = take()
+  if write and summary ~= '' then redis.call('HSET', KEYS[first + 4], id, summary) end
+  answers[#answers + 1] = answer
+end
+return answers

@@ -1,0 +1,81 @@
+"""The journal in Redis: one short script for each operation, one hash tag for each scope.
+
+All keys of a workspace share the hash tag, so that a group commit of any number of its entities is
+one script call in one slot, and listings can be written in the same step as what they list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from actors.journal import Append, Key, Loaded, Outcome
+from cluster.redis.connection import Connection, Script
+
+_APPEND = Script("append")
+_ACTIVATE = Script("activate")
+_READ = Script("read")
+_SNAPSHOT = Script("snapshot")
+
+
+class RedisJournal:
+    """Implements `actors.journal.Journal`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._redis = connection
+
+    async def activate(self, key: Key) -> Loaded:
+        return await self._load(_ACTIVATE, key)
+
+    async def read(self, key: Key) -> Loaded:
+        return await self._load(_READ, key)
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        by_scope: dict[str, list[Append]] = {}
+        for one in batch:
+            by_scope.setdefault(one.key.scope, []).append(one)
+        if len(by_scope) == 1:
+            return await self._append(batch)
+        groups = await asyncio.gather(*map(self._append, by_scope.values()))
+        outcomes = {
+            one.key: outcome
+            for group, results in zip(by_scope.values(), groups, strict=True)
+            for one, outcome in zip(group, results, strict=True)
+        }
+        return [outcomes[one.key] for one in batch]
+
+    async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
+        base = self._base(key)
+        answer = await self._redis.run(
+            _SNAPSHOT, [base, base + ":j", base + ":s"], [epoch, seq, data]
+        )
+        return Outcome[cast(bytes, answer).decode()]
+
+    async def messages(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return await self._redis.range(self._base(key) + ":m", start, stop)
+
+    async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return await self._redis.range(self._base(key) + ":a", start, stop)
+
+    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        keys: list[str] = []
+        arguments: list[bytes | str | int] = []
+        for one in batch:
+            base, summary = self._base(one.key), one.summary
+            family = self._redis.family(one.key.scope, summary.family) if summary else base
+            keys += (base, base + ":j", base + ":m", base + ":a", family)
+            arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
+            arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
+            arguments.append(summary.data if summary else b"")
+        answers = cast(list[bytes], await self._redis.run(_APPEND, keys, arguments))
+        return [Outcome[answer.decode()] for answer in answers]
+
+    async def _load(self, script: Script, key: Key) -> Loaded:
+        base = self._base(key)
+        answer = await self._redis.run(script, [base, base + ":j", base + ":s"], [])
+        epoch, seq, snapshot, rows = cast(tuple[int, int, bytes | None, list[bytes]], answer)
+        return Loaded(epoch, seq, snapshot, rows)
+
+    def _base(self, key: Key) -> str:
+        return self._redis.entity(key.scope, key.kind, key.id)

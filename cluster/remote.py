@@ -1,0 +1,135 @@
+"""Ray, applied to plain classes: the one place that makes actors and calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import ray
+from ray.actor import ActorClass, ActorHandle
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+
+from actors.domain.errors import ClusterUnavailable, TroupeError
+
+DIRECTORY = "directory"
+CAPABILITIES = "capabilities"
+
+_PATIENCE_S = 30.0
+_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_MOST_CALLS = 100_000
+
+
+def budget_name(scope: str) -> str:
+    """The actor name of a workspace's budget."""
+    return f"budget/{scope}"
+
+
+def allowances_name(scope: str) -> str:
+    """The actor name of a workspace's allowances."""
+    return f"allowances/{scope}"
+
+
+def start_store(cls: type, name: str, namespace: str, *arguments: object) -> None:
+    """Start a store actor unless it is there. Ray brings it back when it dies."""
+    _start(cls, name, namespace, arguments, max_restarts=-1)
+
+
+def start_host(cls: type, name: str, namespace: str, *arguments: object) -> None:
+    """Start a host. One that dies is replaced, not brought back: its sessions move."""
+    _start(cls, name, namespace, arguments, max_restarts=0)
+
+
+def kill(name: str, namespace: str) -> None:
+    """End an actor of ours; harmless if it is gone."""
+    with contextlib.suppress(ValueError, RayError):
+        ray.kill(ray.get_actor(name, namespace=namespace))
+
+
+def named(namespace: str) -> list[str]:
+    """The names of our actors that Ray knows."""
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [one["name"] for one in found if one["namespace"] == namespace]
+
+
+def processors() -> int:
+    """Processors of the cluster, at least one."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(int(resources.get("CPU", 1)), 1)
+
+
+class Proxy:
+    """Calls a named actor as if it were here.
+
+    An error that the actor raised is raised as it is. If the actor is away, a store's call is
+    repeated until it is back (every command of ours may be), for 30 s at most; a host's is not:
+    its sessions have moved, and ClusterUnavailable says so at once.
+    """
+
+    def __init__(self, name: str, namespace: str, *, restarts: bool = True) -> None:
+        self._name = name
+        self._namespace = namespace
+        self._patience_s = _PATIENCE_S if restarts else 0.0
+        self._handle: ActorHandle[object] | None = None
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        async def call(*arguments: object) -> object:
+            return await self._call(method, arguments)
+
+        return call
+
+    async def _call(self, method: str, arguments: tuple[object, ...]) -> object:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        pause = _PAUSE_S
+        while True:
+            try:
+                reference = getattr(self._find(), method).remote(*arguments)
+                return await reference
+            except RayTaskError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, TroupeError):
+                    raise cause from None
+                raise
+            except (ActorDiedError, ActorUnavailableError, RayActorError, ValueError) as error:
+                self._handle = None
+                if loop.time() + pause > deadline:
+                    raise ClusterUnavailable(
+                        f"actor {self._name} does not answer: {_first_line(error)}",
+                        actor=self._name,
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _find(self) -> ActorHandle[object]:
+        if self._handle is None:
+            self._handle = ray.get_actor(self._name, namespace=self._namespace)
+        return self._handle
+
+
+def _start(
+    cls: type, name: str, namespace: str, arguments: tuple[object, ...], *, max_restarts: int
+) -> None:
+    actor = cast("ActorClass[object]", ray.remote(num_cpus=0, max_restarts=max_restarts)(cls))
+    actor.options(
+        name=name,
+        namespace=namespace,
+        lifetime="detached",
+        get_if_exists=True,
+        max_concurrency=_MOST_CALLS,
+    ).remote(*arguments)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,148 @@
+"""The classes that Ray runs: those of `actors`, wired to Redis and to one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from actors.host import SessionHost
+from actors.ports import (
+    BudgetPort,
+    CapabilitiesPort,
+    DirectoryPort,
+    HostPort,
+    PermissionsPort,
+    Stores,
+)
+from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.wiring import Wiring
+from cluster import remote
+from cluster.directory import HOST_PREFIX, Directory, HostControl
+from cluster.pool import Pool
+from cluster.redis.connection import Connection
+from cluster.redis.journal import RedisJournal
+from cluster.redis.registry import RedisRegistry
+from cluster.remote import Proxy
+from cluster.settings import ClusterSettings
+
+CLUSTER_SCOPE = "cluster"
+
+
+def wire(settings: ClusterSettings) -> Wiring:
+    """Journal, registry and key for a process of this cluster."""
+    connection = Connection(settings.redis_url, settings.namespace)
+    keyring = settings.keyring()
+    return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
+
+
+class Budget(BudgetActor):
+    """``budget/<workspace>``."""
+
+    def __init__(self, settings: ClusterSettings, scope: str) -> None:
+        super().__init__(wire(settings), scope)
+
+
+class Allowances(PermissionsActor):
+    """``allowances/<workspace>``."""
+
+    def __init__(self, settings: ClusterSettings, scope: str) -> None:
+        super().__init__(wire(settings), scope)
+
+
+class Capabilities(CapabilitiesActor):
+    """``capabilities``."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        super().__init__(wire(settings), CLUSTER_SCOPE)
+
+
+class SessionActor(SessionHost):
+    """``host/<id>``."""
+
+    def __init__(self, settings: ClusterSettings, name: str) -> None:
+        peers = Peers(settings)
+        super().__init__(wire(settings), peers, peers, name, settings.idle_s)
+
+
+class DirectoryActor(Directory):
+    """``directory``."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        pool = Pool(settings.max_hosts, remote.processors())
+        super().__init__(wire(settings), RayLauncher(settings), pool, settings.warm_hosts)
+
+
+class RayLauncher:
+    """Implements `cluster.directory.Launcher`."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self._namespace = settings.namespace
+
+    def start(self, name: str) -> None:
+        remote.start_host(SessionActor, name, self._namespace, self._settings, name)
+
+    def kill(self, name: str) -> None:
+        remote.kill(name, self._namespace)
+
+    def known(self) -> list[str]:
+        return [name for name in remote.named(self._namespace) if name.startswith(HOST_PREFIX)]
+
+    def host(self, name: str) -> HostControl:
+        return cast(HostControl, Proxy(name, self._namespace, restarts=False))
+
+    def open_scope(self, scope: str) -> None:
+        start_stores(self._settings, scope)
+
+
+@dataclass(frozen=True)
+class StoreHandles:
+    """The stores of one scope, by handle."""
+
+    budget: BudgetPort
+    permissions: PermissionsPort
+    capabilities: CapabilitiesPort
+
+
+class Peers:
+    """The other actors of the cluster, by name: a StoreProvider and a HostProvider."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self._stores: dict[str, Stores] = {}
+        self._hosts: dict[str, HostPort] = {}
+        self._directory = cast(DirectoryPort, Proxy(remote.DIRECTORY, settings.namespace))
+
+    async def stores(self, scope: str) -> Stores:
+        """Handles of the scope's stores, which are started where they are not running."""
+        found = self._stores.get(scope)
+        if found is None:
+            namespace = self._settings.namespace
+            start_stores(self._settings, scope)
+            found = StoreHandles(
+                cast(BudgetPort, Proxy(remote.budget_name(scope), namespace)),
+                cast(PermissionsPort, Proxy(remote.allowances_name(scope), namespace)),
+                cast(CapabilitiesPort, Proxy(remote.CAPABILITIES, namespace)),
+            )
+            self._stores[scope] = found
+        return found
+
+    def host(self, name: str) -> HostPort:
+        found = self._hosts.get(name)
+        if found is None:
+            namespace = self._settings.namespace
+            found = cast(HostPort, Proxy(name, namespace, restarts=False))
+            self._hosts[name] = found
+        return found
+
+    @property
+    def directory(self) -> DirectoryPort:
+        return self._directory
+
+
+def start_stores(settings: ClusterSettings, scope: str) -> None:
+    """Start the named actors of a scope, and the cluster's capability store."""
+    namespace = settings.namespace
+    remote.start_store(Budget, remote.budget_name(scope), namespace, settings, scope)
+    remote.start_store(Allowances, remote.allowances_name(scope), namespace, settings, scope)
+    remote.start_store(Capabilities, remote.CAPABILITIES, namespace, settings)

@@ -1,0 +1,68 @@
+"""What an actor needs to know to join: plain data that travels to every node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from platformdirs import user_state_path
+
+from actors.domain.errors import InvalidValue
+from actors.domain.keyring import Keyring
+
+DEFAULT_NAMESPACE = "troupe"
+
+
+class ClusterSettings(msgspec.Struct, frozen=True):
+    """Where Redis is, where the key is, and how the pool behaves. Times in seconds."""
+
+    redis_url: str
+    namespace: str = DEFAULT_NAMESPACE
+    key_file: str | None = None
+    max_hosts: int = 8
+    warm_hosts: int = 2
+    idle_s: float = 600.0
+
+    def keyring(self) -> Keyring:
+        """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY."""
+        file = self.key_file or os.environ.get("TROUPE_KEY_FILE")
+        if file:
+            return Keyring.parse(_read_private(Path(file)))
+        text = os.environ.get("TROUPE_KEY")
+        if not text:
+            raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")
+        return Keyring.parse(text)
+
+
+def state_directory() -> Path:
+    """Where a local cluster keeps its state: TROUPE_HOME, else the user's state directory."""
+    home = os.environ.get("TROUPE_HOME")
+    directory = Path(home) if home else user_state_path("troupe")
+    directory = directory.expanduser().absolute()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue(f"TROUPE_HOME: {directory} can't be used: {error.strerror}") from error
+    return directory
+
+
+def ensure_key(directory: Path) -> Path:
+    """The key file of a state directory, made on first use, readable by its owner only."""
+    file = directory / "key"
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file
+    with os.fdopen(descriptor, "w") as out:
+        out.write(os.urandom(32).hex() + "\n")
+    return file
+
+
+def _read_private(file: Path) -> str:
+    try:
+        if file.stat().st_mode & 0o077:
+            raise InvalidValue(f"{file} can be read by others: chmod 600 {file}")
+        return file.read_text()
+    except OSError as error:
+        raise InvalidValue(f"the cluster key {file} can't be read: {error.strerror}") from error

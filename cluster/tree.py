@@ -1,0 +1,60 @@
+"""A family of sessions as a tree, with what each branch has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from actors.domain.errors import NotFound
+from actors.domain.money import to_usd
+from actors.ports import SessionSummary
+
+
+@dataclass(frozen=True)
+class SessionTree:
+    """A session and its sub-agents. ``total`` (nano-USD) is its own spend and all below it."""
+
+    summary: SessionSummary
+    children: list[SessionTree] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return self.summary.id
+
+    @property
+    def total(self) -> int:
+        return sum(node.summary.spent for node in self.walk())
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What the session itself has spent, in USD."""
+        return to_usd(self.summary.spent)
+
+    @property
+    def total_usd(self) -> Decimal:
+        """What the session and all below it have spent, in USD."""
+        return to_usd(self.total)
+
+    def walk(self) -> Iterator[SessionTree]:
+        """This node and all below it, parents first."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend(reversed(node.children))
+
+
+def build_tree(root: str, summaries: list[SessionSummary]) -> SessionTree:
+    """The tree below ``root``. NotFound if it is not among the summaries."""
+    below: dict[str | None, list[SessionSummary]] = {}
+    nodes: dict[str, SessionTree] = {}
+    for summary in sorted(summaries, key=lambda one: (one.created_at, one.id)):
+        below.setdefault(summary.parent_id, []).append(summary)
+        nodes[summary.id] = SessionTree(summary)
+    if root not in nodes:
+        raise NotFound(f"session {root}: there is no such session", session=root)
+    for parent, children in below.items():
+        if parent in nodes:
+            nodes[parent].children.extend(nodes[child.id] for child in children)
+    return nodes[root]

@@ -1,0 +1,231 @@
+"""Where the boundary lets an agent go, where it asks, and where it stops it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from actors.domain.boundary import (
+    NEVER_ALLOW,
+    Boundary,
+    EscapeDecision,
+    EscapePolicy,
+    EscapeState,
+    Mode,
+    Operation,
+    check,
+    check_many,
+    remember,
+    restore,
+)
+from actors.domain.errors import InvalidValue
+from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
+
+READ, LIST, WRITE, CREATE, DELETE = Operation
+GUIDED = Boundary("/code/app")
+SAFE = Boundary("/code/app", Mode.SAFE)
+AUTONOMOUS = Boundary("/code/app", Mode.AUTONOMOUS)
+
+
+def of(boundary: Boundary, path: str, operation: Operation = READ) -> type[Verdict]:
+    return type(check(boundary, path, operation))
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("path", ["/code/app", "/code/app/", "/code/app/a/b", "//code//app/./a"])
+def test_inside_only_safe_mode_asks_and_only_before_writing(
+    mode: Mode, operation: Operation, path: str
+) -> None:
+    asks = mode is Mode.SAFE and operation in (WRITE, CREATE)
+    expected = NeedsApproval if asks else Allowed
+    assert of(Boundary("/code/app", mode), path, operation) is expected
+
+
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize(
+    "path", ["/code/app2", "/code/app2/x", "/code/ap", "/code", "/code/app/../x", "/code/app/../.."]
+)
+def test_a_sibling_with_the_same_prefix_or_a_parent_is_outside(
+    operation: Operation, path: str
+) -> None:
+    boundary = Boundary("/code/app", never_allow=())
+    assert of(boundary, path, operation) is NeedsApproval
+
+
+@pytest.mark.parametrize("mode", [Mode.GUIDED, Mode.SAFE])
+@pytest.mark.parametrize(
+    ("escape_policy", "expected"),
+    [
+        (EscapePolicy.ALLOW, Allowed),
+        (EscapePolicy.DENY, Blocked),
+        (EscapePolicy.ASK, NeedsApproval),
+    ],
+)
+def test_outside_the_escape_policy_decides(
+    mode: Mode, escape_policy: EscapePolicy, expected: type[Verdict]
+) -> None:
+    for operation in Operation:
+        assert of(Boundary("/code/app", mode, escape_policy), "/x/a", operation) is expected
+
+
+@pytest.mark.parametrize("escape_policy", EscapePolicy)
+def test_autonomous_never_asks(escape_policy: EscapePolicy) -> None:
+    boundary = Boundary("/code/app", Mode.AUTONOMOUS, escape_policy)
+    for operation in Operation:
+        assert of(boundary, "/x/a", operation) is Allowed
+        assert of(boundary, "/code/app/a", operation) is Allowed
+
+
+@pytest.mark.parametrize("root", NEVER_ALLOW)
+@pytest.mark.parametrize("mode", Mode)
+def test_never_allow_comes_before_everything_else(root: str, mode: Mode) -> None:
+    boundary = Boundary(
+        "/code/app",
+        mode,
+        EscapePolicy.ALLOW,
+        auto_allow_paths=(root,),
+        auto_allow_globs=("/**",),
+    )
+    escapes = EscapeState((root, f"{root}/a"), (root, f"{root}/a"))
+    for path in (root, f"{root}/a", f"/code/app/../..{root}/a", f"/{root}//a"):
+        assert isinstance(check(boundary, path, READ, escapes), Blocked)
+    assert of(boundary, f"{root}2/a") is Allowed
+
+
+def test_never_allow_holds_inside_a_workspace_that_contains_it() -> None:
+    boundary = Boundary("/", Mode.AUTONOMOUS)
+    assert of(boundary, "/etc/passwd") is Blocked
+    assert of(boundary, "/home/x") is Allowed
+
+
+def test_a_workspace_under_a_never_allow_root_is_allowed_inside_itself_only() -> None:
+    boundary = Boundary("/var/lib/app", Mode.AUTONOMOUS, auto_allow_paths=("/var/log",))
+    assert of(boundary, "/var/lib/app/a", WRITE) is Allowed
+    assert of(boundary, "/var/lib/app", LIST) is Allowed
+    for path in ("/var/lib/app2", "/var/lib", "/var/log/x", "/var/lib/app/../x", "/etc/passwd"):
+        assert of(boundary, path) is Blocked
+
+
+def test_a_never_allow_root_inside_such_a_workspace_still_holds() -> None:
+    boundary = Boundary("/var/app", never_allow=("/var", "/var/app/keys"))
+    assert of(boundary, "/var/app/a") is Allowed
+    assert of(boundary, "/var/app/keys/a") is Blocked
+
+
+@pytest.mark.parametrize("path", ["/", "/code/.."])
+def test_what_holds_a_never_allow_root_is_not_deleted(path: str) -> None:
+    assert of(AUTONOMOUS, path, DELETE) is Blocked
+    assert of(AUTONOMOUS, path, LIST) is Allowed
+
+
+def test_auto_allow_covers_paths_and_globs_in_every_mode_and_policy() -> None:
+    boundary = Boundary(
+        "/code/app",
+        Mode.SAFE,
+        EscapePolicy.DENY,
+        auto_allow_paths=("/tmp/cache/",),
+        auto_allow_globs=("/srv/*/log",),
+    )
+    for path in ("/tmp/cache", "/tmp/cache/a/b", "/srv/a/log"):
+        assert of(boundary, path, WRITE) is Allowed
+    for path in ("/tmp/cache2", "/tmp", "/srv/a/log/x", "/srv/a/b/log", "/tmp/cache/../x"):
+        assert of(boundary, path, WRITE) is Blocked
+
+
+def test_without_a_workspace_nothing_is_inside() -> None:
+    assert of(Boundary(), "/code/app") is NeedsApproval
+    assert of(Boundary(mode=Mode.AUTONOMOUS), "/code/app") is Allowed
+    assert of(Boundary(mode=Mode.AUTONOMOUS), "/etc") is Blocked
+
+
+@pytest.mark.parametrize("path", ["", "a", "./a", "~/a", "/a\0b", "/" + "a" * 5000])
+def test_a_path_that_cannot_be_judged_is_blocked(path: str) -> None:
+    assert of(AUTONOMOUS, path) is Blocked
+
+
+@pytest.mark.parametrize("boundary", [GUIDED, SAFE])
+@pytest.mark.parametrize("decision", [EscapeDecision.SESSION, EscapeDecision.ALWAYS])
+def test_a_remembered_escape_counts_for_that_path_only(
+    boundary: Boundary, decision: EscapeDecision
+) -> None:
+    escapes = remember(EscapeState(), "/x/./a/", decision)
+    assert isinstance(check(boundary, "/x//a", WRITE, escapes), Allowed)
+    for path in ("/x/a/b", "/x", "/x/a2"):
+        assert isinstance(check(boundary, path, READ, escapes), NeedsApproval)
+
+
+def test_a_remembered_escape_gives_nothing_where_escapes_are_denied() -> None:
+    boundary = Boundary("/code/app", escape_policy=EscapePolicy.DENY)
+    assert isinstance(check(boundary, "/x/a", READ, EscapeState(("/x/a",))), Blocked)
+
+
+@pytest.mark.parametrize("decision", [EscapeDecision.ONCE, EscapeDecision.DENY])
+def test_once_and_deny_are_not_remembered(decision: EscapeDecision) -> None:
+    before = EscapeState(("/a",), ("/b",))
+    assert remember(before, "/x/a", decision) == before
+
+
+def test_always_takes_over_from_session_and_repeating_changes_nothing() -> None:
+    once = remember(EscapeState(), "/x", EscapeDecision.SESSION)
+    assert once == EscapeState((), ("/x",))
+    always = remember(once, "/x", EscapeDecision.ALWAYS)
+    assert always == EscapeState(("/x",), ())
+    assert remember(always, "/x", EscapeDecision.ALWAYS) == always
+
+
+def test_only_an_absolute_path_can_be_remembered() -> None:
+    with pytest.raises(InvalidValue):
+        remember(EscapeState(), "x", EscapeDecision.ALWAYS)
+
+
+def test_restoring_keeps_what_is_absolute_and_exists() -> None:
+    there = {"/x/a", "/b"}
+    paths = ["/x/a", "/gone", "a", "", 7, None, "/x/../b", "/x/a/", "/a\0"]
+    assert restore(paths, there.__contains__) == EscapeState(("/x/a", "/b"))
+
+
+def test_several_paths_get_the_strictest_answer() -> None:
+    assert isinstance(check_many(GUIDED, ["/code/app/a", "/x"], READ), NeedsApproval)
+    assert isinstance(check_many(GUIDED, ["/x", "/etc", "/code/app"], READ), Blocked)
+    assert isinstance(check_many(GUIDED, ["/code/app/a"], READ), Allowed)
+    escapes = EscapeState(("/x",))
+    assert isinstance(check_many(GUIDED, ["/code/app/a", "/x"], READ, escapes), Allowed)
+
+
+def test_the_strictest_of_equals_is_the_first_and_of_none_is_allowed() -> None:
+    assert strictest([Allowed("a"), Blocked("b"), Blocked("c")]) == Blocked("b")
+    assert strictest([Allowed("a"), NeedsApproval("b")]) == NeedsApproval("b")
+    assert strictest([]) == Allowed()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"root": "app"}, "root"),
+        ({"never_allow": ["etc"]}, "never_allow[0]"),
+        ({"auto_allow_paths": "/x"}, "auto_allow_paths"),
+        ({"auto_allow_globs": ["[x"]}, "auto_allow_globs[0]"),
+        ({"mode": "wild"}, "mode"),
+        ({"escape_policy": "maybe"}, "escape_policy"),
+    ],
+)
+def test_a_setting_that_could_not_hold_is_refused(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        Boundary(**settings)
+    assert caught.value.details["field"] == field
+
+
+def test_plain_words_do_for_choices() -> None:
+    boundary = msgspec.convert({"root": "/w", "mode": "safe", "escape_policy": "deny"}, Boundary)
+    assert of(boundary, "/w/a", WRITE) is NeedsApproval
+    assert of(boundary, "/x") is Blocked
+
+
+def test_settings_and_escapes_survive_json() -> None:
+    boundary = Boundary("/w", Mode.SAFE, EscapePolicy.DENY, ("/x",), ("/y",), ("/z/*",))
+    assert msgspec.json.decode(msgspec.json.encode(boundary), type=Boundary) == boundary
+    escapes = EscapeState(("/x",), ("/y",))
+    assert msgspec.json.decode(msgspec.json.encode(escapes), type=EscapeState) == escapes
