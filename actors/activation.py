@@ -43,6 +43,7 @@ class Activation:
         self.history = History(entity)
         self.last_used = wiring.clock()
         self.calls = 0
+        self.closing = False
         self._feed = feed
         self.purse = Purse(entity.key.id, entity.epoch, lambda: entity.state, lend)
         self.interceptor = Interceptor(

@@ -117,7 +117,7 @@ class TurnEngine:
         return calls.StepState(key, step.payload if step else None)
 
     async def _spawn(self, branch: int, call: calls.Spawn) -> list[Result]:
-        label = f"{len(call.tasks)} × {call.tasks[0].agent.name}"
+        label = f"{len(call.tasks)} x {call.tasks[0].agent.name}"
         key = self._replay.key(branch, "spawn", label)
         limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
         again = self._recorded(key) is not None

@@ -93,7 +93,7 @@ class Codec(Generic[S, E]):
 
     def _decode(self, decoder: msgspec.msgpack.Decoder[tuple[int, T]], data: bytes, what: str) -> T:
         try:
-            version, content = decoder.decode(data)
+            _, content = decoder.decode(data)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             newer = _VERSION.decode(data)[0] > self._version
             if newer:

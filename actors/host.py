@@ -302,7 +302,7 @@ class SessionHost:
         state = activation.entity.state
         profile = activation.profile
         try:
-            while state.runs and not state.closed:
+            while state.runs and not state.closed and not activation.closing:
                 await self._run(activation, next(iter(state.runs.values())))
         except TroupeError as error:
             if not interrupted(error):
@@ -329,7 +329,7 @@ class SessionHost:
         finally:
             engine.closed = True
             self._turns.pop(activation.id, None)
-        if entity.state.closed or entity.broken:
+        if activation.closing or entity.state.closed or entity.broken:
             await entity.committed()
             return
         if result.status == "timed_out":
@@ -398,6 +398,7 @@ class SessionHost:
     async def _close(self, session_id: str, scope: str, reason: session.Closed) -> None:
         activation = await self._get(session_id, scope)
         activation.calls += 1
+        activation.closing = True
         try:
             profile = activation.profile
             runs = list(activation.entity.state.runs)
@@ -413,6 +414,7 @@ class SessionHost:
             activation.notify(reason)
         finally:
             activation.calls -= 1
+            activation.closing = False
         for run_id in runs:
             self._announce(run_id)
         if profile.parent_id is not None:

@@ -217,10 +217,10 @@ def _allowance_for(
     """What an approval grants beyond the one action; its id makes a repeat harmless."""
     if not decision.approved or decision.scope not in _LASTING:
         return None
+    session_only = decision.scope is Scope.SESSION or root is None  # no workspace: the family's
     covered = pattern if decision.scope is Scope.CUSTOM else from_action(request.action, root)
     if covered is None:
         return None
-    session_only = decision.scope is Scope.SESSION
     return Allowance(
         id=derived_id(f"allowance of {request.id}"),
         pattern=covered,

@@ -106,7 +106,7 @@ def outcome_of(value: object) -> Outcome:
         return Outcome(msgspec.json.encode(value).decode(), structured=True)
     except (TypeError, ValueError, OverflowError) as error:
         return Outcome(
-            error=f"the agent returned {type(value).__name__}, which is no text and no JSON: {error}"
+            error=f"the agent returned {type(value).__name__}, no text and no JSON: {error}"
         )
 
 

@@ -33,6 +33,9 @@ _WATCH_S = 10.0
 _RETRY_S = 0.5
 _PAGE = 200
 _LABEL_LENGTH = 80
+NO_WORKSPACE = derived_id("no workspace")
+"""The scope of all sessions that have no workspace: one budget actor for all, without a cap."""
+
 DEFAULT_USER = "0000000000000000"
 
 
@@ -157,7 +160,7 @@ class Troupe:
         profile = Profile(
             id=id,
             user_id=parse_user(user_id),
-            scope=workspace.id if workspace else id,
+            scope=workspace.id if workspace else NO_WORKSPACE,
             family_id=id,
             created_at=self.calls.now(),
             agent=Agent(shipped.digest, shipped.name),
@@ -185,8 +188,8 @@ class Troupe:
         """Take in a session document; nothing is stored if anything in it is wrong.
 
         InvalidValue names field and index. With ``skip_bad_messages`` the messages that are wrong
-        are left out, and reported by `import_reporting`. Without ``agent`` the session can be read and
-        added to, but not run.
+        are left out, and reported by `import_reporting`. Without ``agent`` the session can be read
+        and added to, but not run.
         """
         session, _ = await self.import_reporting(
             document, agent=agent, isolation=isolation, skip_bad_messages=skip_bad_messages
@@ -294,7 +297,7 @@ class Troupe:
 
     async def _scope_of(self, document: SessionDocument) -> str:
         if document.workspace_path is None:
-            return document.id
+            return NO_WORKSPACE
         if os.path.isdir(document.workspace_path):
             return (await self.workspace(document.workspace_path)).id
         return derived_id(f"workspace:{document.workspace_path}")

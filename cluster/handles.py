@@ -106,7 +106,7 @@ class Workspace:
         return await self._calls.permissions(self.id).allowances()
 
     async def revoke(self, allowance_id: str) -> None:
-        """Withdraw an allowance: once this returns nobody passes through it. NotFound if unknown."""
+        """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
         await self._calls.permissions(self.id).revoke(allowance_id)
 
     async def inbox(self) -> list[InboxRequest]:

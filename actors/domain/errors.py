@@ -83,7 +83,7 @@ class CorruptState(CallError):
 
 
 class StepInterrupted(CallError):
-    """A step marked ``idempotent=False`` was running when its process died; it may have happened."""
+    """A step marked ``idempotent=False`` was running when its process died; maybe it happened."""
 
 
 class NonDeterministicTurn(CallError):

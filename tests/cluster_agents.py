@@ -1,0 +1,143 @@
+"""Agents for the tests that run on a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+
+from actors import (
+    ExecuteCommand,
+    FileRead,
+    McpToolCall,
+    Message,
+    Task,
+    Turn,
+)
+
+
+async def echo(turn: Turn, prompt: str) -> str:
+    """Answers with its prompt."""
+    await turn.add_message(Message.user(prompt))
+    await turn.add_message(Message.assistant(f"heard {prompt}"))
+    return prompt
+
+
+async def says_nothing(turn: Turn, prompt: str) -> None:
+    """Leaves its last message as the output."""
+    await turn.add_message(Message.assistant("my last words"))
+
+
+async def spends(turn: Turn, prompt: str) -> str:
+    """Asks for the given USD amounts one after another; answers with the kinds of the answers."""
+    kinds = []
+    for cost in prompt.split():
+        decision = await turn.authorize(FileRead(path="a.txt"), cost_usd=cost)
+        kinds.append(decision.kind)
+    return " ".join(kinds)
+
+
+async def hammers(turn: Turn, prompt: str) -> int:
+    """Spends a tenth of a cent until it is told no; answers with how often it could."""
+    count = 0
+    for _ in range(int(prompt)):
+        decision = await turn.authorize(FileRead(path="a.txt"), cost_usd="0.001")
+        if not decision.allowed:
+            break
+        await turn.settle(decision, "0.001" if count % 2 else "0.0007")
+        count += 1
+    return count
+
+
+async def hammering_family(turn: Turn, prompt: str) -> list[object]:
+    """Five sub-agents that hammer the budget in parallel."""
+    tasks = [Task(hammers, prompt, isolation="shared") for _ in range(5)]
+    return [result.value for result in await turn.spawn(tasks, max_concurrent=5)]
+
+
+async def calls_tool(turn: Turn, prompt: str) -> str:
+    """Calls survey/parse; the prompt is how long to wait for a person, in seconds."""
+    decision = await turn.authorize(McpToolCall("survey", "parse"), timeout=float(prompt))
+    return f"{decision.kind} {decision.proof.partition(':')[0]}".strip()
+
+
+async def runs_command(turn: Turn, prompt: str) -> str:
+    """Asks to run a command, ten seconds of patience."""
+    name, *arguments = prompt.split()
+    action = ExecuteCommand(name, tuple(arguments))
+    decision = await turn.authorize(action, timeout=10, cost_usd="0.5")
+    return decision.kind
+
+
+async def has_children(turn: Turn, prompt: str) -> list[str]:
+    """Spawns as many echoes as the prompt says."""
+    tasks = [Task(echo, f"child {at}") for at in range(int(prompt))]
+    return [result.output for result in await turn.spawn(tasks, max_concurrent=8)]
+
+
+async def mixed_children(turn: Turn, prompt: str) -> list[list[str | None]]:
+    """Children that succeed, fail, run out of time and exit; none of it is an exception here."""
+    isolation = "process" if prompt == "process" else "shared"
+    tasks = [
+        Task(echo, "fine", isolation=isolation),
+        Task(fails, "", isolation=isolation),
+        Task(sleeps, "", isolation=isolation, timeout=0.5),
+        Task(exits, "", isolation="process"),
+    ]
+    results = await turn.spawn(tasks, max_concurrent=4)
+    return [[result.status, result.error] for result in results]
+
+
+async def fails(turn: Turn, prompt: str) -> str:
+    """Raises."""
+    raise ValueError("on purpose")
+
+
+async def sleeps(turn: Turn, prompt: str) -> str:
+    """Never returns by itself."""
+    await asyncio.sleep(3600)
+    return "awake"
+
+
+async def blocks(turn: Turn, prompt: str) -> str:
+    """Never gives the loop back."""
+    while True:
+        time.sleep(0.1)
+
+
+async def exits(turn: Turn, prompt: str) -> str:
+    """Ends its process."""
+    os._exit(3)
+
+
+async def returns_object(turn: Turn, prompt: str) -> object:
+    """Returns what is neither text nor JSON."""
+    return object()
+
+
+async def starts_process(turn: Turn, prompt: str) -> str:
+    """Leaves a process behind and goes to sleep; the prompt is where to write its id."""
+    child = subprocess.Popen(["sleep", "3600"])
+    with open(prompt, "w") as out:
+        out.write(str(child.pid))
+    await asyncio.sleep(3600)
+    return ""
+
+
+async def deep(turn: Turn, prompt: str) -> str:
+    """Spawns one child that does the same, ``prompt`` levels down."""
+    levels = int(prompt)
+    if levels == 0:
+        return "bottom"
+    results = await turn.spawn([Task(deep, str(levels - 1), isolation="shared")])
+    return results[0].output or str(results[0].error)
+
+
+async def sleeping_tree(turn: Turn, prompt: str) -> str:
+    """A root with two children with two sleepers each."""
+    if prompt == "leaf":
+        await asyncio.sleep(3600)
+    below = "leaf" if prompt == "branch" else "branch"
+    await turn.spawn([Task(sleeping_tree, below, isolation="shared") for _ in range(2)])
+    return "done"
