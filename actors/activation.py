@@ -83,7 +83,7 @@ class Activation:
             )
         )
 
-    def notify(self, kind: str, text: str = "", cost: int = 0) -> None:
+    def notify(self, kind: str, text: str = "", cost: int = 0, count: int = 0) -> None:
         """Tell those who watch the family; not durable."""
         profile = self.profile
         self._feed(
@@ -95,6 +95,7 @@ class Activation:
                 text,
                 cost,
                 profile.label,
+                count,
             )
         )
 

@@ -148,7 +148,7 @@ class TurnEngine:
         await self._wiring.registry.register(place, [spec.id for spec in specs])
         await self._fanout.admit(specs)
         self._entity.do(command)
-        self._activation.notify("spawned", label)
+        self._activation.notify("spawned", label, count=len(specs))
         return spread
 
     async def _store_agents(self, tasks: list[calls.TaskSpec]) -> None:

@@ -182,6 +182,14 @@ class SessionHost:
         self._tidy()
         return os.getpid(), [(one.id, one.profile.isolation) for one in self._live.values()]
 
+    async def working(self) -> list[str]:
+        """The root sessions whose runs are under way here."""
+        return [
+            id
+            for id, worker in self._workers.items()
+            if not worker.done() and (one := self._live.get(id)) and one.profile.parent_id is None
+        ]
+
     async def warm(self) -> None:
         """Make ready for agents in processes of their own."""
         self._processes.warm()

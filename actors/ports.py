@@ -60,6 +60,7 @@ class SessionSummary(Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     turns: int = 0
     messages: int = 0
+    spawned: int = 0
     workspace_path: str | None = None
     scope: str = ""
 
@@ -67,7 +68,8 @@ class SessionSummary(Struct, frozen=True, omit_defaults=True):
 class FeedEvent(Struct, frozen=True):
     """Something that happened in a family, for those who watch; not durable.
 
-    ``at`` in microseconds since the epoch, ``cost`` in nano-USD.
+    ``at`` in microseconds since the epoch, ``cost`` in nano-USD; ``count`` is how many sub-agents
+    were spawned.
     """
 
     kind: str
@@ -77,6 +79,7 @@ class FeedEvent(Struct, frozen=True):
     text: str = ""
     cost: int = 0
     label: str = ""
+    count: int = 0
 
     @property
     def cost_usd(self) -> Decimal:
@@ -250,3 +253,4 @@ class Registry(Protocol):
     async def running(self) -> list[str]: ...
     async def family(self, scope: str, family_id: str) -> list[SessionSummary]: ...
     async def roots(self, after: str | None, count: int) -> list[SessionSummary]: ...
+    async def find(self, fragment: str) -> list[str]: ...

@@ -33,6 +33,7 @@ def summarise(state: session.State, now: int) -> SessionSummary:
         error=last.error if last and not current else None,
         turns=state.metadata.turn_count,
         messages=state.messages,
+        spawned=state.spawned,
         workspace_path=profile.workspace_path,
         scope=profile.scope,
     )

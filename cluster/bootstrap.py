@@ -14,10 +14,11 @@ import ray
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
 )
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
 from cluster import remote, roles
+from cluster.guard import Guard, mark_process
 from cluster.redis.connection import Connection
 from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
@@ -37,11 +38,14 @@ class Connected:
     """This process is part of a cluster, until `close`."""
 
     def __init__(
-        self, settings: ClusterSettings, redis: EmbeddedRedis | None, owns_ray: bool
+        self,
+        settings: ClusterSettings,
+        owns_ray: bool,
+        guard: Guard | EmbeddedRedis | None = None,
     ) -> None:
         self.settings = settings
-        self.redis = redis
         self._owns_ray = owns_ray
+        self._guard = guard
 
     def __enter__(self) -> Self:
         return self
@@ -53,8 +57,8 @@ class Connected:
         """Leave; and take down what was brought up for this."""
         if self._owns_ray:
             ray.shutdown()
-        if self.redis:
-            self.redis.stop()
+        if self._guard:
+            self._guard.stop()
 
 
 def running() -> Running | None:
@@ -82,7 +86,7 @@ def join(address: str, settings: ClusterSettings) -> Connected:
     """Join a Ray cluster that is there. ClusterUnavailable says why it can't be."""
     owns = _init(address)
     _start_directory(settings)
-    return Connected(settings, None, owns)
+    return Connected(settings, owns)
 
 
 def bring_up(
@@ -90,7 +94,9 @@ def bring_up(
 ) -> Connected:
     """Start Ray on this machine, and an embedded Redis unless there is one to use."""
     state = state_directory()
+    mark_process()
     redis = None if redis_url else EmbeddedRedis(state)
+    guard = redis or Guard([])
     try:
         owns = _init(None)
         settings = ClusterSettings(
@@ -105,10 +111,9 @@ def bring_up(
     except BaseException:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        if redis:
-            redis.stop()
+        guard.stop()
         raise
-    return Connected(settings, redis, owns)
+    return Connected(settings, owns, guard)
 
 
 def local_key_file() -> str | None:

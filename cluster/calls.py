@@ -46,6 +46,9 @@ class DirectoryClient(Protocol):
     async def family(self, session_id: str) -> list[SessionSummary]: ...
     async def roots(self, after: str | None, count: int) -> list[SessionSummary]: ...
     async def running(self) -> list[str]: ...
+    async def working(self) -> list[str]: ...
+    async def find(self, fragment: str) -> list[str]: ...
+    async def open(self, scope: str) -> None: ...
     async def scope_names(self) -> list[str]: ...
     async def status(self) -> ClusterStatus: ...
 
@@ -66,6 +69,7 @@ class Calls:
         self.settings = settings
         self.directory = cast(DirectoryClient, self._proxy(DIRECTORY))
         self._where: dict[str, tuple[str, str]] = {}
+        self._open: set[str] = set()
 
     def now(self) -> int:
         """Microseconds since the epoch, UTC."""
@@ -76,10 +80,10 @@ class Calls:
         return uuid7(self.now(), os.urandom(10))
 
     def budget(self, scope: str) -> BudgetPort:
-        return cast(BudgetPort, self._proxy(budget_name(scope)))
+        return cast(BudgetPort, self._store(budget_name(scope), scope))
 
     def permissions(self, scope: str) -> PermissionsPort:
-        return cast(PermissionsPort, self._proxy(allowances_name(scope)))
+        return cast(PermissionsPort, self._store(allowances_name(scope), scope))
 
     def capabilities(self) -> CapabilitiesPort:
         return cast(CapabilitiesPort, self._proxy(CAPABILITIES))
@@ -139,6 +143,16 @@ class Calls:
 
     async def _locate(self, session_id: str) -> tuple[str, str]:
         return await self.directory.locate(session_id)
+
+    def _store(self, name: str, scope: str) -> Proxy:
+        """A store of a scope, which the directory starts before its first call."""
+
+        async def open_scope() -> None:
+            if scope not in self._open:
+                await self.directory.open(scope)
+                self._open.add(scope)
+
+        return Proxy(name, self.settings.namespace, before=open_scope)
 
     def _proxy(self, name: str) -> Proxy:
         return Proxy(name, self.settings.namespace)

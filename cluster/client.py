@@ -222,6 +222,11 @@ class Troupe:
         """A handle of a session, which is looked up when it is used."""
         return Session(self.calls, parse_uuid(session_id, "session"))
 
+    async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
+        """Ask ``handler`` about what a session's family wants approved, while this client lives."""
+        place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
+        self._watch(place.scope, place.family_id, handler)
+
     async def sessions(
         self, *, workspace: Workspace | None = None, limit: int = 1000
     ) -> list[SessionSummary]:
@@ -284,8 +289,11 @@ class Troupe:
                 redis_url, self._namespace, bootstrap.local_key_file(), idle_s=self._idle_s
             )
             return bootstrap.join(self._address, settings)
-        if redis_url is None and (up := bootstrap.running()):
-            return bootstrap.join(up.address, up.settings)
+        up = bootstrap.running()
+        if up and redis_url in (None, up.settings.redis_url):
+            return bootstrap.join(
+                up.address, structs.replace(up.settings, namespace=self._namespace)
+            )
         return bootstrap.bring_up(redis_url, self._namespace, self._idle_s)
 
     async def _create(

@@ -36,6 +36,7 @@ class HostControl(Protocol):
 
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
     async def warm(self) -> None: ...
+    async def working(self) -> list[str]: ...
     async def resume(self, session_id: str, scope: str) -> list[str]: ...
 
 
@@ -234,6 +235,20 @@ class Directory:
         """Root sessions with work in flight, or that had when they were last heard of."""
         return await self._wiring.registry.running()
 
+    async def working(self) -> list[str]:
+        """Root sessions whose runs are under way now. Others that look so were interrupted."""
+        await self.begin()
+        found = await asyncio.gather(*(self._working(name) for name in list(self._ready)))
+        return [id for ids in found for id in ids]
+
+    async def find(self, fragment: str) -> list[str]:
+        """Ids of sessions that begin or end with ``fragment``."""
+        return await self._wiring.registry.find(fragment)
+
+    async def open(self, scope: str) -> None:
+        """Start a scope's stores unless they run."""
+        self.open_scope(scope)
+
     async def scope_names(self) -> list[str]:
         """The scopes whose stores are running."""
         return list(self._scopes)
@@ -299,6 +314,16 @@ class Directory:
             if host := self._pool.hosts.get(name):
                 host.pid = pid
                 self._pool.sync(name, live)
+
+    async def _working(self, name: str) -> list[str]:
+        try:
+            async with asyncio.timeout(_PING_LIMIT_S):
+                return await self._launcher.host(name).working()
+        except Unavailable:
+            return []
+        except TimeoutError:  # too busy to answer is not idle
+            host = self._pool.hosts.get(name)
+            return list(host.sessions) if host else []
 
     async def _gone(self, name: str) -> None:
         """A host is dead: its slots are free, and roots that were at work go on elsewhere."""

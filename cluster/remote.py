@@ -74,10 +74,18 @@ class Proxy:
     its sessions have moved, and ClusterUnavailable says so at once.
     """
 
-    def __init__(self, name: str, namespace: str, *, restarts: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        *,
+        restarts: bool = True,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._name = name
         self._namespace = namespace
         self._patience_s = _PATIENCE_S if restarts else 0.0
+        self._before = before
         self._handle: ActorHandle[object] | None = None
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
@@ -90,6 +98,8 @@ class Proxy:
         return call
 
     async def _call(self, method: str, arguments: tuple[object, ...]) -> object:
+        if self._before is not None:
+            await self._before()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause = _PAUSE_S

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import time
+from pathlib import Path
 
 from actors import (
     ExecuteCommand,
@@ -123,6 +124,31 @@ async def starts_process(turn: Turn, prompt: str) -> str:
         out.write(str(child.pid))
     await asyncio.sleep(3600)
     return ""
+
+
+async def step_by_step(turn: Turn, prompt: str) -> str:
+    """Two paid steps that leave a mark in a directory; the second waits for a file named go."""
+    directory = Path(prompt)
+    async with turn.authorized(McpToolCall("survey", "parse"), cost_usd="1"):
+        first = await turn.step("first", lambda: _mark(directory / "first"))
+    await turn.add_message(Message.assistant("first done"))
+
+    async def second() -> int:
+        marks = _mark(directory / "second")
+        while not (directory / "go").exists():
+            await asyncio.sleep(0.02)
+        return marks
+
+    async with turn.authorized(McpToolCall("survey", "parse"), cost_usd="1"):
+        last = await turn.step("second", second)
+    await turn.add_message(Message.assistant("second done"))
+    return f"{first} {last}"
+
+
+def _mark(path: Path) -> int:
+    with path.open("a") as out:
+        out.write("x")
+    return path.stat().st_size
 
 
 async def deep(turn: Turn, prompt: str) -> str:

@@ -1,14 +1,31 @@
-"""What tests share: one real cluster for all that need one."""
+"""What tests share: how hypothesis runs, one real Redis, and one real cluster."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from cluster import Troupe, connect
+from cluster.redis.server import EmbeddedRedis
+
+settings.register_profile("troupe", deadline=None, max_examples=50)
+settings.register_profile("troupe-ci", settings.get_profile("troupe"), derandomize=True)
+settings.load_profile("troupe-ci" if os.environ.get("CI") else "troupe")
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis, started once: tests keep apart by a namespace of their own."""
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    try:
+        yield server.url
+    finally:
+        server.stop()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -351,7 +351,7 @@ def _lease_one(
     lent = max(want.lent, spent)
     refusal = _refusal(state, totals, account, spent, lent)
     if refusal:
-        lent = spent
+        lent = max(account.lent, spent)
     event = Reported(want.session, want.epoch, want.number, spent, lent)
     if refusal:
         return event, refusal

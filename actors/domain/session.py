@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
 from msgspec.msgpack import Encoder
+from msgspec.structs import replace
 
 from actors.domain.decision import Decision
 from actors.domain.errors import (
@@ -412,19 +414,13 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
         case AcceptRun(run, prompt, timeout):
             return _accept(state, run, prompt, timeout, now)
         case StartRun(run):
-            _open(state)
-            started = _run(state, run).started
-            return ([] if started is not None else [RunStarted(run, now)]), None
+            return _start(state, run, now), None
         case FinishRun(run, result):
             return _finish(state, run, result, now)
         case Spawn():
             return _spawn(state, command)
         case FinishChildren(results):
-            new = [
-                result
-                for result in results
-                if (child := state.children.get(result.session_id)) and child.result is None
-            ]
+            new = _first_results(state, results)
             return ([ChildrenFinished(new)] if new else []), None
         case Create(profile, imported):
             return ([] if state.profile else [Created(profile, imported)]), None
@@ -432,7 +428,8 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             return _close(state, reason, now)
         case Describe(title, tags, custom):
             _open(state)
-            return [Described(title, tags, custom)], None
+            same = _described(state.metadata, title, tags, custom) == state.metadata
+            return ([] if same else [Described(title, tags, custom)]), None
         case RememberEscape(path, always):
             kept = state.escapes if always else state.session_escapes
             return ([] if path in kept else [EscapeRemembered(path, always)]), None
@@ -479,7 +476,7 @@ def evolve(state: State, event: Event) -> State:
         case WasClosed(reason):
             state.closed = reason
         case Described(title, tags, custom):
-            _apply_described(state.metadata, title, tags, custom)
+            state.metadata = _described(state.metadata, title, tags, custom)
         case EscapeRemembered(path, always):
             (state.escapes if always else state.session_escapes).append(path)
     return state
@@ -564,6 +561,17 @@ def _accept(
     return [RunAccepted(run, prompt, now, timeout)], None
 
 
+def _start(state: State, run_id: str, now: int) -> list[Event]:
+    _open(state)
+    run = _run(state, run_id)
+    if run.started is not None:
+        return []
+    first = next(iter(state.runs))
+    if first != run_id:
+        raise Busy(f"run {run_id} comes after run {first}, which is not finished", run=first)
+    return [RunStarted(run_id, now)]
+
+
 def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[Event], Reply]:
     if run_id in state.results:
         return [], state.results[run_id]
@@ -596,6 +604,16 @@ def _apply_finished(state: State, event: RunFinished) -> None:
         del state.results[next(iter(state.results))]
     for id in [id for id, child in state.children.items() if child.run == event.run]:
         del state.children[id]
+
+
+def _first_results(state: State, results: list[Result]) -> list[Result]:
+    """Those of children that have none yet; of several for one child the first."""
+    new: dict[str, Result] = {}
+    for result in results:
+        child = state.children.get(result.session_id)
+        if child and child.result is None:
+            new.setdefault(result.session_id, result)
+    return list(new.values())
 
 
 def _spawn(state: State, command: Spawn) -> tuple[list[Event], Reply]:
@@ -635,25 +653,25 @@ def _close(
 def _apply_created(state: State, profile: Profile, imported: Imported | None) -> None:
     state.profile = profile
     if imported:
-        state.metadata = imported.metadata
+        state.metadata = copy(imported.metadata)
         state.escapes = list(imported.escapes)
         state.token_count = imported.token_count
         state.spent = imported.spent
         state.extra = dict(imported.extra)
 
 
-def _apply_described(
+def _described(
     metadata: Metadata,
     title: str | None,
     tags: list[str] | None,
     custom: dict[str, str] | None,
-) -> None:
-    if title is not None:
-        metadata.title = title
-    if tags is not None:
-        metadata.tags = list(tags)
-    if custom is not None:
-        metadata.custom = dict(custom)
+) -> Metadata:
+    return replace(
+        metadata,
+        title=metadata.title if title is None else title,
+        tags=list(metadata.tags if tags is None else tags),
+        custom=dict(metadata.custom if custom is None else custom),
+    )
 
 
 def _open(state: State) -> None:

@@ -8,6 +8,7 @@ whoever reads it finds out, and never one too few.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -20,6 +21,7 @@ from actors.summary import decode_summary
 from cluster.redis.connection import Connection
 
 _ENCODER = msgspec.msgpack.Encoder()
+_SCANNED_AT_ONCE = 1000
 _SETTINGS = msgspec.msgpack.Decoder(WorkspaceSettings)
 
 
@@ -107,6 +109,24 @@ class RedisRegistry:
         end = f"({after}" if after else "+"  # ids of version 7 sort by age
         ids = await self._redis.values("ZREVRANGEBYLEX", key, end, "-", "LIMIT", 0, count)
         return [summary for id in ids if (summary := await self._root(id.decode()))]
+
+    async def find(self, fragment: str) -> list[str]:
+        """Ids of sessions that begin or end with ``fragment`` (hex digits and hyphens)."""
+        found: set[str] = set()
+        for pattern in (f"{fragment}*", f"*{fragment}"):
+            cursor = "0"
+            while True:
+                cursor, pairs = await self._scan(cursor, pattern)
+                found.update(id.decode() for id in pairs[::2])
+                if cursor == "0":
+                    break
+        return sorted(found)
+
+    async def _scan(self, cursor: str, pattern: str) -> tuple[str, list[bytes]]:
+        key = self._redis.key("sessions")
+        words = ("HSCAN", key, cursor, "MATCH", pattern, "COUNT", _SCANNED_AT_ONCE)
+        after, pairs = cast("tuple[bytes, list[bytes]]", await self._redis.command(*words))
+        return after.decode(), pairs
 
     async def _root(self, id: str) -> SessionSummary | None:
         place = await self.locate(id)

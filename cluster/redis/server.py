@@ -12,14 +12,13 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import redis
 
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable
+from cluster.guard import Guard
 
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0
@@ -40,7 +39,7 @@ class EmbeddedRedis:
         self.url = f"unix://{self.socket}"
         lock = _lock(self.directory, self.socket, state)
         try:
-            self._guard = self._start(lock)
+            self._guard = Guard(_command(self.directory, self.socket), (lock,))
         finally:
             os.close(lock)
         self._wait()
@@ -53,24 +52,11 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Stop the server after it has written everything; idempotent."""
-        if self._guard.stdin:
-            self._guard.stdin.close()
-        self._guard.wait()
-
-    def _start(self, lock: int) -> subprocess.Popen[bytes]:
-        guard = Path(__file__).with_name("guard.py")
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(guard), *_command(self.directory, self.socket)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
-            start_new_session=True,
-        )
+        self._guard.stop()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
-        while time.monotonic() < deadline and self._guard.poll() is None:
+        while time.monotonic() < deadline and self._guard.alive:
             with contextlib.suppress(redis.RedisError), _client(self.socket) as client:
                 client.ping()
                 return

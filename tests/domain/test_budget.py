@@ -620,10 +620,13 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @initialize(targets=(families, sessions), cap=caps)
     def first_family(self, cap: int | None) -> str:
-        return self.another_family(cap, 0)
+        return self.open_family(cap, 0)
 
     @rule(targets=(families, sessions), cap=caps, spent=st.integers(0, 10))
     def another_family(self, cap: int | None, spent: int) -> str:
+        return self.open_family(cap, spent)
+
+    def open_family(self, cap: int | None, spent: int) -> str:
         name = f"f{len(self.family_of)}"
         self.desk.do(OpenFamily(name, Cap(cap), NANO, 6, spent))
         self.join(name, name, [name, WORKSPACE])

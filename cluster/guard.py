@@ -1,0 +1,125 @@
+"""Sees to it that what a process started ends with it, however it ends.
+
+Run as ``python -I -S guard.py [COMMAND…]`` with a pipe from the owner as standard input. The pipe
+closes when the owner ends, be it by SIGKILL. Then everything that carries the owner's mark in its
+environment is killed, and the command (an embedded Redis), which is kept alive until then, is told
+to stop and waited for. Standard library only: it must start fast and stay small.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+MARK = "TROUPE_OWNER"
+"""The environment variable that a guarded process and all that it starts carry."""
+
+_STOP_LIMIT_S = 20.0
+_GRACE_S = 1.0
+
+
+class Guard:
+    """A guard of this process."""
+
+    def __init__(self, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:
+        """Start the guard, which starts and keeps ``command``, if there is one."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the command and everything marked, as if the owner had ended; idempotent."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def mark_process() -> None:
+    """Put a mark of its own on this process and on all that it starts from now on."""
+    os.environ[MARK] = os.urandom(16).hex()
+
+
+def main(command: list[str]) -> None:
+    owner_gone = threading.Event()
+    threading.Thread(target=_watch, args=(owner_gone,), daemon=True).start()
+    kept = _keep(command, owner_gone) if command else None
+    owner_gone.wait()
+    _sweep(spare={os.getpid(), kept.pid if kept else 0})
+    if kept:
+        _stop(kept)
+
+
+def _keep(command: list[str], owner_gone: threading.Event) -> "subprocess.Popen[bytes]":
+    """Run the command, again whenever it ends by itself, until the owner is gone."""
+    while True:
+        kept = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
+        while kept.poll() is None:
+            if owner_gone.wait(0.1):
+                return kept
+        time.sleep(0.1)
+        if owner_gone.is_set():
+            return kept
+
+
+def _watch(owner_gone: threading.Event) -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    owner_gone.set()
+
+
+def _sweep(spare: set[int]) -> None:
+    """Ask what carries our mark to end, and kill what does not within a second."""
+    mark = os.environ.get(MARK)
+    if not mark:
+        return
+    deadline = time.monotonic() + _GRACE_S
+    sign = signal.SIGTERM
+    while marked := _marked(mark, spare):
+        if time.monotonic() > deadline:
+            sign = signal.SIGKILL
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, sign)
+        if time.monotonic() > deadline + _STOP_LIMIT_S:
+            return
+        time.sleep(0.05)
+
+
+def _marked(mark: str, spare: set[int]) -> list[int]:
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit() and int(name) not in spare:
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as environ:
+                if wanted in environ.read().split(b"\0"):
+                    found.append(int(name))
+    return found
+
+
+def _stop(kept: "subprocess.Popen[bytes]") -> None:
+    kept.terminate()
+    try:
+        kept.wait(_STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        kept.kill()
+        kept.wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
