@@ -49,13 +49,15 @@ _shipped: weakref.WeakKeyDictionary[object, Shipped] = weakref.WeakKeyDictionary
 
 
 def ship(agent: AgentFunction) -> Shipped:
-    """The agent as bytes. Raises InvalidAgent if it is no async callable or does not pickle."""
-    try:
-        if agent in _shipped:
-            return _shipped[agent]
-    except TypeError:
-        return _ship(agent)
-    shipped = _shipped[agent] = _ship(agent)
+    """The agent as bytes. Raises InvalidAgent if it is no async callable or does not pickle.
+
+    The globals of a function in an uninstalled module are those of the first time it is shipped.
+    """
+    if not inspect.isfunction(agent) or agent.__closure__ is not None:
+        return _ship(agent)  # it holds values that may have changed since the last time
+    shipped = _shipped.get(agent)
+    if shipped is None:
+        shipped = _shipped[agent] = _ship(agent)
     return shipped
 
 

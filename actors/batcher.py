@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from actors.domain.errors import TroupeError
+from actors.domain.errors import CallError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -24,7 +24,11 @@ class Batcher(Generic[Item, Answer]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
-        """Send ``item`` with the next batch; raises what the batch raised."""
+        """Send ``item`` with the next batch; raises what the batch raised.
+
+        A batch that is refused with a CallError is sent again item by item: only an item that is
+        wrong by itself gets the error.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((item, future))
@@ -35,13 +39,27 @@ class Batcher(Generic[Item, Answer]):
     async def _flush(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[: self._most], self._queue[self._most :]
-            try:
-                answers = await self._send([item for item, _ in batch])
-            except TroupeError as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+            await self._deliver(batch)
+
+    async def _deliver(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._send([item for item, _ in batch])
+            pairs = list(zip(batch, answers, strict=True))
+        except CallError as error:
+            if len(batch) == 1:
+                _refuse(batch[0][1], error)
+                return
+            for one in batch:  # one of them is wrong, which is no reason to refuse the others
+                await self._deliver([one])
+        except Exception as error:  # whatever it is: those who wait must hear of it
+            for _, future in batch:
+                _refuse(future, error)
+        else:
+            for (_, future), answer in pairs:
+                if not future.done():
+                    future.set_result(answer)
+
+
+def _refuse(future: asyncio.Future[Answer], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from actors import calls
 from actors.activation import Activation
 from actors.domain import session
-from actors.domain.actions import argument_hash, kind
+from actors.domain.actions import argument_hash, describe, kind
 from actors.domain.decision import Decision
 from actors.domain.errors import SessionEnded, StepInterrupted
 from actors.domain.ids import uuid7
@@ -23,6 +25,7 @@ from actors.wiring import Wiring
 DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""
 
+_SHOWN = 200  # characters of an action's description that the audit log keeps
 _DEADLINE_US = 60_000_000
 _DECISION = msgspec.msgpack.Decoder(Decision)
 
@@ -30,7 +33,10 @@ _DECISION = msgspec.msgpack.Decoder(Decision)
 class TurnEngine:
     """The engine of one run; implements `actors.turn.Engine`."""
 
-    def __init__(self, activation: Activation, run_id: str, fanout: Fanout) -> None:
+    def __init__(
+        self, activation: Activation, run_id: str, fanout: Fanout, always_replay: bool = False
+    ) -> None:
+        """``always_replay`` asks for the turn to be started again after every new step."""
         self._activation = activation
         self._entity = activation.entity
         self._wiring: Wiring = activation.wiring
@@ -38,11 +44,25 @@ class TurnEngine:
         self._fanout = fanout
         self._replay = Replay(activation.entity.state.runs[run_id].steps)
         self.closed = False
+        self.replay = False
+        self.on_replay: Callable[[], object] = lambda: None
+        self._always_replay = always_replay
 
     async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
         """Do what ``call`` asks, durably, and answer it."""
         if self.closed:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        if not self._always_replay:
+            return await self._handle(branch, call)
+        known = len(self._steps())
+        answer = await self._handle(branch, call)
+        if len(self._steps()) > known:
+            self.replay = True
+            self.on_replay()
+            await asyncio.get_running_loop().create_future()  # until it is cancelled
+        return answer
+
+    async def _handle(self, branch: int, call: calls.Call) -> calls.Answer:
         match call:
             case calls.Authorize():
                 return calls.Decided(await self._authorize(branch, call))
@@ -86,7 +106,11 @@ class TurnEngine:
         )
         deadline = self._wiring.clock() + _DEADLINE_US
         try:
-            self._entity.do(session.Authorize(self._run_id, key, label, decision, deadline))
+            self._entity.do(
+                session.Authorize(
+                    self._run_id, key, label, decision, deadline, describe(call.action)[:_SHOWN]
+                )
+            )
         finally:
             activation.purse.drop(decision.amount)
         await self._entity.committed()
@@ -161,10 +185,13 @@ class TurnEngine:
         return step.payload if step else None
 
     def _step(self, key: str) -> session.Step | None:
+        return self._steps().get(key)
+
+    def _steps(self) -> dict[str, session.Step]:
         run = self._entity.state.runs.get(self._run_id)
         if run is None:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
-        return run.steps.get(key)
+        return run.steps
 
 
 def _child_id(at: int, name: str) -> str:

@@ -18,7 +18,14 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from actors.domain.errors import CorruptState, Fenced, TroupeError
+from actors.audit import Head, Strand
+from actors.domain.errors import (
+    CorruptState,
+    Fenced,
+    InvalidValue,
+    StoreUnavailable,
+    TroupeError,
+)
 from actors.domain.keyring import Keyring
 from actors.journal import Append, Journal, Key, Loaded, Outcome, Summary
 
@@ -37,7 +44,11 @@ _COMPACT_AFTER_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class Machine(Generic[S, C, E, R]):
-    """A state machine and how it is stored. ``version`` is that of the newest stored form."""
+    """A state machine and how it is stored.
+
+    ``version`` is that of the newest stored form; events of the ``audited`` types also go to the
+    audit log, which outlives compaction.
+    """
 
     kind: str
     version: int
@@ -47,6 +58,7 @@ class Machine(Generic[S, C, E, R]):
     decide: Callable[[S, C, int], tuple[Sequence[E], R]]
     evolve: Callable[[S, E], S]
     validate: Callable[[S], None] = lambda state: None
+    audited: tuple[type, ...] = ()
 
 
 class Codec(Generic[S, E]):
@@ -58,31 +70,38 @@ class Codec(Generic[S, E]):
         self._what = str(key)
         self._keyring = keyring
         self._encode = _ENCODER.encode
-        self._rows: msgspec.msgpack.Decoder[tuple[int, list[E]]]
-        self._states: msgspec.msgpack.Decoder[tuple[int, S]]
+        self._rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]]
+        self._states: msgspec.msgpack.Decoder[tuple[int, S, Head]]
         self._rows, self._states = _decoders(machine.event, machine.state)
 
-    def row(self, seq: int, events: Sequence[E]) -> bytes:
+    def encoded(self, event: E) -> msgspec.Raw:
+        """An event as rows hold it; InvalidValue if there is something in it that they can't."""
+        try:
+            return msgspec.Raw(self._encode(event))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidValue(f"{self._what}: what was asked can't be stored: {error}") from error
+
+    def row(self, seq: int, events: Sequence[msgspec.Raw], head: Head) -> bytes:
         return self._keyring.seal(
-            self._encode((self._version, events)), f"{self._context}/row/{seq}"
+            self._encode((self._version, events, head)), f"{self._context}/row/{seq}"
         )
 
-    def events(self, seq: int, row: bytes) -> list[E]:
+    def events(self, seq: int, row: bytes) -> tuple[list[E], Head]:
         what = f"row {seq} of {self._what}"
         data = self._keyring.open(row, f"{self._context}/row/{seq}", what)
         return self._decode(self._rows, data, what)
 
-    def snapshot(self, seq: int, state: S) -> bytes:
+    def snapshot(self, seq: int, state: S, head: Head) -> bytes:
         sealed = self._keyring.seal(
-            self._encode((self._version, state)), f"{self._context}/snapshot/{seq}"
+            self._encode((self._version, state, head)), f"{self._context}/snapshot/{seq}"
         )
         return seq.to_bytes(8, "big") + sealed
 
-    def state(self, snapshot: bytes) -> tuple[int, S]:
+    def state(self, snapshot: bytes) -> tuple[int, S, Head]:
         seq = int.from_bytes(snapshot[:8], "big")
         what = f"the snapshot of {self._what}"
         data = self._keyring.open(snapshot[8:], f"{self._context}/snapshot/{seq}", what)
-        return seq, self._decode(self._states, data, what)
+        return seq, *self._decode(self._states, data, what)
 
     def message(self, index: int, data: bytes) -> bytes:
         return self._keyring.seal(data, f"{self._context}/message/{index}")
@@ -91,36 +110,47 @@ class Codec(Generic[S, E]):
         what = f"message {index} of {self._what}"
         return self._keyring.open(data, f"{self._context}/message/{index}", what)
 
-    def _decode(self, decoder: msgspec.msgpack.Decoder[tuple[int, T]], data: bytes, what: str) -> T:
+    def _decode(
+        self, decoder: msgspec.msgpack.Decoder[tuple[int, T, Head]], data: bytes, what: str
+    ) -> tuple[T, Head]:
         try:
-            _, content = decoder.decode(data)
+            version, content, head = decoder.decode(data)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            newer = _VERSION.decode(data)[0] > self._version
-            if newer:
-                raise CorruptState(
-                    f"{what} was written by a newer version of Troupe: upgrade this node"
-                ) from error
-            raise CorruptState(f"{what} can't be read: {error}") from error
-        return content
+            if _version_of(data) <= self._version:
+                raise CorruptState(f"{what} can't be read: {error}") from error
+            version = _version_of(data)
+        if version > self._version:
+            raise CorruptState(
+                f"{what} was written by a newer version of Troupe: upgrade this node"
+            )
+        return content, head
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_VERSION = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
-_cache: dict[int, tuple[object, object]] = {}
+_PARTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_cache: dict[tuple[object, object], tuple[object, object]] = {}
+
+
+def _version_of(data: bytes) -> int:
+    """The version that stored bytes say they are of; 0 if they don't say it."""
+    try:
+        return msgspec.msgpack.decode(_PARTS.decode(data)[0], type=int)
+    except (msgspec.MsgspecError, IndexError):
+        return 0
 
 
 def _decoders(
     event: object, state: type[S]
 ) -> tuple[
-    msgspec.msgpack.Decoder[tuple[int, list[E]]],
-    msgspec.msgpack.Decoder[tuple[int, S]],
+    msgspec.msgpack.Decoder[tuple[int, list[E], Head]],
+    msgspec.msgpack.Decoder[tuple[int, S, Head]],
 ]:
     """One pair of decoders for each machine: making one costs more than reading a row."""
-    found = _cache.get(id(event))
+    found = _cache.get((event, state))
     if found is None:
-        rows = msgspec.msgpack.Decoder(tuple[int, list[event]])  # type: ignore[valid-type]
-        states = msgspec.msgpack.Decoder(tuple[int, state])  # type: ignore[valid-type]
-        found = _cache[id(event)] = (rows, states)
+        rows = msgspec.msgpack.Decoder(tuple[int, list[event], Head])  # type: ignore[valid-type]
+        states = msgspec.msgpack.Decoder(tuple[int, state, Head])  # type: ignore[valid-type]
+        found = _cache[event, state] = (rows, states)
     return found  # type: ignore[return-value]
 
 
@@ -156,15 +186,23 @@ class Committer:
             batch = list(self._dirty)[:_MOST_PER_FLUSH]
             for entity in batch:
                 del self._dirty[entity]
-            appends = [entity.take() for entity in batch]
             try:
+                appends = [entity.take() for entity in batch]
                 outcomes = await self.journal.append(appends)
-            except TroupeError as error:
-                for entity in batch:
-                    entity.fail(error)
+            except Exception as error:  # whatever it is: those who wait must hear of it
+                self._fail(batch, error)
             else:
                 for entity, outcome in zip(batch, outcomes, strict=True):
+                    if outcome is not Outcome.OK:
+                        self._dirty.pop(entity, None)
                     entity.settle(outcome)
+
+    def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
+        if not isinstance(error, TroupeError):
+            error = StoreUnavailable(f"the journal failed: {type(error).__name__}: {error}")
+        for entity in batch:
+            self._dirty.pop(entity, None)
+            entity.fail(error)
 
 
 class Entity(Generic[S, C, E, R]):
@@ -185,12 +223,15 @@ class Entity(Generic[S, C, E, R]):
         self.epoch = 1 if creator else 0
         self.seq = 0
         self.broken: TroupeError | None = None
+        self.on_break: Callable[[], None] = lambda: None
+        self._strand = Strand(keyring)
         self._machine = machine
         self._committer = committer
         self._codec: Codec[S, E] = Codec(machine, key, keyring)
         self._clock = clock
         self._creator = creator
         self._events: list[E] = []
+        self._encoded: list[msgspec.Raw] = []
         self._messages: list[bytes] = []
         self._summary: Callable[[], Summary | None] = lambda: None
         self._waiting: list[asyncio.Future[None]] = []
@@ -224,9 +265,11 @@ class Entity(Generic[S, C, E, R]):
             raise self.broken
         events, reply = self._machine.decide(self.state, command, self._clock())
         if events:
+            encoded = [self._codec.encoded(event) for event in events]
             for event in events:
                 self.state = self._machine.evolve(self.state, event)
             self._events.extend(events)
+            self._encoded.extend(encoded)
             self._committer.enlist(self)
         return reply
 
@@ -269,7 +312,7 @@ class Entity(Generic[S, C, E, R]):
         if self._rows_since_snapshot == 0:
             return
         self._rows_since_snapshot = 0
-        seq, data = self.seq, self._codec.snapshot(self.seq, self.state)
+        seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._strand.head)
         outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
         if outcome is Outcome.FENCED:
             self.settle(outcome)
@@ -282,15 +325,19 @@ class Entity(Generic[S, C, E, R]):
     def take(self) -> Append:
         """For the committer: the queued events as one row."""
         events, self._events = self._events, []
+        encoded, self._encoded = self._encoded, []
         messages, self._messages = self._messages, []
         self._in_flight, self._waiting = self._waiting, []
-        row = self._codec.row(self.seq + 1, events)
+        audited = [event for event in events if isinstance(event, self._machine.audited)]
+        audit = [self._strand.row(self._clock(), self.epoch, audited)] if audited else []
+        row = self._codec.row(self.seq + 1, encoded, self._strand.head)
         append = Append(
             self.key,
             self.epoch,
             self.seq,
             row,
             messages=messages,
+            audit=audit,
             summary=self._summary(),
             create=self._creator if self.seq == 0 else "",
         )
@@ -300,8 +347,11 @@ class Entity(Generic[S, C, E, R]):
 
     def settle(self, outcome: Outcome) -> None:
         """For the committer: what became of the row."""
-        if outcome is not Outcome.OK:
+        if outcome is Outcome.FENCED:
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
+            return
+        if outcome is Outcome.GAP:
+            self.fail(StoreUnavailable(f"{self.key}: Redis has lost rows that it had confirmed"))
             return
         waiting, self._in_flight = self._in_flight or [], None
         for future in waiting:
@@ -315,12 +365,13 @@ class Entity(Generic[S, C, E, R]):
             if not future.done():
                 future.set_exception(error)
         self._in_flight, self._waiting = None, []
+        self.on_break()
 
     def _recover(self, loaded: Loaded) -> None:
         self.epoch, self.seq = loaded.epoch, loaded.seq
         seq = 0
         if loaded.snapshot is not None:
-            seq, self.state = self._codec.state(loaded.snapshot)
+            seq, self.state, self._strand.head = self._codec.state(loaded.snapshot)
         if seq + len(loaded.rows) != loaded.seq:
             raise CorruptState(
                 f"{self.key}: the journal has {len(loaded.rows)} rows after row {seq}, and should "
@@ -328,7 +379,8 @@ class Entity(Generic[S, C, E, R]):
             )
         for row in loaded.rows:
             seq += 1
-            for event in self._codec.events(seq, row):
+            events, self._strand.head = self._codec.events(seq, row)
+            for event in events:
                 self.state = self._machine.evolve(self.state, event)
         self._rows_since_snapshot = len(loaded.rows)
         self._machine.validate(self.state)
@@ -338,10 +390,17 @@ async def read(
     machine: Machine[S, C, E, R], key: Key, journal: Journal, keyring: Keyring
 ) -> S | None:
     """The state of an entity as stored, without taking it over; None if there is none."""
+    found = await read_with_head(machine, key, journal, keyring)
+    return found[0] if found else None
+
+
+async def read_with_head(
+    machine: Machine[S, C, E, R], key: Key, journal: Journal, keyring: Keyring
+) -> tuple[S, Head] | None:
+    """As `read`, with the head of the entity's audit strand."""
     loaded = await journal.read(key)
     if loaded.epoch == 0:
         return None
-    unused = Committer(journal)
-    entity = Entity(machine, key, unused, keyring, lambda: 0)
+    entity = Entity(machine, key, Committer(journal), keyring, lambda: 0)
     entity._recover(loaded)
-    return entity.state
+    return entity.state, entity._strand.head

@@ -196,7 +196,7 @@ class Spread:
         elif self._fail_fast and any(not result.success for result in results):
             self._fail_fast = False
             await self._cancel_rest()
-        elif not any(self._waiting.values()):
+        else:  # now: an `acquire` of ours that waits for slots was sent before these came free
             with contextlib.suppress(Unavailable):
                 await self.acquire("shared", [], 0.0)
 

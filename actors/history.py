@@ -7,11 +7,15 @@ from collections import deque
 import msgspec
 
 from actors.domain import session
+from actors.domain.errors import InvalidValue
 from actors.domain.messages import Message, estimated_tokens
 from actors.entity import Entity
 
 WINDOW = 64
 """How many of the newest messages are kept in memory."""
+
+MAX_MESSAGE = 8 * 1024 * 1024
+"""How large one message may be, in bytes as stored."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
@@ -29,11 +33,15 @@ class History:
 
     def add(self, message: Message, run: str = "", key: str = "") -> None:
         """Append; durable with the entity's next commit. As a step of a run it happens once."""
-        index = self._entity.state.messages
-        command = session.AddMessages(1, estimated_tokens(message), run, key)
-        if not self._entity.do(command):
+        index, data = self._entity.state.messages, _ENCODER.encode(message)
+        if len(data) > MAX_MESSAGE:
+            raise InvalidValue(
+                f"message: {len(data)} bytes, and one may have {MAX_MESSAGE}", field="message"
+            )
+        tokens = estimated_tokens(message)
+        if not self._entity.do(session.AddMessages(1, tokens, run, key, len(data))):
             return
-        self._entity.add_message(index, _ENCODER.encode(message))
+        self._entity.add_message(index, data)
         self._window.append(message)
         self._window_end = index + 1
 

@@ -8,25 +8,19 @@ import os
 
 from msgspec import structs
 
-from actors import wire
 from actors.activation import (
     Activation,
-    interrupted,
     new_entity,
     require_known,
     stored_entity,
 )
-from actors.agents import AgentFunction, unship
 from actors.batcher import Batcher
-from actors.calls import TurnInfo
 from actors.domain import session
 from actors.domain.budget import Exceeded, Granted, Want
-from actors.domain.errors import Fenced, InvalidAgent, NotFound, TroupeError
+from actors.domain.errors import Fenced, NotFound, TroupeError, Unavailable
 from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
-from actors.engine import TurnEngine
-from actors.fanout import Fanout
 from actors.history import SessionEntity
 from actors.outbox import Outbox
 from actors.ports import (
@@ -40,8 +34,7 @@ from actors.ports import (
     StoreProvider,
     Stores,
 )
-from actors.processes import AgentProcesses
-from actors.turn import Turn
+from actors.runs import Runs
 from actors.wiring import Wiring
 
 IDLE_S = 600.0
@@ -49,7 +42,7 @@ IDLE_S = 600.0
 
 _PUBLISH_EVERY_S = 0.1
 _HOUSEKEEPING_S = 5.0
-_CANCEL_LIMIT_S = 5.0
+_OUTAGE_PAUSE_S = 1.0
 
 
 class SessionHost:
@@ -70,14 +63,8 @@ class SessionHost:
         self._idle_us = int(idle_s * 1_000_000)
         self._live: dict[str, Activation] = {}
         self._activating: dict[str, asyncio.Task[Activation]] = {}
-        self._workers: dict[str, asyncio.Task[None]] = {}
-        self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
-        self._fanouts: dict[str, Fanout] = {}
-        self._finished: dict[str, asyncio.Event] = {}
         self._outboxes: dict[str, Outbox] = {}
-        self._agents: dict[str, AgentFunction] = {}
-        self._blobs: dict[str, bytes] = {}
-        self._processes = AgentProcesses()
+        self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost)
         self._lenders: dict[str, Batcher[Want, Granted | Exceeded]] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
@@ -108,7 +95,7 @@ class SessionHost:
         await self._wiring.registry.mark_running(session_id)
         activation.entity.do(session.AcceptRun(run_id, prompt, timeout))
         await activation.entity.committed()
-        self._work(activation)
+        self._runs.work(activation)
 
     async def result(
         self, session_id: str, scope: str, run_id: str, timeout_s: float
@@ -121,11 +108,8 @@ class SessionHost:
             if run_id not in state.runs and run_id not in state.results:
                 raise NotFound(f"run {run_id}: session {session_id} has no such run")
             if run_id in state.runs:
-                self._work(activation)
-                finished = self._finished.setdefault(run_id, asyncio.Event())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
-                        await finished.wait()
+                self._runs.work(activation)
+                await self._runs.wait(run_id, timeout_s)
             await activation.entity.committed()
             return state.results.get(run_id)
         finally:
@@ -134,7 +118,7 @@ class SessionHost:
     async def resume(self, session_id: str, scope: str) -> list[str]:
         """Go on with the runs that were queued or under way; their ids."""
         activation = await self._get(session_id, scope)
-        self._work(activation)
+        self._runs.work(activation)
         return list(activation.entity.state.runs)
 
     async def view(self, session_id: str, scope: str) -> SessionView:
@@ -186,13 +170,13 @@ class SessionHost:
         """The root sessions whose runs are under way here."""
         return [
             id
-            for id, worker in self._workers.items()
-            if not worker.done() and (one := self._live.get(id)) and one.profile.parent_id is None
+            for id in self._runs.at_work()
+            if (one := self._live.get(id)) and one.profile.parent_id is None
         ]
 
     async def warm(self) -> None:
         """Make ready for agents in processes of their own."""
-        self._processes.warm()
+        self._runs.warm()
 
     async def deactivate(self, session_id: str) -> bool:
         """Write a session out and let it go, if nothing runs in it."""
@@ -267,6 +251,7 @@ class SessionHost:
             entity, self._wiring, stores, workspace, self._lender(profile.scope, stores), self._note
         )
         self._live[activation.id] = activation
+        entity.on_break = lambda: self._runs.abandon(activation)
         self._tidy()
         return activation
 
@@ -283,7 +268,7 @@ class SessionHost:
         state = activation.entity.state
         if spec.run not in state.results and not state.closed:
             activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
-        self._work(activation)
+        self._runs.work(activation)
         return activation
 
     def _drop(self, activation: Activation) -> None:
@@ -298,110 +283,7 @@ class SessionHost:
             lender = self._lenders[scope] = Batcher(stores.budget.lease)
         return lender
 
-    # --- runs ----------------------------------------------------------------------------
-
-    def _work(self, activation: Activation) -> None:
-        """Have the session's runs go on, one after another."""
-        worker = self._workers.get(activation.id)
-        if worker is None or worker.done():
-            self._workers[activation.id] = asyncio.create_task(self._run_all(activation))
-
-    async def _run_all(self, activation: Activation) -> None:
-        state = activation.entity.state
-        profile = activation.profile
-        try:
-            while state.runs and not state.closed and not activation.closing:
-                await self._run(activation, next(iter(state.runs.values())))
-        except TroupeError as error:
-            if not interrupted(error):
-                raise
-            await self._lost(activation, error)
-            return
-        if profile.parent_id is not None:
-            self._hand_over(activation)
-        elif not state.runs:
-            await self._wiring.registry.unmark_running(activation.id)
-
-    async def _run(self, activation: Activation, run: session.Run) -> None:
-        entity = activation.entity
-        if run.started is None:
-            entity.do(session.StartRun(run.id))
-        activation.notify("run_started", run.prompt[:200])
-        fanout = Fanout(activation, self._hosts, self._name)
-        engine = TurnEngine(activation, run.id, fanout)
-        self._fanouts[activation.id] = fanout
-        turn = asyncio.create_task(self._turn(activation, run, engine))
-        self._turns[activation.id] = turn
-        try:
-            result = await _outcome(turn, activation.id, run)
-        finally:
-            engine.closed = True
-            self._turns.pop(activation.id, None)
-        if activation.closing or entity.state.closed or entity.broken:
-            await entity.committed()
-            return
-        if result.status == "timed_out":
-            await self._cancel_children(activation)
-        result = await activation.finish(run.id, result)
-        activation.notify("run_finished", result.error or "", result.cost)
-        self._fanouts.pop(activation.id, None)
-        self._announce(run.id)
-
-    async def _turn(
-        self, activation: Activation, run: session.Run, engine: TurnEngine
-    ) -> wire.Outcome:
-        profile = activation.profile
-        if profile.agent is None:
-            raise InvalidAgent(f"session {profile.id} has no agent: it was imported without one")
-        info = _turn_info(activation, run.id)
-        if profile.isolation == "process":
-            blob = await self._blob(profile.agent.digest)
-            return await self._processes.run(blob, info, run.prompt, profile.workspace_path, engine)
-        agent = await self._agent(profile.agent.digest)
-        return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
-
-    async def _blob(self, digest: str) -> bytes:
-        blob = self._blobs.get(digest)
-        if blob is None:
-            blob = self._blobs[digest] = await self._wiring.registry.agent(digest)
-        return blob
-
-    async def _agent(self, digest: str) -> AgentFunction:
-        agent = self._agents.get(digest)
-        if agent is None:
-            agent = self._agents[digest] = unship(await self._blob(digest))
-        return agent
-
-    def _hand_over(self, activation: Activation) -> None:
-        """A sub-agent is done: its result goes to the parent's outbox, and it is let go."""
-        profile, state = activation.profile, activation.entity.state
-        result = state.results.get(profile.id)
-        if result is not None:
-            assert profile.parent_id is not None
-            outbox = self._outboxes.setdefault(profile.parent_id, Outbox())
-            outbox.put(result)
-        if activation.calls == 0:
-            self._drop(activation)
-        self._workers.pop(activation.id, None)
-
-    async def _lost(self, activation: Activation, error: TroupeError) -> None:
-        """The activation can't go on. After an outage it is brought back here; fenced, it ends."""
-        self._drop(activation)
-        for run_id in activation.entity.state.runs:
-            self._announce(run_id)
-        if isinstance(error, Fenced):
-            return
-        await asyncio.sleep(1.0)
-        self._workers.pop(activation.id, None)
-        again = await self._get(activation.id, activation.profile.scope)
-        self._work(again)
-
-    def _announce(self, run_id: str) -> None:
-        finished = self._finished.pop(run_id, None)
-        if finished:
-            finished.set()
-
-    # --- closing -------------------------------------------------------------------------
+    # --- closing and leaving -------------------------------------------------------------
 
     async def _close(self, session_id: str, scope: str, reason: session.Closed) -> None:
         activation = await self._get(session_id, scope)
@@ -410,8 +292,8 @@ class SessionHost:
         try:
             profile = activation.profile
             runs = list(activation.entity.state.runs)
-            await self._stop_turn(activation)
-            await self._cancel_children(activation)
+            await self._runs.stop(activation)
+            await self._runs.cancel_children(activation)
             if reason:
                 activation.entity.do(session.Close(reason))
             await activation.entity.committed()
@@ -424,35 +306,36 @@ class SessionHost:
             activation.calls -= 1
             activation.closing = False
         for run_id in runs:
-            self._announce(run_id)
+            self._runs.announce(run_id)
         if profile.parent_id is not None:
             self._hand_over(activation)
 
-    async def _stop_turn(self, activation: Activation) -> None:
-        turn = self._turns.get(activation.id)
-        if turn is None:
-            return
-        while not turn.done():
-            turn.cancel()
-            await asyncio.wait([turn], timeout=_CANCEL_LIMIT_S)
+    def _hand_over(self, activation: Activation) -> None:
+        """A sub-agent is done: its result goes to the parent's outbox, and it is let go."""
+        profile, state = activation.profile, activation.entity.state
+        result = state.results.get(profile.id)
+        if result is not None and profile.parent_id is not None:
+            self._outboxes.setdefault(profile.parent_id, Outbox()).put(result)
+        if activation.calls == 0:
+            self._drop(activation)
 
-    async def _cancel_children(self, activation: Activation) -> None:
-        """Cancel what was spawned and has no result yet, wherever it runs."""
-        state, scope = activation.entity.state, activation.profile.scope
-        fanout = self._fanouts.get(activation.id)
-        where = dict(fanout.running) if fanout else {}
-        unfinished = [child.spec for child in state.children.values() if child.result is None]
-        if not unfinished:
-            return
-        await asyncio.gather(
-            *(self._cancel_child(spec, scope, where.get(spec.id)) for spec in unfinished)
-        )
+    async def _all_done(self, activation: Activation) -> None:
+        """A session has no more runs."""
+        if activation.profile.parent_id is not None:
+            self._hand_over(activation)
+        elif not activation.entity.state.runs:
+            await self._wiring.registry.unmark_running(activation.id)
 
-    async def _cancel_child(self, spec: ChildSpec, scope: str, slot: str | None) -> None:
-        if slot is None:
-            _, slot = await self._hosts.directory.locate(spec.id)
-        with contextlib.suppress(NotFound):
-            await self._hosts.host(slot).cancel(spec.id, scope, "its parent was cancelled")
+    async def _lost(self, activation: Activation, error: TroupeError) -> None:
+        """The activation can't go on. After an outage it is brought back here; fenced, it ends."""
+        self._drop(activation)
+        if isinstance(error, Fenced):
+            return
+        while True:
+            await asyncio.sleep(_OUTAGE_PAUSE_S)
+            with contextlib.suppress(Unavailable):
+                self._runs.work(await self._get(activation.id, activation.profile.scope))
+                return
 
     # --- housekeeping --------------------------------------------------------------------
 
@@ -513,29 +396,6 @@ class _Near:
         return self._hosts.directory
 
 
-async def _outcome(turn: asyncio.Task[wire.Outcome], session_id: str, run: session.Run) -> Result:
-    """What a turn came to; a Fenced or StoreUnavailable goes through, since it is no outcome."""
-    limit = None if run.timeout is None else run.timeout / 1_000_000
-    await asyncio.wait([turn], timeout=limit)
-    if not turn.done():
-        while not turn.done():
-            turn.cancel()
-            await asyncio.wait([turn], timeout=_CANCEL_LIMIT_S)
-        if turn.cancelled() or not turn.exception():
-            return Result(session_id, "timed_out", error=f"timed out after {limit:g} s")
-    if turn.cancelled():
-        return Result(session_id, "cancelled", error="cancelled")
-    error = turn.exception()
-    if error is not None:
-        if interrupted(error):
-            raise error
-        return Result(session_id, "failed", error=wire.error_text(error))
-    outcome = turn.result()
-    if outcome.error is not None:
-        return Result(session_id, "failed", error=outcome.error)
-    return Result(session_id, "completed", output=outcome.output, structured=outcome.structured)
-
-
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:
     return structs.replace(
         parent,
@@ -549,19 +409,4 @@ def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:
         model=spec.model,
         label=spec.label,
         capabilities=spec.capabilities,
-    )
-
-
-def _turn_info(activation: Activation, run_id: str) -> TurnInfo:
-    profile = activation.profile
-    return TurnInfo(
-        session_id=profile.id,
-        run_id=run_id,
-        family_id=profile.family_id,
-        depth=profile.depth,
-        workspace=profile.workspace_path,
-        system_prompt=profile.system_prompt,
-        model=profile.model,
-        user_id=profile.user_id,
-        parent_id=profile.parent_id,
     )

@@ -14,6 +14,7 @@ SESSION: Machine[session.State, session.Command, session.Event, session.Reply] =
     session.decide,
     session.evolve,
     session.validate,
+    (session.Created, session.WasClosed, session.ChildrenSpawned, session.Authorized),
 )
 BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Machine(
     "budget",
@@ -24,6 +25,7 @@ BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Mach
     budget.decide,
     budget.evolve,
     budget.validate,
+    (budget.FamilyOpened, budget.CapSet),
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
     Machine(
@@ -34,6 +36,7 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.initial,
         allowances.decide,
         allowances.evolve,
+        audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
     )
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
@@ -44,6 +47,7 @@ APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approval
     approvals.initial,
     approvals.decide,
     approvals.evolve,
+    audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
 )
 CAPABILITIES: Machine[
     capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
@@ -55,4 +59,5 @@ CAPABILITIES: Machine[
     capabilities.initial,
     capabilities.decide,
     capabilities.evolve,
+    audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
 )

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from actors.domain.budget import Exceeded, Granted, Want, Warning
+from actors.domain.errors import Fenced
 from actors.domain.session import State, committed_money
+
+_MOST_REPEATS = 3
+"""The budget ignores a message that it has seen. So often in a row it is not a repeated one."""
 
 Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
 
@@ -29,13 +33,15 @@ class Purse:
     async def hold(self, amount: int) -> Warning | Exceeded | None:
         """Set ``amount`` nano-USD aside, or say at which level there is no room."""
         self._held += amount
-        while True:
-            answer = await self._want(self._needed)
-            if isinstance(answer, Exceeded):
-                self._held -= amount
-                return answer
-            if answer.lent >= self._needed:
-                return answer.warning
+        try:
+            answer = await self._loan()
+        except BaseException:
+            self.drop(amount)
+            raise
+        if isinstance(answer, Exceeded):
+            self.drop(amount)
+            return answer
+        return answer.warning
 
     def drop(self, amount: int) -> None:
         """The decision that held ``amount`` is recorded, or will never be."""
@@ -50,6 +56,27 @@ class Purse:
         """Tell the budget what was spent, and keep no more than is needed."""
         if self._number or self._state().spent:
             await self._want(self._needed)
+
+    async def _loan(self) -> Granted | Exceeded:
+        """A loan for all that is needed now, or the refusal of it.
+
+        Answers to several messages that are under way at once may come in any order, and each
+        message asks for what the others have asked for too. So an answer is final only if it
+        covers what its message asked for, or if no other hold was given up in the meantime.
+        """
+        short = 0
+        while True:
+            total, number = self._needed, self._number + 1
+            answer = await self._want(total)
+            if isinstance(answer, Exceeded):
+                if self._needed >= total:
+                    return answer
+            elif answer.lent >= total:
+                return answer
+            elif number == self._number:
+                short += 1
+                if short == _MOST_REPEATS:
+                    raise Fenced(f"session {self._session}: a newer activation has its budget")
 
     @property
     def _needed(self) -> int:

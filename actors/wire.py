@@ -14,6 +14,7 @@ from actors.domain.errors import Detail, InvalidValue, TroupeError
 
 _HEADER = 4
 _LARGEST = 256 * 1024 * 1024
+_LARGEST_OUTPUT = _LARGEST // 4
 
 
 class Start(Struct, frozen=True, tag=True):
@@ -72,6 +73,8 @@ _FROM_PROCESS: msgspec.msgpack.Decoder[FromProcess] = msgspec.msgpack.Decoder(Fr
 def frame(message: ToProcess | FromProcess) -> bytes:
     """A message with its length in front."""
     data = _ENCODER.encode(message)
+    if len(data) > _LARGEST:
+        raise _too_large(len(data))
     return len(data).to_bytes(_HEADER, "big") + data
 
 
@@ -100,19 +103,23 @@ def outcome_of(value: object) -> Outcome:
     """What an agent returned, as text; an error if it does not serialise."""
     if value is None:
         return Outcome()
-    if isinstance(value, str):
-        return Outcome(value)
     try:
-        return Outcome(msgspec.json.encode(value).decode(), structured=True)
+        structured = not isinstance(value, str)
+        data = msgspec.json.encode(value) if structured else str(value).encode()
     except (TypeError, ValueError, OverflowError) as error:
         return Outcome(
             error=f"the agent returned {type(value).__name__}, no text and no JSON: {error}"
         )
+    if len(data) > _LARGEST_OUTPUT:
+        return Outcome(
+            error=f"the agent returned {len(data)} bytes; {_LARGEST_OUTPUT} at most can be kept"
+        )
+    return Outcome(data.decode(), structured)
 
 
 def error_text(error: BaseException) -> str:
-    """An agent's exception in one line."""
-    text = str(error).strip()
+    """An agent's exception in one line, of text that can be sent and stored."""
+    text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
     name = type(error).__name__
     return f"{name}: {text}" if text else name
 
@@ -120,5 +127,9 @@ def error_text(error: BaseException) -> str:
 async def _read(reader: asyncio.StreamReader) -> bytes:
     size = int.from_bytes(await reader.readexactly(_HEADER), "big")
     if size > _LARGEST:
-        raise InvalidValue(f"a message of {size} bytes is over the limit of {_LARGEST}")
+        raise _too_large(size)
     return await reader.readexactly(size)
+
+
+def _too_large(size: int) -> InvalidValue:
+    return InvalidValue(f"a message of {size} bytes is over the limit of {_LARGEST}")

@@ -6,10 +6,8 @@ import contextlib
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import Self
 
-import msgspec
 import ray
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
@@ -24,14 +22,6 @@ from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
 
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
-
-
-class Running(msgspec.Struct, frozen=True):
-    """What `troupe up` leaves for others to join."""
-
-    pid: int
-    address: str
-    settings: ClusterSettings
 
 
 class Connected:
@@ -59,27 +49,6 @@ class Connected:
             ray.shutdown()
         if self._guard:
             self._guard.stop()
-
-
-def running() -> Running | None:
-    """What `troupe up` has started on this state directory, if it is alive."""
-    file = up_file()
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=Running)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    try:
-        os.kill(found.pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return found
-
-
-def up_file() -> Path:
-    """Where `troupe up` says what it started."""
-    return state_directory() / "up.json"
 
 
 def join(address: str, settings: ClusterSettings) -> Connected:

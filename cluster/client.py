@@ -27,6 +27,7 @@ from cluster.calls import Calls
 from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
 from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
+from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
 
 _WATCH_S = 10.0
@@ -289,7 +290,7 @@ class Troupe:
                 redis_url, self._namespace, bootstrap.local_key_file(), idle_s=self._idle_s
             )
             return bootstrap.join(self._address, settings)
-        up = bootstrap.running()
+        up = running()
         if up and redis_url in (None, up.settings.redis_url):
             return bootstrap.join(
                 up.address, structs.replace(up.settings, namespace=self._namespace)

@@ -15,9 +15,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from actors.audit import Report
 from actors.domain.errors import TroupeError, Unavailable
 from actors.ports import FeedEvent, Place, SessionSummary, WorkspaceSettings
 from actors.wiring import Wiring
+from cluster.audit_log import StrandKey, report, strands
 from cluster.gate import Gate
 from cluster.pool import Isolation, Pool
 
@@ -226,6 +228,14 @@ class Directory:
     async def place_of(self, session_id: str) -> Place:
         """The scope and family of a session. NotFound if it is unknown."""
         return await self._wiring.registry.locate(session_id)
+
+    async def audit_strands(self, scope: str) -> list[StrandKey]:
+        """The entities of a workspace that have an audit strand."""
+        return await strands(self._wiring, scope)
+
+    async def audit_report(self, strand: StrandKey) -> Report:
+        """One strand, read and verified."""
+        return await report(self._wiring, strand)
 
     async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
         """Root sessions, the newest first, ``count`` of those older than ``after``."""

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from actors.audit import Report
 from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Decision, Entry, Scope
@@ -108,6 +109,11 @@ class Workspace:
     async def revoke(self, allowance_id: str) -> None:
         """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
         await self._calls.permissions(self.id).revoke(allowance_id)
+
+    async def audit(self) -> list[Report]:
+        """The audit log: every strand of the workspace, verified; see `Report.problem`."""
+        keys = await self._calls.directory.audit_strands(self.id)
+        return [await self._calls.directory.audit_report(key) for key in keys]
 
     async def inbox(self) -> list[InboxRequest]:
         """The requests that wait for a decision now, the most urgent first."""

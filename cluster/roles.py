@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,7 @@ from actors.ports import (
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.wiring import Wiring
 from cluster import remote
+from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
 from cluster.pool import Pool
 from cluster.redis.connection import Connection
@@ -24,8 +26,6 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
-
-CLUSTER_SCOPE = "cluster"
 
 
 def wire(settings: ClusterSettings) -> Wiring:
@@ -35,28 +35,35 @@ def wire(settings: ClusterSettings) -> Wiring:
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
 
-class Budget(BudgetActor):
+class _Process:
+    """What every actor says of its process."""
+
+    async def process_id(self) -> int:
+        return os.getpid()
+
+
+class Budget(_Process, BudgetActor):
     """``budget/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
         super().__init__(wire(settings), scope)
 
 
-class Allowances(PermissionsActor):
+class Allowances(_Process, PermissionsActor):
     """``allowances/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
         super().__init__(wire(settings), scope)
 
 
-class Capabilities(CapabilitiesActor):
+class Capabilities(_Process, CapabilitiesActor):
     """``capabilities``."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         super().__init__(wire(settings), CLUSTER_SCOPE)
 
 
-class SessionActor(SessionHost):
+class SessionActor(_Process, SessionHost):
     """``host/<id>``."""
 
     def __init__(self, settings: ClusterSettings, name: str) -> None:
@@ -64,7 +71,7 @@ class SessionActor(SessionHost):
         super().__init__(wire(settings), peers, peers, name, settings.idle_s)
 
 
-class DirectoryActor(Directory):
+class DirectoryActor(_Process, Directory):
     """``directory``."""
 
     def __init__(self, settings: ClusterSettings) -> None:

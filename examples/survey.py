@@ -23,7 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -37,6 +37,7 @@ from rich.tree import Tree
 from actors import (
     Boundary,
     BudgetConfig,
+    Decision,
     FileList,
     FileRead,
     McpToolCall,
@@ -47,6 +48,7 @@ from actors import (
     TroupeError,
     Turn,
 )
+from actors.agents import AgentFunction
 from actors.ports import FeedEvent
 from cluster import BudgetStatus, InboxRequest, Session, SessionTree, connect
 
@@ -59,8 +61,8 @@ TESTS = frozenset({"test", "tests", "idle_test"})
 
 PRICE_PER_BYTE = Decimal("0.000000001")
 AT_ONCE = 64
-NESTED_PACKAGES_ABOVE = 2
-"""Packages at this depth have all files below them as children: a family is 3 levels deep."""
+DEEPEST_PACKAGE = 2
+"""A package at this depth takes all files below it itself: a family may be 3 levels deep."""
 
 MODULES = "(modules)"
 """The pseudo-package of the files that are in no package."""
@@ -191,6 +193,16 @@ def grouped(directory: str, files: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
+def contents(directory: str, *, flat: bool = False) -> list[list[str]]:
+    """The packages in a directory, and the files in none of them; if ``flat``, all files below."""
+    files = files_below(directory)
+    if flat:
+        return [[], files]
+    groups = grouped(directory, files)
+    modules = groups.pop(MODULES, [])
+    return [list(groups), modules]
+
+
 def survey_plainly(directory: str) -> Survey:
     """The same as the tree of agents, by a plain loop."""
     directory = os.path.realpath(directory)
@@ -227,39 +239,33 @@ async def survey(turn: Turn, prompt: str) -> Survey:
     if not os.path.isdir(directory):
         raise NotADirectoryError(f"{directory} is not a directory")
     parse = McpToolCall("survey", "parse", {"path": directory})
-    async with turn.authorized(parse, context="parse all files of the survey") as permit:
-        proof = permit.decision.proof.partition(":")[0]
-        await turn.add_message(Message.assistant(f"call survey/parse: allowed by {proof}"))
-        packages = sorted(await _packages(turn, directory))
-        tasks = [_package_task(directory, package) for package in packages]
-        tasks += [
-            Task(look_elsewhere, wish, label=wish, isolation="shared") for wish in ELSEWHERE
-        ]
-        results = await turn.spawn(tasks, max_concurrent=AT_ONCE)
-    for wish, result in zip(ELSEWHERE, results[len(packages) :], strict=True):
-        await turn.add_message(Message.assistant(f"{wish}: {result.output or result.error}"))
+    async with turn.authorized(parse, context="to parse all files of the survey") as permit:
+        await _say(turn, f"call survey/parse: allowed by {_ground(permit.decision)}")
+        packages, modules = await _listed(turn, directory)
+        tasks = {package: _package_task(directory, package) for package in packages}
+        if modules:
+            tasks[MODULES] = _task(survey_modules, directory, MODULES)
+        others = [_task(look_elsewhere, wish, wish) for wish in ELSEWHERE]
+        results = await turn.spawn([*tasks.values(), *others], max_concurrent=AT_ONCE)
+    for wish, result in zip(ELSEWHERE, results[len(tasks) :], strict=True):
+        await _say(turn, f"{wish}: {result.output or result.error}")
     found = {
-        package: _findings(os.path.join(directory, package), result)
-        for package, result in zip(packages, results, strict=False)
+        package: _findings(directory, package, result)
+        for package, result in zip(tasks, results, strict=False)
     }
     return Survey(directory=directory, total=merged(found.values()), packages=found)
 
 
 async def survey_package(turn: Turn, directory: str) -> Findings:
-    """Surveys a package: its files by agents of their own, and the packages in it."""
-    if turn.depth < NESTED_PACKAGES_ABOVE:
-        packages = await _packages(turn, directory)
-    else:
-        packages = {MODULES: await turn.step("list", lambda: files_below(directory))}
-    nested = [package for package in packages if package != MODULES]
-    tasks = [_package_task(directory, package) for package in nested]
-    return await _gathered(turn, directory, packages.get(MODULES, []), tasks)
+    """Surveys a package: the packages in it, and its files, by agents of their own."""
+    packages, files = await _listed(turn, directory, flat=turn.depth == DEEPEST_PACKAGE)
+    return await _survey_all(turn, directory, packages, files)
 
 
 async def survey_modules(turn: Turn, directory: str) -> Findings:
     """Surveys the files that are in a directory itself."""
-    packages = await _packages(turn, directory)
-    return await _gathered(turn, directory, packages.get(MODULES, []), [])
+    _, files = await _listed(turn, directory)
+    return await _survey_all(turn, directory, [], files)
 
 
 async def survey_file(turn: Turn, path: str) -> Findings:
@@ -280,39 +286,183 @@ async def look_elsewhere(turn: Turn, wish: str) -> str:
     if not decision.allowed:
         return f"{decision.kind}, {decision.reason}"
     size = len(Path(path).read_bytes()) if verb == "read" else len(os.listdir(path))
-    return f"allowed by {decision.proof.partition(':')[0]}, found {size}"
+    return f"allowed by {_ground(decision)}, found {size}"
 
 
-async def _packages(turn: Turn, directory: str) -> dict[str, list[str]]:
+async def _listed(turn: Turn, directory: str, *, flat: bool = False) -> list[list[str]]:
     async with turn.authorized(FileList(directory)):
-        return await turn.step("list", lambda: grouped(directory, files_below(directory)))
+        return await turn.step("list", lambda: contents(directory, flat=flat))
 
 
-def _package_task(directory: str, package: str) -> Task:
-    agent, path = survey_package, os.path.join(directory, package)
-    if package == MODULES:
-        agent, path = survey_modules, directory
-    return Task(agent, path, label=package, isolation="shared", timeout=3600)
-
-
-async def _gathered(
-    turn: Turn, directory: str, files: Sequence[str], tasks: Sequence[Task]
+async def _survey_all(
+    turn: Turn, directory: str, packages: Sequence[str], files: Sequence[str]
 ) -> Findings:
-    """Run ``tasks`` and an agent for each file, and merge what they found."""
-    reads = [
-        Task(survey_file, path, label=os.path.basename(path), isolation="shared") for path in files
-    ]
-    results = await turn.spawn([*tasks, *reads], max_concurrent=AT_ONCE)
-    found = merged(_findings(directory, result) for result in results)
-    summary = f"{directory}: {found['files']} files, {found['lines']} lines"
-    await turn.add_message(Message.assistant(summary))
+    """Give each package and each file to a sub-agent, and merge what they find."""
+    tasks = {package: _package_task(directory, package) for package in packages}
+    tasks |= {path: _task(survey_file, path, os.path.basename(path)) for path in files}
+    results = await turn.spawn(list(tasks.values()), max_concurrent=AT_ONCE)
+    found = merged(_findings(directory, *each) for each in zip(tasks, results, strict=True))
+    await _say(turn, f"{found['files']} files, {found['lines']} lines")
     return found
 
 
-def _findings(path: str, result: Result) -> Findings:
+def _package_task(directory: str, package: str) -> Task:
+    return _task(survey_package, os.path.join(directory, package), package)
+
+
+def _task(agent: AgentFunction, prompt: str, label: str) -> Task:
+    return Task(agent, prompt, label=label, isolation="shared", timeout=3600)
+
+
+def _findings(directory: str, name: str, result: Result) -> Findings:
     """What a sub-agent found; if it failed, its error in place of findings."""
     if result.success:
         return cast("Findings", result.value)
     failed = nothing_found()
-    failed["skipped"] = [f"{path}: {result.error}"]
+    failed["skipped"] = [f"{os.path.join(directory, name)}: {result.error}"]
     return failed
+
+
+def _ground(decision: Decision) -> str:
+    return decision.proof.partition(":")[0]
+
+
+async def _say(turn: Turn, text: str) -> None:
+    await turn.add_message(Message.assistant(text))
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+POLICY = Policy(approval_required_tools=("survey/parse",))
+WORKSPACE_USD = 100
+BUDGET = BudgetConfig(session_max_usd=1, per_action_max_usd="0.01")
+
+
+class Desk:
+    """Answers requests for approval, as a person would, and keeps what it answered."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+
+    async def answer(self, request: InboxRequest) -> Literal["workspace", "session"] | None:
+        """What it says of a request; None leaves it open, for somebody who knows."""
+        given: Literal["workspace", "session"] | None = None
+        match request.action:
+            case McpToolCall("survey", "parse"):
+                given = "workspace"
+            case FileList(path) if path == TEMPORARY:
+                given = "session"
+        self.answers[request.description] = given or "no answer"
+        return given
+
+
+class Watch:
+    """What is going on, as far as the events tell. The report rests on results instead."""
+
+    def __init__(self) -> None:
+        self.known = 0
+        self.finished = 0
+        self.cost = 0
+        self.running: dict[str, str] = {}
+        self.decisions: Counter[str] = Counter()
+
+    def take(self, event: FeedEvent) -> None:
+        """Count an event."""
+        below = event.session_id != event.family_id
+        match event.kind:
+            case "spawned":
+                self.known += int(event.text.split()[0])
+            case "run_started" if below:
+                self.running[event.session_id] = event.label
+            case "run_finished" if below:
+                self.running.pop(event.session_id, None)
+                self.finished += 1
+            case "spent":
+                self.cost += event.cost
+            case "authorized":
+                kind, _, action = event.text.partition(": ")
+                self.decisions[f"{action.partition(':')[0]} {kind}"] += 1
+
+    @property
+    def now(self) -> str:
+        """Some of what runs, the newest first."""
+        return ", ".join(list(self.running.values())[:-5:-1])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the report is made of. Times in seconds."""
+
+    session_id: str
+    result: Result
+    tree: SessionTree
+    messages: list[str]
+    answers: dict[str, str]
+    decisions: dict[str, int]
+    waiting: list[str]
+    budget: BudgetStatus
+    workspace: BudgetStatus
+    seconds: float
+
+    @property
+    def survey(self) -> Survey:
+        """What the root came to; if it failed there is none."""
+        return cast("Survey", self.result.value)
+
+    @property
+    def sub_agents(self) -> int:
+        """How many there were, on all levels."""
+        return sum(1 for _ in self.tree.walk()) - 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether the root and all below it did what they should."""
+        return all(node.summary.status == "completed" for node in self.tree.walk())
+
+
+async def run(directory: str, desk: Desk, watch: Watch, show: Callable[[], None]) -> Outcome:
+    """Survey a directory on a cluster of its own, or the one that `troupe up` has started."""
+    began = time.monotonic()
+    async with connect() as troupe:
+        workspace = await troupe.workspace(
+            directory, max_usd=WORKSPACE_USD, policy=POLICY, boundary=Boundary()
+        )
+        session = await troupe.create_session(
+            survey,
+            workspace=workspace,
+            budget=BUDGET,
+            on_approval=desk.answer,
+            title=f"survey of {directory}"[:80],
+        )
+        following = asyncio.create_task(_follow(session, watch, show))
+        try:
+            result = await session.run(directory)
+        except asyncio.CancelledError:
+            print(f"stopped; to go on: troupe resume {session.id}", file=sys.stderr)
+            raise
+        finally:
+            following.cancel()
+        outcome = Outcome(
+            session_id=session.id,
+            result=result,
+            tree=await session.tree(),
+            messages=[message.text for message in await session.messages()],
+            answers=desk.answers,
+            decisions=dict(sorted(watch.decisions.items())),
+            waiting=[
+                request.description
+                for request in await workspace.inbox()
+                if request.family_id == session.id
+            ],
+            budget=await session.budget(),
+            workspace=await workspace.budget(),
+            seconds=time.monotonic() - began,
+        )
+        await session.end()
+    return outcome
+
+
+async def _follow(session: Session, watch: Watch, show: Callable[[], None]) -> None:
+    async for event in session.events():
+        watch.take(event)
+        show()

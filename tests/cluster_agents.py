@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -110,6 +111,17 @@ async def blocks(turn: Turn, prompt: str) -> str:
 async def exits(turn: Turn, prompt: str) -> str:
     """Ends its process."""
     os._exit(3)
+
+
+async def leaves(turn: Turn, prompt: str) -> str:
+    """Asks its process to end in the ordinary way."""
+    raise SystemExit(4)
+
+
+async def kills_itself(turn: Turn, prompt: str) -> str:
+    """Kills the process that it runs in."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
 
 
 async def returns_object(turn: Turn, prompt: str) -> object:

@@ -18,6 +18,18 @@ settings.register_profile("troupe-ci", settings.get_profile("troupe"), derandomi
 settings.load_profile("troupe-ci" if os.environ.get("CI") else "troupe")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the quick ones, then those that bring up clusters of their own, then the shared one.
+
+    A process can be in one Ray cluster at a time, and the shared one stays until the end.
+    """
+    items.sort(key=lambda item: (_uses(item, "cluster"), not _uses(item, "own_cluster")))
+
+
+def _uses(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Redis, started once: tests keep apart by a namespace of their own."""

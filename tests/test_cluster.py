@@ -140,9 +140,7 @@ async def test_an_approval_for_the_workspace_lets_every_session_pass(
         isolation="shared",
         on_approval=approve,  # type: ignore[arg-type]
     )
-    other = await troupe.create_session(
-        agents.calls_tool, workspace=workspace, isolation="shared"
-    )
+    other = await troupe.create_session(agents.calls_tool, workspace=workspace, isolation="shared")
     assert (await session.run("30")).output == "allowed approval"
     assert (await session.run("30")).output == "allowed allowance"
     assert (await other.run("30")).output == "allowed allowance"

@@ -15,10 +15,13 @@ import pytest
 import pytest_asyncio
 
 from cluster import Troupe, connect
-from tests import cluster_agents as agents
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.own_cluster,
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 _DRIVER = """
 import asyncio, sys

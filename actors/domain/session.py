@@ -32,6 +32,14 @@ from actors.domain.settings import Isolation, Limits
 
 MAX_QUEUED_RUNS = 64
 KEPT_RESULTS = 32
+SHARED_ATTEMPTS = 2
+"""After so many starts without a new step a shared run gets a process of its own."""
+
+MAX_ATTEMPTS = 8
+"""After so many starts without a new step a run has failed."""
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+"""How much the messages of one session may come to."""
 
 Closed: TypeAlias = Literal["", "ended", "cancelled"]
 
@@ -133,6 +141,8 @@ class Run(Struct):
     started: int | None = None
     cost: int = 0
     tool_calls: int = 0
+    epoch: int = 0
+    attempts: int = 0
     steps: dict[str, Step] = field(default_factory=dict)
 
 
@@ -147,6 +157,7 @@ class State(Struct):
     token_count: int = 0
     messages: int = 0
     first_message: int = 0
+    message_bytes: int = 0
     spent: int = 0
     reservations: dict[str, Reservation] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
@@ -183,7 +194,10 @@ class AcceptRun(Struct, frozen=True, tag=True):
 
 
 class StartRun(Struct, frozen=True, tag=True):
+    """Start a run, or start it again in a later activation's ``epoch``."""
+
     run: str
+    epoch: int = 0
 
 
 class FinishRun(Struct, frozen=True, tag=True):
@@ -206,6 +220,7 @@ class AddMessages(Struct, frozen=True, tag=True):
     tokens: int
     run: str = ""
     key: str = ""
+    bytes: int = 0
 
 
 class ClearMessages(Struct, frozen=True, tag=True):
@@ -221,6 +236,7 @@ class Authorize(Struct, frozen=True, tag=True):
     label: str
     decision: Decision
     deadline: int
+    action: str = ""
 
 
 class Settle(Struct, frozen=True, tag=True):
@@ -291,6 +307,7 @@ class RunAccepted(Struct, frozen=True, tag="accepted"):
 class RunStarted(Struct, frozen=True, tag="started"):
     run: str
     at: int
+    epoch: int = 0
 
 
 class RunFinished(Struct, frozen=True, tag="finished"):
@@ -309,6 +326,7 @@ class MessagesAdded(Struct, frozen=True, tag="messages"):
     tokens: int
     run: str = ""
     key: str = ""
+    bytes: int = 0
 
 
 class MessagesCleared(Struct, frozen=True, tag="cleared"):
@@ -322,6 +340,7 @@ class Authorized(Struct, frozen=True, tag="authorized"):
     label: str
     decision: Decision
     deadline: int
+    action: str = ""
 
 
 class Settled(Struct, frozen=True, tag="settled"):
@@ -401,11 +420,12 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             if known is not None and (known.payload is not None or step.payload is None):
                 return [], known
             return [StepRecorded(run, key, step)], step
-        case AddMessages(count, tokens, run, key):
+        case AddMessages(count, tokens, run, key, size):
             if key and _step(state, run, key):
                 return [], False
             _open(state)
-            return [MessagesAdded(count, tokens, run, key)], True
+            _require_room(state, size)
+            return [MessagesAdded(count, tokens, run, key, size)], True
         case ClearMessages(run, key):
             if key and _step(state, run, key):
                 return [], None
@@ -413,8 +433,8 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             return [MessagesCleared(run, key)], None
         case AcceptRun(run, prompt, timeout):
             return _accept(state, run, prompt, timeout, now)
-        case StartRun(run):
-            return _start(state, run, now), None
+        case StartRun(run, epoch):
+            return _start(state, run, epoch, now), None
         case FinishRun(run, result):
             return _finish(state, run, result, now)
         case Spawn():
@@ -446,9 +466,10 @@ def evolve(state: State, event: Event) -> State:
             if run := state.runs.get(reservation.run):
                 run.cost += actual
         case StepRecorded(run_id, key, step):
-            state.runs[run_id].steps[key] = step
-        case MessagesAdded(count, tokens, run_id, key):
+            _take_step(state.runs[run_id], key, step)
+        case MessagesAdded(count, tokens, run_id, key, size):
             state.messages += count
+            state.message_bytes += size
             state.token_count += tokens
             _mark(state, run_id, key, "message")
         case MessagesCleared(run_id, key):
@@ -457,13 +478,12 @@ def evolve(state: State, event: Event) -> State:
             _mark(state, run_id, key, "clear")
         case RunAccepted(run_id, prompt, at, timeout):
             state.runs[run_id] = Run(run_id, prompt, at, timeout)
-        case RunStarted(run_id, at):
-            state.runs[run_id].started = at
-            state.metadata.turn_count += 1
+        case RunStarted():
+            _apply_started(state, event)
         case RunFinished():
             _apply_finished(state, event)
         case ChildrenSpawned(run_id, key, label, children):
-            state.runs[run_id].steps[key] = Step("spawn", label, _ids(children))
+            _take_step(state.runs[run_id], key, Step("spawn", label, _ids(children)))
             state.spawned += len(children)
             for spec in children:
                 state.children[spec.id] = Child(spec, run_id)
@@ -480,6 +500,12 @@ def evolve(state: State, event: Event) -> State:
         case EscapeRemembered(path, always):
             (state.escapes if always else state.session_escapes).append(path)
     return state
+
+
+def isolation_of(state: State, run: Run) -> Isolation:
+    """Where a run belongs: one that keeps ending its actor goes to a process of its own."""
+    isolation = the_profile(state).isolation
+    return "process" if run.attempts > SHARED_ATTEMPTS else isolation
 
 
 def operation(run: str, key: str) -> str:
@@ -521,12 +547,21 @@ def _authorize(state: State, command: Authorize) -> tuple[list[Event], Reply]:
     decision = command.decision
     if not 0 <= decision.amount <= MAX_NANO:
         raise InvalidValue("cost_usd: out of range", field="cost_usd")
-    return [Authorized(command.run, command.key, command.label, decision, command.deadline)], None
+    return [
+        Authorized(
+            command.run,
+            command.key,
+            command.label,
+            decision,
+            command.deadline,
+            command.action,
+        )
+    ], None
 
 
 def _apply_authorized(state: State, event: Authorized) -> None:
     run, decision = state.runs[event.run], event.decision
-    run.steps[event.key] = Step("authorize", event.label, _encode(decision))
+    _take_step(run, event.key, Step("authorize", event.label, _encode(decision)))
     if not decision.allowed:
         return
     run.tool_calls += 1
@@ -561,15 +596,15 @@ def _accept(
     return [RunAccepted(run, prompt, now, timeout)], None
 
 
-def _start(state: State, run_id: str, now: int) -> list[Event]:
+def _start(state: State, run_id: str, epoch: int, now: int) -> list[Event]:
     _open(state)
     run = _run(state, run_id)
-    if run.started is not None:
+    if run.started is not None and run.epoch == epoch:
         return []
     first = next(iter(state.runs))
     if first != run_id:
         raise Busy(f"run {run_id} comes after run {first}, which is not finished", run=first)
-    return [RunStarted(run_id, now)]
+    return [RunStarted(run_id, now, epoch)]
 
 
 def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[Event], Reply]:
@@ -595,6 +630,20 @@ def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[E
     )
     settled: list[Event] = [Settled(id, amount) for id, amount in left_open.items()]
     return [*settled, RunFinished(run_id, whole)], whole
+
+
+def _apply_started(state: State, event: RunStarted) -> None:
+    run = state.runs[event.run]
+    run.attempts += 1
+    run.epoch = event.epoch
+    if run.started is None:
+        run.started = event.at
+        state.metadata.turn_count += 1
+
+
+def _take_step(run: Run, key: str, step: Step) -> None:
+    run.steps[key] = step
+    run.attempts = min(run.attempts, 1)  # it got on, so it is not what ends its actor
 
 
 def _apply_finished(state: State, event: RunFinished) -> None:
@@ -691,9 +740,18 @@ def _step(state: State, run: str, key: str) -> Step | None:
     return _run(state, run).steps.get(key)
 
 
+def _require_room(state: State, size: int) -> None:
+    if state.message_bytes + size > MAX_MESSAGE_BYTES:
+        raise LimitReached(
+            f"the messages of this session would come to over {MAX_MESSAGE_BYTES} bytes",
+            limit="message_bytes",
+            value=MAX_MESSAGE_BYTES,
+        )
+
+
 def _mark(state: State, run: str, key: str, kind: str) -> None:
     if key:
-        state.runs[run].steps[key] = Step(kind, "", b"")
+        _take_step(state.runs[run], key, Step(kind, "", b""))
 
 
 def _ids(children: list[ChildSpec]) -> bytes:

@@ -28,7 +28,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from actors.domain.errors import StoreUnavailable
+from actors.domain.errors import InvalidValue, StoreUnavailable
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
@@ -56,13 +56,7 @@ class Connection:
         self.url = url
         self._prefix = namespace
         self._patience_s = patience_s
-        self.client: redis.Redis = redis.Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=10,
-            socket_connect_timeout=5,
-        )
+        self.client: redis.Redis = _client(url)
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""
@@ -153,6 +147,23 @@ class Connection:
         await self.client.aclose()
 
 
+def _client(url: str) -> redis.Redis:
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=10,
+            socket_connect_timeout=5,
+        )
+    except ValueError:
+        raise InvalidValue(
+            f"redis_url: {shown(url)!r} is no Redis URL; give redis://user:password@host:6379 or "
+            "unix:///path/to.sock, with special characters of a password percent-encoded",
+            field="redis_url",
+        ) from None
+
+
 def _problems(info: dict[str, object], durable: bool) -> list[str]:
     version = str(info.get("valkey_version") or info.get("redis_version") or "0.0")
     numbers = tuple(int(part) for part in version.split(".")[:2])
@@ -203,6 +214,7 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """The URL without user, password and options, so without any secret."""
     scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    place = (rest if separator else url).rpartition("@")[2].partition("?")[0]
+    return f"{scheme}{separator}{place}" if separator else place

@@ -38,12 +38,8 @@ class RedisJournal:
         if len(by_scope) == 1:
             return await self._append(batch)
         groups = await asyncio.gather(*map(self._append, by_scope.values()))
-        outcomes = {
-            one.key: outcome
-            for group, results in zip(by_scope.values(), groups, strict=True)
-            for one, outcome in zip(group, results, strict=True)
-        }
-        return [outcomes[one.key] for one in batch]
+        outcomes = dict(zip(by_scope, map(iter, groups), strict=True))
+        return [next(outcomes[one.key.scope]) for one in batch]
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         base = self._base(key)

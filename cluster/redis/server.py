@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -22,6 +23,7 @@ from cluster.guard import Guard
 
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0
+_STOP_LIMIT_S = 20.0
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
@@ -34,9 +36,10 @@ class EmbeddedRedis:
         Raises ClusterUnavailable if another run holds the state directory, StoreUnavailable if
         there is no server binary or it does not start.
         """
-        self.directory = _private(state / "redis")
+        self.directory = _private(state / "redis").resolve()
         self.socket = _socket_path(self.directory)
-        self.url = f"unix://{self.socket}"
+        self.url = f"unix://{quote(str(self.socket))}"
+        self._stopped = False
         lock = _lock(self.directory, self.socket, state)
         try:
             self._guard = Guard(_command(self.directory, self.socket), (lock,))
@@ -53,6 +56,9 @@ class EmbeddedRedis:
     def stop(self) -> None:
         """Stop the server after it has written everything; idempotent."""
         self._guard.stop()
+        if not self._stopped and _owner(self.directory) == os.getpid():
+            _stop_leftover(self.socket)  # it is still there if somebody killed the guard
+        self._stopped = True
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
@@ -85,6 +91,22 @@ def find_binary() -> str:
     )
 
 
+def holder(state: Path) -> int | None:
+    """The process whose embedded server holds the state directory now; None if none does."""
+    try:
+        lock = os.open(state / "redis" / "lock", os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(lock, 20, 0).decode() or "0")
+    else:
+        return None
+    finally:
+        os.close(lock)
+
+
 def _command(directory: Path, socket: Path) -> list[str]:
     settings = {
         "port": "0",
@@ -108,19 +130,38 @@ def _lock(directory: Path, socket: Path, state: Path) -> int:
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(lock, True)
     deadline = time.monotonic() + _LEFTOVER_LIMIT_S
+    told_to_stop = False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _give_way(lock, state)
             if time.monotonic() > deadline:
+                if told_to_stop:
+                    os.close(lock)
+                    raise ClusterUnavailable(
+                        f"{state} is held by a left-over Redis that does not stop: end it, or "
+                        "choose another state directory with TROUPE_HOME"
+                    ) from None
                 _stop_leftover(socket)
-                deadline = time.monotonic() + _START_LIMIT_S
+                told_to_stop, deadline = True, time.monotonic() + _STOP_LIMIT_S
             time.sleep(0.02)
         else:
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)
             return lock
+
+
+def _owner(directory: Path) -> int:
+    """The process that started the server which holds the directory; 0 if none holds it."""
+    lock = os.open(directory / "lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(lock, 20, 0).decode() or "0")
+    finally:
+        os.close(lock)
+    return 0
 
 
 def _give_way(lock: int, state: Path) -> None:

@@ -1,0 +1,106 @@
+"""The audit log: what was allowed, decided, granted and revoked, in strands that can't be bent.
+
+Every entity has a strand of its own, written in the same step as the journal row with the events
+it tells of, so it never lags behind what a caller was told. A row holds its number and time, and
+its mark covers the mark of the row before. The newest mark and the number of rows are part of
+every journal row and snapshot. So a row that was changed, removed or moved shows, and so does a
+strand that was cut short. What does not show is an entity that was rolled back as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from actors.domain.errors import Tampered
+from actors.domain.keyring import Keyring
+
+_MARK_BYTES = 20
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Head(NamedTuple):
+    """How far a strand goes: the number of its rows, and the mark of the last."""
+
+    rows: int = 0
+    mark: bytes = b""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One event of the audit log; ``at`` in microseconds, ``detail`` as JSON values."""
+
+    strand: str
+    row: int
+    at: int
+    kind: str
+    detail: dict[str, object]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A strand that was read: its entries up to the first that is wrong, and what is wrong."""
+
+    strand: str
+    entries: list[Entry]
+    problem: str | None = None
+
+
+class Strand:
+    """The writing end of one entity's strand."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.head = Head()
+        self._keyring = keyring
+
+    def row(self, at: int, epoch: int, events: Sequence[object]) -> bytes:
+        """The next row, with these events."""
+        body = _ENCODER.encode((self.head.rows, at, epoch, events))
+        mark = self._keyring.mac(self.head.mark + body)
+        self.head = Head(self.head.rows + 1, mark)
+        return mark + body
+
+
+def verify(strand: str, rows: Sequence[bytes], head: Head, keyring: Keyring) -> Report:
+    """Read a strand and check it against the ``head`` that the entity's journal had just before.
+
+    Rows beyond the head are newer than it; nobody without the key could have made them.
+    """
+    entries: list[Entry] = []
+    marks = [b""]
+    for number, row in enumerate(rows):
+        problem = _problem(number, row, marks[-1], keyring)
+        if problem:
+            return Report(strand, entries, f"{strand}: entry {number} {problem}")
+        marks.append(row[:_MARK_BYTES])
+        entries.extend(_entries(strand, row[_MARK_BYTES:]))
+    if len(rows) < head.rows:
+        return Report(
+            strand, entries, f"{strand}: entry {len(rows)} and what followed were removed"
+        )
+    if marks[head.rows] != head.mark:
+        return Report(strand, entries, f"{strand}: entry {head.rows - 1} was changed")
+    return Report(strand, entries)
+
+
+def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | None:
+    body = row[_MARK_BYTES:]
+    try:
+        keyring.check(row[:_MARK_BYTES], before + body, "audit")
+    except Tampered:
+        pass
+    else:
+        return None
+    try:
+        own_number = msgspec.msgpack.decode(body)[0]
+    except (msgspec.MsgspecError, IndexError, TypeError):
+        return "was changed"
+    return "was changed" if own_number == number else "was removed or moved"
+
+
+def _entries(strand: str, body: bytes) -> list[Entry]:
+    number, at, _, events = msgspec.msgpack.decode(body)
+    return [
+        Entry(strand, number, at, event["type"], {k: v for k, v in event.items() if k != "type"})
+        for event in events
+    ]

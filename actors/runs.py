@@ -1,0 +1,251 @@
+"""Runs the agents of the sessions that are live in one actor, a session's runs one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+
+from actors import wire
+from actors.activation import Activation, interrupted
+from actors.agents import AgentFunction, unship
+from actors.calls import TurnInfo
+from actors.domain import session
+from actors.domain.errors import InvalidAgent, NotFound, TroupeError
+from actors.domain.result import Result
+from actors.domain.session import ChildSpec
+from actors.engine import TurnEngine
+from actors.fanout import Fanout
+from actors.ports import HostProvider, Registry
+from actors.processes import AgentProcesses
+from actors.turn import Turn
+from actors.watchdog import Watchdog, exit_process
+
+_CANCEL_PAUSE_S = 5.0
+_CANCEL_TRIES = 6
+
+ALWAYS_REPLAY = "TROUPE_ALWAYS_REPLAY"
+"""Environment variable: start every turn again after each of its steps, to test that it replays."""
+
+
+class Runs:
+    """The turns under way in this actor."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        hosts: HostProvider,
+        here: str,
+        done: Callable[[Activation], Awaitable[None]],
+        lost: Callable[[Activation, TroupeError], Awaitable[None]],
+    ) -> None:
+        """``done`` is told when a session has no more runs, ``lost`` when it can't go on here."""
+        self._registry = registry
+        self._hosts = hosts
+        self._here = here
+        self._done = done
+        self._lost = lost
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
+        self._fanouts: dict[str, Fanout] = {}
+        self._finished: dict[str, asyncio.Event] = {}
+        self._agents: dict[str, AgentFunction] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._processes = AgentProcesses()
+        self._watchdog = Watchdog()
+        self._always_replay = os.environ.get(ALWAYS_REPLAY) == "1"
+
+    def warm(self) -> None:
+        """Make ready for agents in processes of their own."""
+        self._processes.warm()
+
+    def work(self, activation: Activation) -> None:
+        """Have the session's runs go on."""
+        worker = self._workers.get(activation.id)
+        if worker is None or worker.done():
+            task = asyncio.create_task(self._run_all(activation))
+            self._workers[activation.id] = task
+            task.add_done_callback(lambda done: self._forget(activation.id, done))
+
+    def at_work(self) -> list[str]:
+        """The sessions whose runs are under way here."""
+        return [id for id, worker in self._workers.items() if not worker.done()]
+
+    async def wait(self, run_id: str, timeout_s: float) -> None:
+        """Return when the run has ended here, or time is up."""
+        finished = self._finished.setdefault(run_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await finished.wait()
+
+    def announce(self, run_id: str) -> None:
+        """Wake those who wait for a run."""
+        finished = self._finished.pop(run_id, None)
+        if finished:
+            finished.set()
+
+    def abandon(self, activation: Activation) -> None:
+        """The activation is fenced or broken: its agent must not go on."""
+        turn = self._turns.get(activation.id)
+        if turn:
+            turn.cancel()
+
+    async def stop(self, activation: Activation) -> None:
+        """Cancel the session's turn; returns when nothing of it runs."""
+        turn = self._turns.get(activation.id)
+        if turn:
+            await _cancelled(turn)
+
+    async def cancel_children(self, activation: Activation) -> None:
+        """Cancel what was spawned and has no result yet, wherever it runs."""
+        state, scope = activation.entity.state, activation.profile.scope
+        fanout = self._fanouts.get(activation.id)
+        where = dict(fanout.running) if fanout else {}
+        unfinished = [child.spec for child in state.children.values() if child.result is None]
+        await asyncio.gather(
+            *(self._cancel_child(spec, scope, where.get(spec.id)) for spec in unfinished)
+        )
+
+    def _forget(self, session_id: str, worker: asyncio.Task[None]) -> None:
+        if self._workers.get(session_id) is worker:
+            del self._workers[session_id]
+        if not worker.cancelled() and (error := worker.exception()):
+            raise error
+
+    async def _run_all(self, activation: Activation) -> None:
+        state = activation.entity.state
+        try:
+            while state.runs and not state.closed and not activation.closing:
+                await self._run(activation, next(iter(state.runs.values())))
+        except TroupeError as error:
+            if not interrupted(error):
+                raise
+            for run_id in list(state.runs):
+                self.announce(run_id)
+            self._workers.pop(activation.id, None)
+            await self._lost(activation, error)
+        else:
+            await self._done(activation)
+
+    async def _run(self, activation: Activation, run: session.Run) -> None:
+        entity = activation.entity
+        entity.do(session.StartRun(run.id, entity.epoch))
+        activation.notify("run_started", run.prompt[:200])
+        result = await self._attempt(activation, run)
+        if activation.closing or entity.state.closed or entity.broken:
+            await entity.committed()
+            return
+        if result.status == "timed_out":
+            await self.cancel_children(activation)
+        result = await activation.finish(run.id, result)
+        activation.notify("run_finished", result.error or "", result.cost)
+        self._fanouts.pop(activation.id, None)
+        self.announce(run.id)
+
+    async def _attempt(self, activation: Activation, run: session.Run) -> Result:
+        """Call the agent, and again from the start for as long as the engine asks for it."""
+        if run.attempts > session.MAX_ATTEMPTS:
+            error = f"its actor or process ended {run.attempts - 1} times without getting on"
+            return Result(activation.id, "failed", error=error)
+        limit = None if run.timeout is None else run.timeout / 1_000_000
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        while True:
+            fanout = Fanout(activation, self._hosts, self._here)
+            engine = TurnEngine(activation, run.id, fanout, self._always_replay)
+            self._fanouts[activation.id] = fanout
+            turn = asyncio.create_task(
+                self._turn(activation, run, engine), name=f"turn of {activation.id}"
+            )
+            engine.on_replay = turn.cancel
+            self._turns[activation.id] = turn
+            try:
+                result = await _outcome(turn, activation.id, limit, deadline)
+            finally:
+                engine.closed = True
+                self._turns.pop(activation.id, None)
+            if not engine.replay or activation.closing or activation.entity.broken:
+                return result
+
+    async def _turn(
+        self, activation: Activation, run: session.Run, engine: TurnEngine
+    ) -> wire.Outcome:
+        profile = activation.profile
+        if profile.agent is None:
+            raise InvalidAgent(f"session {profile.id} has no agent: it was imported without one")
+        info = _turn_info(activation, run.id)
+        if session.isolation_of(activation.entity.state, run) == "process":
+            blob = await self._blob(profile.agent.digest)
+            return await self._processes.run(blob, info, run.prompt, profile.workspace_path, engine)
+        agent = await self._agent(profile.agent.digest)
+        self._watchdog.watch()
+        try:
+            return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"the agent tried to end its process: {error!r}") from error
+
+    async def _blob(self, digest: str) -> bytes:
+        blob = self._blobs.get(digest)
+        if blob is None:
+            blob = self._blobs[digest] = await self._registry.agent(digest)
+        return blob
+
+    async def _agent(self, digest: str) -> AgentFunction:
+        agent = self._agents.get(digest)
+        if agent is None:
+            agent = self._agents[digest] = unship(await self._blob(digest))
+        return agent
+
+    async def _cancel_child(self, spec: ChildSpec, scope: str, slot: str | None) -> None:
+        if slot is None:
+            _, slot = await self._hosts.directory.locate(spec.id)
+        with contextlib.suppress(NotFound):
+            await self._hosts.host(slot).cancel(spec.id, scope, "its parent was cancelled")
+
+
+async def _outcome(
+    turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, deadline: float | None
+) -> Result:
+    """What a turn came to; a Fenced or StoreUnavailable goes through, since it is no outcome."""
+    left = None if deadline is None else max(deadline - asyncio.get_running_loop().time(), 0.0)
+    await asyncio.wait([turn], timeout=left)
+    if not turn.done():
+        await _cancelled(turn)
+        if turn.cancelled() or not turn.exception():
+            return Result(session_id, "timed_out", error=f"timed out after {limit:g} s")
+    if turn.cancelled():
+        return Result(session_id, "cancelled", error="cancelled")
+    error = turn.exception()
+    if error is not None:
+        if interrupted(error):
+            raise error
+        return Result(session_id, "failed", error=wire.error_text(error))
+    outcome = turn.result()
+    if outcome.error is not None:
+        return Result(session_id, "failed", error=outcome.error)
+    return Result(session_id, "completed", output=outcome.output, structured=outcome.structured)
+
+
+async def _cancelled(turn: asyncio.Task[wire.Outcome]) -> None:
+    """Cancel until it is done. An agent that will not be cancelled takes this process along."""
+    for _ in range(_CANCEL_TRIES):
+        turn.cancel()
+        await asyncio.wait([turn], timeout=_CANCEL_PAUSE_S)
+        if turn.done():
+            return
+    exit_process("an agent refuses to be cancelled")
+
+
+def _turn_info(activation: Activation, run_id: str) -> TurnInfo:
+    profile = activation.profile
+    return TurnInfo(
+        session_id=profile.id,
+        run_id=run_id,
+        family_id=profile.family_id,
+        depth=profile.depth,
+        workspace=profile.workspace_path,
+        system_prompt=profile.system_prompt,
+        model=profile.model,
+        user_id=profile.user_id,
+        parent_id=profile.parent_id,
+    )

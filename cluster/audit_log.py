@@ -1,0 +1,83 @@
+"""Finds and reads the audit strands of a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from actors.audit import Head, Report, verify
+from actors.domain.errors import TroupeError
+from actors.entity import Machine, read, read_with_head
+from actors.journal import Key
+from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.wiring import Wiring
+
+CLUSTER_SCOPE = "cluster"
+"""The scope of what belongs to no workspace."""
+
+_PAGE = 1000
+
+S = TypeVar("S")
+C = TypeVar("C")
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class StrandKey(NamedTuple):
+    """An entity that has a strand; one that is ``required`` must not be gone as a whole."""
+
+    key: Key
+    required: bool
+
+
+async def strands(wiring: Wiring, scope: str) -> list[StrandKey]:
+    """The strands of a workspace, and that of the cluster's capabilities."""
+    state = await read(BUDGET, Key(scope, "budget", "budget"), wiring.journal, wiring.keyring)
+    accounts = state.accounts if state else {}
+    families = state.families if state else {}
+    return [
+        StrandKey(Key(scope, "budget", "budget"), False),
+        StrandKey(Key(scope, "allowances", "allowances"), False),
+        StrandKey(Key(scope, "approvals", "approvals"), False),
+        StrandKey(Key(CLUSTER_SCOPE, "capabilities", "capabilities"), False),
+        *(
+            StrandKey(Key(scope, "session", id), id in families or account.spent > 0)
+            for id, account in accounts.items()
+        ),
+    ]
+
+
+async def report(wiring: Wiring, strand: StrandKey) -> Report:
+    """One strand, read and verified; an entity that can't be trusted is a problem, too."""
+    key = Key(*strand.key)
+    try:
+        head = await _HEADS[key.kind](wiring, key)
+    except TroupeError as error:
+        return Report(str(key), [], error.message)
+    if head is None:
+        return Report(str(key), [], _gone(key) if strand.required else None)
+    rows: list[bytes] = []
+    while page := await wiring.journal.audit(key, len(rows), len(rows) + _PAGE):
+        rows.extend(page)
+    return verify(str(key), rows, head, wiring.keyring)
+
+
+def _gone(key: Key) -> str:
+    return f"{key}: entry 0 and all that followed were removed"
+
+
+def _head_of(machine: Machine[S, C, E, R]) -> Callable[[Wiring, Key], Awaitable[Head | None]]:
+    async def head(wiring: Wiring, key: Key) -> Head | None:
+        found = await read_with_head(machine, key, wiring.journal, wiring.keyring)
+        return found[1] if found else None
+
+    return head
+
+
+_HEADS = {
+    ALLOWANCES.kind: _head_of(ALLOWANCES),
+    APPROVALS.kind: _head_of(APPROVALS),
+    BUDGET.kind: _head_of(BUDGET),
+    CAPABILITIES.kind: _head_of(CAPABILITIES),
+    SESSION.kind: _head_of(SESSION),
+}

@@ -1,0 +1,104 @@
+"""What all commands share: exit codes, errors, JSON, signals, and a cluster to talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import cluster
+from actors.domain.errors import CallError, TroupeError
+from actors.domain.json_value import JsonValue
+from cluster.console import say
+from cluster.display import waiting
+from cluster.running import running
+
+if TYPE_CHECKING:
+    from cluster.client import Troupe
+
+OK = 0
+FAILED = 1
+WRONG_CALL = 2
+UNAVAILABLE = 3
+INTERRUPTED = 130
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def print_json(document: JsonValue) -> None:
+    """The one JSON document of a command."""
+    print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
+
+
+def report(error: Exception, as_json: bool) -> int:
+    """Tell of an error in one line, and with ``as_json`` as a document too; the exit code."""
+    kind, message, code = type(error).__name__, str(error), UNAVAILABLE
+    if isinstance(error, CallError):
+        code = WRONG_CALL
+    elif not isinstance(error, TroupeError):
+        message = f"{kind}: {message}; this should not happen (TROUPE_DEBUG=1 shows where)"
+    line = " ".join(message.split())
+    say(f"troupe: {line}")
+    if os.environ.get("TROUPE_DEBUG"):
+        traceback.print_exception(error)
+    if as_json:
+        details = error.details if isinstance(error, TroupeError) else {}
+        print_json({"error": {"kind": kind, "message": line, "details": dict(details)}})
+    return code
+
+
+def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
+    """Run ``main()``; SIGINT and SIGTERM cancel it, so that it can say what is left. Exit code."""
+    with _raising(_SIGNALS):
+        try:
+            return asyncio.run(main())
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            return INTERRUPTED
+
+
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[Troupe]:
+    """The cluster that `troupe up` started, or one of our own for the length of the block."""
+    joining = running() is not None
+    text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
+    async with contextlib.AsyncExitStack() as stack:
+        with waiting(text):
+            troupe = await stack.enter_async_context(cluster.connect())
+        stack.enter_context(_cancelling(_SIGNALS))
+        yield troupe
+        if not joining:
+            stack.enter_context(waiting("stopping the cluster"))
+
+
+@contextlib.contextmanager
+def _raising(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Until the loop handles signals, they interrupt whatever is going on."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {one: signal.signal(one, interrupt) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def _cancelling(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for one in signals:
+        loop.add_signal_handler(one, task.cancel)
+    try:
+        yield
+    finally:
+        for one in signals:
+            loop.remove_signal_handler(one)

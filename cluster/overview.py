@@ -1,0 +1,147 @@
+"""What `troupe ps`, `tree` and `show` tell, gathered, and as JSON. Reads summaries only.
+
+A session that is stored as running while no host has its run was interrupted: whatever ran it died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from actors.domain.json_value import JsonValue
+from actors.domain.money import usd_text
+from actors.domain.result import Result
+from actors.domain.rfc3339 import to_rfc3339
+from actors.ports import SessionSummary
+from cluster.tree import SessionTree, build_tree
+
+if TYPE_CHECKING:
+    from cluster.client import Troupe
+    from cluster.handles import BudgetStatus, InboxRequest
+
+
+INTERRUPTED = "interrupted"
+_ACTIVE = ("running", "initialising")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A family in one line. ``total`` is the spend of all of it in nano-USD."""
+
+    summary: SessionSummary
+    status: str
+    agents: int
+    total: int
+
+
+async def list_sessions(troupe: Troupe, limit: int) -> list[Overview]:
+    """The newest root sessions, and every one with work in flight or interrupted."""
+    directory = troupe.calls.directory
+    newest, unfinished, working = await asyncio.gather(
+        troupe.sessions(limit=limit), directory.running(), directory.working()
+    )
+    known = {one.id for one in newest}
+    ids = [one.id for one in newest] + [id for id in reversed(unfinished) if id not in known]
+    families = await asyncio.gather(*(directory.family(id) for id in ids))
+    live = {*working, *await directory.working()}  # some have begun while we were reading
+    listed = zip(ids, families, strict=True)
+    return [summed_up(id, family, live) for id, family in listed if family]
+
+
+def summed_up(root: str, family: Iterable[SessionSummary], live: set[str]) -> Overview:
+    """A family in one line."""
+    nodes = list(build_tree(root, list(family)).walk())
+    summary = nodes[0].summary
+    return Overview(
+        summary,
+        status_of(summary, root in live),
+        len(nodes) - 1,
+        sum(node.summary.spent for node in nodes),
+    )
+
+
+async def get_tree(troupe: Troupe, session_id: str) -> tuple[SessionTree, bool]:
+    """The tree below a session, and whether its family is at work now."""
+    directory = troupe.calls.directory
+    before = await directory.working()
+    family = await directory.family(session_id)
+    live = {*before, *await directory.working()}
+    return build_tree(session_id, family), bool(live.intersection(one.id for one in family))
+
+
+def status_of(summary: SessionSummary, live: bool) -> str:
+    """A session's status; ``live`` says whether its family is at work."""
+    return INTERRUPTED if summary.status in _ACTIVE and not live else summary.status
+
+
+def overview_json(one: Overview) -> JsonValue:
+    return {
+        **_summary_json(one.summary, one.status),
+        "agents": one.agents,
+        "total_usd": usd_text(one.total),
+    }
+
+
+def tree_json(tree: SessionTree, live: bool) -> JsonValue:
+    return {
+        **_summary_json(tree.summary, status_of(tree.summary, live)),
+        "total_usd": usd_text(tree.total),
+        "children": [tree_json(child, live) for child in tree.children],
+    }
+
+
+def result_json(result: Result) -> dict[str, JsonValue]:
+    """``output`` is a text, or the JSON value that the agent returned."""
+    return {
+        "session": result.session_id,
+        "run": result.run_id,
+        "status": result.status,
+        "success": result.success,
+        "output": cast(JsonValue, result.value) if result.success else result.output,
+        "error": result.error,
+        "cost_usd": usd_text(result.cost),
+        "duration_s": result.duration_s,
+        "tool_calls": result.tool_calls,
+    }
+
+
+def budget_json(status: BudgetStatus) -> dict[str, JsonValue]:
+    return {
+        "spent_usd": usd_text(status.spent),
+        "reserved_usd": usd_text(status.reserved),
+        "max_usd": None if status.max is None else usd_text(status.max),
+    }
+
+
+def request_json(request: InboxRequest) -> JsonValue:
+    return {
+        "id": request.id,
+        "session": request.session_id,
+        "family": request.family_id,
+        "description": request.description,
+        "context": request.context,
+        "risk": request.risk,
+        "priority": request.priority,
+        "deferred": request.deferred,
+        "created": to_rfc3339(request.created_at),
+    }
+
+
+def _summary_json(summary: SessionSummary, status: str) -> dict[str, JsonValue]:
+    return {
+        "id": summary.id,
+        "parent": summary.parent_id,
+        "label": summary.label,
+        "status": status,
+        "error": summary.error,
+        "cost_usd": usd_text(summary.spent),
+        "isolation": summary.isolation,
+        "turns": summary.turns,
+        "messages": summary.messages,
+        "workspace": summary.workspace_path,
+        "user": summary.user_id,
+        "created": to_rfc3339(summary.created_at),
+        "updated": to_rfc3339(summary.updated_at),
+    }

@@ -1,0 +1,13 @@
+"""Process ids of our actors, for tests that kill them."""
+
+from __future__ import annotations
+
+from cluster import Troupe
+from cluster.remote import Proxy
+
+
+async def pid_of(troupe: Troupe, name: str) -> int:
+    """The process id of a named actor."""
+    pid = await Proxy(name, troupe.calls.settings.namespace).process_id()
+    assert isinstance(pid, int)
+    return pid

@@ -1,0 +1,57 @@
+"""Results on their way to a parent: kept until it has them, handed out as soon as they come."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.domain.result import Result
+from actors.outbox import Outbox
+
+A, B = Result("a", "completed"), Result("b", "failed")
+
+
+async def test_what_is_there_is_handed_out_at_once_and_again_until_it_was_seen() -> None:
+    outbox = Outbox()
+    assert outbox.empty
+    outbox.put(A)
+    outbox.put(B)
+    assert await outbox.collect([], 60) == [A, B]
+    assert await outbox.collect([], 60) == [A, B]
+    assert await outbox.collect(["a"], 60) == [B]
+    assert await outbox.collect(["b"], 0) == []
+    assert outbox.empty
+
+
+async def test_a_result_that_is_put_twice_is_there_once() -> None:
+    outbox = Outbox()
+    outbox.put(A)
+    outbox.put(A)
+    assert await outbox.collect([], 60) == [A]
+
+
+async def test_whoever_waits_hears_of_the_next_result() -> None:
+    outbox = Outbox()
+    outbox.put(A)
+    waiting = asyncio.create_task(outbox.collect(["a"], 60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    outbox.put(B)
+    assert await waiting == [B]
+
+
+async def test_all_who_wait_hear_of_it() -> None:
+    outbox = Outbox()
+    waiting = [asyncio.create_task(outbox.collect([], 60)) for _ in range(3)]
+    await asyncio.sleep(0)
+    outbox.put(A)
+    assert await asyncio.gather(*waiting) == [[A], [A], [A]]
+
+
+async def test_when_time_is_up_there_is_nothing() -> None:
+    assert await Outbox().collect([], 0.01) == []
+
+
+async def test_having_seen_what_is_not_there_does_no_harm() -> None:
+    outbox = Outbox()
+    outbox.put(A)
+    assert await outbox.collect(["stranger"], 60) == [A]

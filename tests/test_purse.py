@@ -1,0 +1,334 @@
+"""A session's money in hand, in front of a real budget: never more than was lent, and no
+refusal of what there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.batcher import Batcher
+from actors.domain import budget, session
+from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
+from actors.domain.errors import Fenced, StoreUnavailable
+from actors.domain.money import NANO
+from actors.domain.session import Reservation, committed_money
+from actors.purse import Purse
+
+ME = "me"
+
+
+class Bank:
+    """A budget, and how its messages travel: `post` is awaited with each before it arrives."""
+
+    def __init__(self, max: int | None) -> None:
+        self.state = budget.initial()
+        self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
+        self.wants: list[Want] = []
+
+    def do(self, command: budget.Command) -> budget.Reply:
+        events, reply = budget.decide(self.state, command, 0)
+        for event in events:
+            budget.evolve(self.state, event)
+        return reply
+
+    async def lend(self, want: Want) -> Granted | Exceeded:
+        self.wants.append(want)
+        return self.take([want])[0]
+
+    async def lend_many(self, wants: list[Want]) -> list[Granted | Exceeded]:
+        self.wants += wants
+        return self.take(wants)
+
+    def take(self, wants: list[Want]) -> list[Granted | Exceeded]:
+        return cast("list[Granted | Exceeded]", self.do(Lease(wants)))
+
+    @property
+    def held(self) -> int:
+        return budget.level(self.state, ME).held
+
+    @property
+    def spent(self) -> int:
+        return budget.level(self.state, ME).spent
+
+
+class Wallet:
+    """A session as the purse sees it: what it has spent and reserved."""
+
+    def __init__(self) -> None:
+        self.state = session.initial()
+        self.count = 0
+
+    def reserve(self, amount: int) -> str:
+        self.count += 1
+        self.state.reservations[f"{self.count}"] = Reservation("run", amount, 0)
+        return f"{self.count}"
+
+    def settle(self, id: str, actual: int) -> None:
+        del self.state.reservations[id]
+        self.state.spent += actual
+
+
+def purse(bank: Bank, wallet: Wallet, epoch: int = 1) -> Purse:
+    return Purse(ME, epoch, lambda: wallet.state, bank.lend)
+
+
+async def test_what_is_held_is_lent_by_the_budget() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    assert await mine.hold(30) is None
+    assert await mine.hold(20) is None
+    assert bank.held == 50
+
+
+async def test_a_refusal_names_the_level_and_holds_nothing() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(70)
+    assert await mine.hold(31) == Exceeded("session", 31, 30)
+    assert bank.held == 70
+    assert await mine.hold(30) == Warning("session", 100, 100, 80)
+
+
+async def test_a_hold_that_became_a_reservation_is_counted_once() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(60)
+    wallet.reserve(60)
+    mine.drop(60)
+    await mine.report()
+    assert bank.held == 60
+    assert isinstance(await mine.hold(41), Exceeded)
+
+
+async def test_what_was_not_spent_goes_back_with_the_next_report() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(60)
+    action = wallet.reserve(60)
+    mine.drop(60)
+    wallet.settle(action, 25)
+    await mine.report()
+    assert (bank.spent, bank.held) == (25, 25)
+
+
+async def test_what_was_overspent_is_reported_past_the_cap() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(100)
+    action = wallet.reserve(100)
+    mine.drop(100)
+    wallet.settle(action, 130)
+    await mine.report()
+    assert (bank.spent, bank.held) == (130, 130)
+
+
+async def test_a_no_gives_back_what_was_held_for_it() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(60)
+    await mine.give_back(60)
+    assert bank.held == 0
+
+
+async def test_a_session_that_has_spent_nothing_reports_nothing() -> None:
+    bank = Bank(100)
+    await purse(bank, Wallet()).report()
+    assert bank.wants == []
+
+
+async def test_a_session_that_comes_back_reports_what_it_had_spent() -> None:
+    bank, wallet = Bank(100), Wallet()
+    wallet.state.spent = 40
+    await purse(bank, wallet, epoch=2).report()
+    assert (bank.spent, bank.held) == (40, 40)
+
+
+async def test_what_the_activation_before_held_is_free_again() -> None:
+    bank, wallet = Bank(100), Wallet()
+    await purse(bank, wallet, epoch=1).hold(90)
+    assert await purse(bank, wallet, epoch=2).hold(50) is None
+    assert bank.held == 50
+
+
+async def test_an_activation_that_was_overtaken_stops() -> None:
+    bank, wallet = Bank(100), Wallet()
+    old = purse(bank, wallet, epoch=1)
+    await purse(bank, Wallet(), epoch=2).hold(10)
+    with pytest.raises(Fenced, match="session me: a newer activation"):
+        await old.hold(50)
+    assert bank.held == 10
+
+
+async def test_a_message_that_arrived_twice_does_not_pass_for_a_yes() -> None:
+    bank, wallet = Bank(10), Wallet()
+
+    async def twice(want: Want) -> Granted | Exceeded:
+        await bank.lend(want)
+        return await bank.lend(want)
+
+    mine = Purse(ME, 1, lambda: wallet.state, twice)
+    with pytest.raises(Fenced):
+        await mine.hold(11)
+    assert await mine.hold(7) is None
+    assert bank.held == 7
+
+
+async def test_a_message_that_failed_leaves_nothing_held() -> None:
+    bank, wallet = Bank(100), Wallet()
+    failing = True
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        if failing:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    with pytest.raises(StoreUnavailable):
+        await mine.hold(60)
+    assert bank.held == 60
+    failing = False
+    assert await mine.hold(50) is None
+    assert bank.held == 50
+
+
+async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
+    bank, wallet = Bank(100), Wallet()
+    arrived, never = asyncio.Event(), asyncio.Event()
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        if not arrived.is_set():
+            arrived.set()
+            await never.wait()
+        return await bank.lend(want)
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    holding = asyncio.create_task(mine.hold(60))
+    await arrived.wait()
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert await mine.hold(50) is None
+    assert bank.held == 50
+
+
+async def test_of_two_holds_at_once_the_one_that_fits_is_granted() -> None:
+    bank, wallet = Bank(15), Wallet()
+    batcher = Batcher(bank.lend_many)
+    mine = Purse(ME, 1, lambda: wallet.state, batcher)
+    first, second = await asyncio.gather(mine.hold(10), mine.hold(10))
+    assert first is None
+    assert isinstance(second, Exceeded)
+    assert bank.held == 10
+
+
+@pytest.mark.parametrize("amounts", [(99, 10), (10, 99)])
+async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
+    amounts: tuple[int, int],
+) -> None:
+    bank, wallet = Bank(15), Wallet()
+    batcher = Batcher(bank.lend_many)
+    mine = Purse(ME, 1, lambda: wallet.state, batcher)
+    answers = await asyncio.gather(*map(mine.hold, amounts))
+    assert {amount: type(answer) for amount, answer in zip(amounts, answers, strict=True)} == {
+        10: type(None),
+        99: Exceeded,
+    }
+    assert bank.held == 10
+
+
+class Post:
+    """Delivers messages, and their answers, in an order that the test draws."""
+
+    def __init__(self, bank: Bank, pick: Callable[[int], int]) -> None:
+        self._bank = bank
+        self._pick = pick
+        self._letters: list[asyncio.Future[None]] = []
+
+    async def lend(self, want: Want) -> Granted | Exceeded:
+        await self._travel()
+        answer = await self._bank.lend(want)
+        await self._travel()
+        return answer
+
+    async def deliver(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Bring letters one at a time until the tasks are done."""
+        while not all(task.done() for task in tasks):
+            if self._letters:
+                self._letters.pop(self._pick(len(self._letters))).set_result(None)
+            await asyncio.sleep(0)
+
+    async def _travel(self) -> None:
+        letter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._letters.append(letter)
+        await letter
+
+
+@given(
+    st.integers(0, 60),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20), st.booleans()), max_size=6),
+    st.data(),
+)
+def test_however_messages_travel_no_more_is_promised_than_was_lent(
+    cap: int, actions: list[tuple[int, int, bool]], data: st.DataObject
+) -> None:
+    bank, wallet = Bank(cap), Wallet()
+    post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
+    mine = Purse(ME, 1, lambda: wallet.state, post.lend)
+    promised = 0
+
+    async def act(amount: int, actual: int, allowed: bool) -> None:
+        nonlocal promised
+        if isinstance(await mine.hold(amount), Exceeded):
+            return
+        promised += amount
+        assert promised + committed_money(wallet.state) <= bank.held
+        await asyncio.sleep(0)
+        promised -= amount
+        if not allowed:
+            await mine.give_back(amount)
+            return
+        action = wallet.reserve(amount)
+        mine.drop(amount)
+        await asyncio.sleep(0)
+        wallet.settle(action, min(actual, amount))
+        await mine.report()
+
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(act(*action)) for action in actions]
+        await post.deliver(tasks)
+        await asyncio.gather(*tasks)
+        last = asyncio.create_task(mine.report())
+        await post.deliver([last])
+
+    asyncio.run(scenario())
+    assert bank.held <= cap
+    assert bank.held == bank.spent == wallet.state.spent
+
+
+@given(st.integers(0, 60), st.lists(st.integers(1, 30), max_size=8), st.data())
+def test_a_hold_is_refused_only_if_it_does_not_fit_beside_those_that_were_granted(
+    cap: int, amounts: list[int], data: st.DataObject
+) -> None:
+    bank, wallet = Bank(cap), Wallet()
+    post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
+    mine = Purse(ME, 1, lambda: wallet.state, post.lend)
+    granted: list[int] = []
+    refused: list[int] = []
+
+    async def hold(amount: int) -> None:
+        answer = await mine.hold(amount)
+        (refused if isinstance(answer, Exceeded) else granted).append(amount)
+
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(hold(amount)) for amount in amounts]
+        await post.deliver(tasks)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert sum(granted) <= cap
+    assert all(sum(granted) + amount > cap for amount in refused)
