@@ -45,7 +45,7 @@ class Activation:
         self.calls = 0
         self.closing = False
         self._feed = feed
-        self.purse = Purse(entity.key.id, entity.epoch, lambda: entity.state, lend)
+        self.purse = Purse(entity.key.id, entity.epoch, lambda: entity.state, lend, slack=True)
         self.interceptor = Interceptor(
             self.profile, workspace, stores, self.purse, wiring.clock, self._remember_escape
         )

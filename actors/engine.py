@@ -122,7 +122,7 @@ class TurnEngine:
         charge = cast(session.Charge, reply)
         await self._entity.committed()
         if charge.returned or charge.over:
-            await self._activation.purse.report()
+            await self._activation.purse.settled()
         if charge.charged:
             self._activation.notify("spent", cost=charge.charged)
         return calls.Charge(charge.charged, charge.over)

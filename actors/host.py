@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Coroutine
 
 from msgspec import structs
 
@@ -33,6 +34,7 @@ from actors.ports import (
     SessionView,
     StoreProvider,
     Stores,
+    WorkspaceSettings,
 )
 from actors.runs import Runs
 from actors.wiring import Wiring
@@ -43,6 +45,7 @@ IDLE_S = 600.0
 _PUBLISH_EVERY_S = 0.1
 _HOUSEKEEPING_S = 5.0
 _OUTAGE_PAUSE_S = 1.0
+_RECALL_POLL_S = 20.0
 
 
 class SessionHost:
@@ -193,10 +196,16 @@ class SessionHost:
     async def start_children(self, batch: Batch) -> None:
         """Start sub-agents; returns when they are durable. Their results go to the outbox."""
         stores = await self._stores.stores(batch.parent.scope)
+        workspace = await self._wiring.registry.workspace(batch.parent.scope)
         self._outboxes.setdefault(batch.parent.id, Outbox())
-        activations = await asyncio.gather(
-            *(self._child(batch.parent, spec, stores, batch.again) for spec in batch.children)
-        )
+        if batch.again:
+            activations = await asyncio.gather(
+                *(self._child_again(batch.parent, spec) for spec in batch.children)
+            )
+        else:
+            activations = [
+                self._child(batch.parent, spec, stores, workspace) for spec in batch.children
+            ]
         await asyncio.gather(*(one.entity.committed() for one in activations))
 
     async def collect(self, parent_id: str, seen: list[str], timeout_s: float) -> list[Result]:
@@ -242,29 +251,34 @@ class SessionHost:
         if create is not None:
             entity.do(create)
         require_known(entity)
-        return await self._enter(entity, stores)
+        workspace = await self._wiring.registry.workspace(scope)
+        return self._enter(entity, stores, workspace)
 
-    async def _enter(self, entity: SessionEntity, stores: Stores) -> Activation:
-        profile = session.the_profile(entity.state)
-        workspace = await self._wiring.registry.workspace(profile.scope)
-        activation = Activation(
-            entity, self._wiring, stores, workspace, self._lender(profile.scope, stores), self._note
-        )
+    def _enter(
+        self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
+    ) -> Activation:
+        lend = self._lender(workspace.scope, stores)
+        activation = Activation(entity, self._wiring, stores, workspace, lend, self._note)
         self._live[activation.id] = activation
         entity.on_break = lambda: self._runs.abandon(activation)
         self._tidy()
         return activation
 
-    async def _child(
-        self, parent: Profile, spec: ChildSpec, stores: Stores, again: bool
+    def _child(
+        self, parent: Profile, spec: ChildSpec, stores: Stores, workspace: WorkspaceSettings
     ) -> Activation:
+        """A sub-agent that was not there before."""
         profile = _child_profile(parent, spec, self._wiring.clock())
-        if again:
-            activation = await self._get(spec.id, parent.scope, session.Create(profile))
-        else:
-            entity = new_entity(self._wiring, profile, self._wiring.new_id())
-            entity.do(session.Create(profile))
-            activation = await self._enter(entity, stores)
+        entity = new_entity(self._wiring, profile, self._wiring.new_id())
+        entity.do(session.Create(profile))
+        return self._begin(self._enter(entity, stores, workspace), spec)
+
+    async def _child_again(self, parent: Profile, spec: ChildSpec) -> Activation:
+        """A sub-agent that may have been started before, here or elsewhere."""
+        profile = _child_profile(parent, spec, self._wiring.clock())
+        return self._begin(await self._get(spec.id, parent.scope, session.Create(profile)), spec)
+
+    def _begin(self, activation: Activation, spec: ChildSpec) -> Activation:
         state = activation.entity.state
         if spec.run not in state.results and not state.closed:
             activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
@@ -281,7 +295,30 @@ class SessionHost:
         lender = self._lenders.get(scope)
         if lender is None:
             lender = self._lenders[scope] = Batcher(stores.budget.lease)
+            self._in_background(self._return_slack(scope, stores))
         return lender
+
+    async def _return_slack(self, scope: str, stores: Stores) -> None:
+        """Give back what the sessions of a scope don't need whenever the budget calls for it."""
+        seen = 0
+        while True:
+            try:
+                call = await stores.budget.await_recall(self._name, seen, _RECALL_POLL_S)
+                if call != seen:
+                    wants = [
+                        want
+                        for one in self._live.values()
+                        if one.profile.scope == scope and (want := one.purse.call_back())
+                    ]
+                    await stores.budget.return_slack(self._name, call, wants)
+                    seen = call
+            except TroupeError:
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     # --- closing and leaving -------------------------------------------------------------
 
@@ -346,9 +383,7 @@ class SessionHost:
     def _tidy(self) -> None:
         if not self._tidying:
             self._tidying = True
-            task = asyncio.create_task(self._housekeeping())
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._in_background(self._housekeeping())
 
     async def _housekeeping(self) -> None:
         """Publish what happened, and deactivate what is idle, for as long as anything is live."""

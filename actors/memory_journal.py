@@ -29,6 +29,7 @@ class MemoryJournal:
     async def activate(self, key: Key) -> Loaded:
         stored = self.entities.setdefault(key, _Stored())
         stored.epoch += 1
+        stored.creator = ""
         return self._loaded(stored)
 
     async def read(self, key: Key) -> Loaded:
@@ -38,8 +39,8 @@ class MemoryJournal:
         return [self._append(one) for one in batch]
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
-        stored = self.entities.get(key, _Stored())
-        if stored.epoch != epoch:
+        stored = self.entities.get(key)
+        if stored is None or stored.epoch != epoch:
             return Outcome.FENCED
         if stored.seq < seq:
             return Outcome.GAP

@@ -2,46 +2,81 @@
 
 The session's journal says what was spent and reserved; the budget says what was lent. The purse
 only carries messages between the two, as totals: repeated or reordered, they change nothing.
+
+One message is under way at a time. It asks for all who wait, so that they need no message of their
+own; only if that does not fit is each asked for by itself, in order of arrival.
+
+With slack it also asks for more than it needs, the more the more often it has to ask, and what fits
+into that is held without a message. Slack that is called back goes back at once, whatever message
+is under way, and for a while the purse keeps none.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from actors.domain.budget import Exceeded, Granted, Want, Warning
 from actors.domain.errors import Fenced
 from actors.domain.session import State, committed_money
 
+Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
+
+FIRST_SLACK = 8
+"""The first slack that is asked for, in amounts of the action that needs it; then it doubles."""
+
+MOST_SLACK = 512
+"""The most slack that is asked for, in amounts of the action that needs it."""
+
+TIGHT_S = 1.0
+"""How long a purse keeps no slack after it was called back, in seconds."""
+
 _MOST_REPEATS = 3
 """The budget ignores a message that it has seen. So often in a row it is not a repeated one."""
-
-Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
 
 
 class Purse:
     """One for each activation; ``epoch`` is the activation's."""
 
-    def __init__(self, session_id: str, epoch: int, state: Callable[[], State], lend: Lend) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        epoch: int,
+        state: Callable[[], State],
+        lend: Lend,
+        slack: bool = False,
+    ) -> None:
+        """``slack`` allows it to ask for more than it needs."""
+        self._slack = FIRST_SLACK if slack else 0
+        self._tight_until = 0.0
         self._session = session_id
         self._epoch = epoch
         self._state = state
         self._lend = lend
         self._number = 0
+        self._asking = asyncio.Lock()
+        self._waiting = 0  # wanted by those who wait for an answer
         self._held = 0  # granted to decisions that are not recorded yet
-        self.lent = 0
+        self._lent = 0  # 0 also while it is not known
+        self._warning: Warning | None = None
 
     async def hold(self, amount: int) -> Warning | Exceeded | None:
-        """Set ``amount`` nano-USD aside, or say at which level there is no room."""
-        self._held += amount
+        """Set ``amount`` nano-USD aside, or say at which level there is no room.
+
+        Raises Fenced if the budget has heard from a newer activation of the session.
+        """
+        if self._needed + amount <= self._lent and not self._asking.locked():
+            self._held += amount
+            return None
+        self._waiting += amount
         try:
-            answer = await self._loan()
-        except BaseException:
-            self.drop(amount)
-            raise
-        if isinstance(answer, Exceeded):
-            self.drop(amount)
-            return answer
-        return answer.warning
+            async with self._asking:
+                refusal = await self._cover(amount)
+                if refusal is None:
+                    self._held += amount
+                return refusal or self._warning
+        finally:
+            self._waiting -= amount
 
     def drop(self, amount: int) -> None:
         """The decision that held ``amount`` is recorded, or will never be."""
@@ -54,38 +89,72 @@ class Purse:
 
     async def report(self) -> None:
         """Tell the budget what was spent, and keep no more than is needed."""
-        if self._number or self._state().spent:
-            await self._want(self._needed)
+        async with self._asking:
+            if self._number or self._state().spent:
+                await self._ask(self._needed)
 
-    async def _loan(self) -> Granted | Exceeded:
-        """A loan for all that is needed now, or the refusal of it.
+    async def settled(self) -> None:
+        """Less, or more, was spent than reserved: without slack the budget is told at once."""
+        if not self._slack or self._is_tight:
+            await self.report()
 
-        Answers to several messages that are under way at once may come in any order, and each
-        message asks for what the others have asked for too. So an answer is final only if it
-        covers what its message asked for, or if no other hold was given up in the meantime.
-        """
-        short = 0
-        while True:
-            total, number = self._needed, self._number + 1
-            answer = await self._want(total)
-            if isinstance(answer, Exceeded):
-                if self._needed >= total:
-                    return answer
-            elif answer.lent >= total:
-                return answer
-            elif number == self._number:
-                short += 1
-                if short == _MOST_REPEATS:
-                    raise Fenced(f"session {self._session}: a newer activation has its budget")
+    def call_back(self) -> Want | None:
+        """The message that returns all slack; from now on what was returned is not used."""
+        if not self._slack:
+            return None
+        self._tight_until = asyncio.get_running_loop().time() + TIGHT_S
+        if not self._number:
+            return None
+        self._lent = min(self._lent, self._needed)
+        self._number += 1
+        spent = self._state().spent
+        return Want(self._session, self._epoch, self._number, spent, self._needed)
+
+    @property
+    def _is_tight(self) -> bool:
+        return asyncio.get_running_loop().time() < self._tight_until
 
     @property
     def _needed(self) -> int:
         return committed_money(self._state()) + self._held
 
-    async def _want(self, total: int) -> Granted | Exceeded:
-        self._number += 1
-        want = Want(self._session, self._epoch, self._number, self._state().spent, total)
-        answer = await self._lend(want)
-        if isinstance(answer, Granted):
-            self.lent = answer.lent
-        return answer
+    async def _cover(self, amount: int) -> Exceeded | None:
+        """Have the loan cover ``amount`` beside what is needed already."""
+        mine, all_who_wait = self._needed + amount, self._needed + self._waiting
+        if mine <= self._lent:
+            return None
+        refusal = await self._ask(all_who_wait, self._wish(amount))
+        if refusal and all_who_wait > mine:
+            refusal = await self._ask(self._needed + amount)
+        return refusal
+
+    def _wish(self, amount: int) -> int:
+        """The slack to ask for along with ``amount``."""
+        if not self._slack or self._is_tight:
+            return 0
+        wish = self._slack * amount
+        self._slack = min(2 * self._slack, MOST_SLACK)
+        return wish
+
+    async def _ask(self, total: int, slack: int = 0) -> Exceeded | None:
+        """Report what was spent and have ``total`` lent in all, or say where there is no room."""
+        known, self._lent = self._lent, 0
+        repeats = 0
+        while repeats < _MOST_REPEATS:
+            self._number += 1
+            number = self._number
+            spent = self._state().spent
+            want = Want(self._session, self._epoch, number, spent, total, slack)
+            answer = await self._lend(want)
+            if number != self._number:  # slack was called back meanwhile: the answer is out of date
+                known = self._needed
+                slack = 0
+                continue
+            repeats += 1
+            if isinstance(answer, Exceeded):
+                self._lent = known
+                return answer
+            if answer.lent >= total:
+                self._lent, self._warning = answer.lent, answer.warning
+                return None
+        raise Fenced(f"session {self._session}: a newer activation has its budget")

@@ -19,6 +19,7 @@ from actors.domain.resource_pattern import exactly
 from actors.holder import Holder
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES
 from actors.ports import Asked
+from actors.recall import Recall
 from actors.wiring import Wiring
 
 ALWAYS_US = 60 * 60 * 1_000_000
@@ -33,6 +34,8 @@ class BudgetActor:
 
     def __init__(self, wiring: Wiring, scope: str) -> None:
         self._holder = Holder(BUDGET, scope, "budget", wiring)
+        self._clock = wiring.clock
+        self._recall = Recall()
 
     async def open_family(self, command: budget.OpenFamily) -> None:
         await self._holder.execute(command)
@@ -41,8 +44,26 @@ class BudgetActor:
         return cast("budget.Admitted | budget.Refused", await self._holder.execute(command))
 
     async def lease(self, wants: list[budget.Want]) -> list[budget.Granted | budget.Exceeded]:
-        replies = await self._holder.execute(budget.Lease(wants))
-        return cast("list[budget.Granted | budget.Exceeded]", replies)
+        """Decide each wish. Before one is refused, slack that others hold is called back."""
+        command = budget.Lease(wants)
+        if self._recall.any_slack:
+            entity = await self._holder.entity()
+            _, would_be = budget.decide(entity.state, command, self._clock())
+            if any(isinstance(one, budget.Exceeded) for one in _granted(would_be)):
+                await self._recall.call_back()
+        replies = _granted(await self._holder.execute(command))
+        if any(isinstance(one, budget.Granted) and one.warning for one in replies):
+            self._recall.announce()  # near a threshold everybody asks, so that all see it
+        return replies
+
+    async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
+        """Answered when slack is called back. A host that has lent slack on always waits here."""
+        return await self._recall.wait_for_call(host, seen, timeout_s)
+
+    async def return_slack(self, host: str, call: int, wants: list[budget.Want]) -> None:
+        """A host's answer to call number ``call``: the reports of all its purses."""
+        await self._holder.execute(budget.Lease(wants))
+        self._recall.returned(host, call)
 
     async def set_cap(self, command: budget.SetCap) -> None:
         await self._holder.execute(command)
@@ -52,6 +73,10 @@ class BudgetActor:
         levels = [budget.level(entity.state, name) for name in names]
         await entity.committed()
         return levels
+
+
+def _granted(replies: budget.Reply) -> list[budget.Granted | budget.Exceeded]:
+    return cast("list[budget.Granted | budget.Exceeded]", replies)
 
 
 class PermissionsActor:

@@ -86,6 +86,9 @@ async def _read_line() -> str | None:
     loop.add_reader(file, read)
     try:
         data: bytes = await ready
+    except asyncio.CancelledError:
+        say("")
+        raise
     finally:
         loop.remove_reader(file)
     return data.decode(errors="replace") if data else None

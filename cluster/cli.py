@@ -1,4 +1,4 @@
-"""The command ``troupe``: one function for each of its commands.
+"""The command ``troupe``: its commands and their options. What they do is in ``*_commands``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the run
 failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.
@@ -6,38 +6,248 @@ failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.
 
 from __future__ import annotations
 
-from enum import StrEnum
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
 import typer
+from typer.exceptions import Abort, TyperException
+
+from actors.domain.errors import InvalidValue
+from actors.domain.settings import Isolation
+from cluster import inspect_commands, local_commands, run_commands, session_commands
+from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
+from cluster.console import Folding, say
+
+_SIBLINGS = 20
 
 app = typer.Typer(
     name="troupe",
     help="Trees of agents that share budgets and permissions, and survive crashes.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-class Isolation(StrEnum):
-    PROCESS = "process"
-    SHARED = "shared"
+Approve: TypeAlias = Literal["ask", "all", "none"]
+Verdict: TypeAlias = Literal["approve", "deny"]
+Scope: TypeAlias = Literal["once", "session", "workspace", "always"]
+
+AgentName = Annotated[str, typer.Argument(metavar="FILE:AGENT", help="An async function in a file")]
+SessionId = Annotated[
+    str, typer.Argument(metavar="ID", help="A session, or 6 characters of its id or more")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
+Answers = Annotated[Approve, typer.Option(help="Who answers when an agent asks for approval")]
 
 
-class Approve(StrEnum):
-    ASK = "ask"
-    ALL = "all"
-    NONE = "none"
+@app.command()
+def up(as_json: AsJson = False) -> int:
+    """Start a cluster on this machine that the other commands join."""
+    return local_commands.up(as_json)
 
 
-class Verb(StrEnum):
-    APPROVE = "approve"
-    DENY = "deny"
+@app.command()
+def down(as_json: AsJson = False) -> int:
+    """Stop the cluster that `up` has started; sessions stay, and can be resumed."""
+    return local_commands.down(as_json)
 
 
-class Scope(StrEnum):
-    ONCE = "once"
-    SESSION = "session"
-    WORKSPACE = "workspace"
-    ALWAYS = "always"
+@app.command()
+def run(
+    agent: AgentName,
+    prompt: Annotated[str, typer.Option(help="What the agent is told")] = "",
+    workspace: Annotated[
+        Path | None, typer.Option(help="The directory it works in (default: this one)")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD", help="Most that the session may spend (100)")
+    ] = None,
+    per_action: Annotated[
+        str | None, typer.Option(metavar="USD", help="Most that one action may cost (10)")
+    ] = None,
+    isolation: Annotated[
+        Isolation | None, typer.Option(help="A process of its own (default), or a shared one")
+    ] = None,
+    approve: Answers = "ask",
+    run_id: Annotated[
+        str | None, typer.Option(metavar="UUID", help="The same id twice is one run")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Run in this session instead of a new one")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run an agent and wait for its result."""
+    options = run_commands.RunOptions(
+        agent=agent,
+        prompt=prompt,
+        workspace=workspace,
+        budget=budget,
+        per_action=per_action,
+        isolation=isolation,
+        approve=approve,
+        run_id=run_id,
+        session=session,
+    )
+    return run_until_done(lambda: run_commands.run(options, as_json))
+
+
+@app.command()
+def ps(
+    limit: Annotated[int, typer.Option(min=1, help="How many sessions, the newest first")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """List sessions."""
+    return run_until_done(lambda: inspect_commands.ps(limit, as_json))
+
+
+@app.command()
+def tree(
+    session: SessionId,
+    depth: Annotated[int | None, typer.Option(min=0, help="Levels below the session")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Fold no long lists")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show a session and its sub-agents, with the cost of each and of each branch."""
+    folding = Folding(depth, None if everything else _SIBLINGS)
+    return run_until_done(lambda: inspect_commands.tree(session, folding, as_json))
+
+
+@app.command()
+def show(
+    session: SessionId,
+    messages: Annotated[int, typer.Option(min=0, help="How many of the last messages")] = 10,
+    as_json: AsJson = False,
+) -> int:
+    """Show all about one session."""
+    return run_until_done(lambda: inspect_commands.show(session, messages, as_json))
+
+
+@app.command()
+def budget(
+    session: Annotated[str | None, typer.Argument(metavar="ID", help="A session")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="A workspace's directory")] = None,
+    cap: Annotated[
+        str | None, typer.Option("--set", metavar="USD", help="The new cap (workspace: or `none`)")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show what was spent and may be, or change a cap."""
+    return run_until_done(lambda: inspect_commands.budget(session, workspace, cap, as_json))
+
+
+@app.command()
+def approvals(
+    request: Annotated[str | None, typer.Argument(metavar="ID", help="A request")] = None,
+    verdict: Annotated[Verdict | None, typer.Argument(metavar="approve|deny")] = None,
+    scope: Annotated[Scope | None, typer.Option(help="How far it reaches (default: once)")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is denied")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List what waits for a decision, or decide it."""
+    if request is None:
+        return run_until_done(lambda: inspect_commands.list_approvals(as_json))
+    if verdict is None:
+        raise InvalidValue(f"approvals: approve or deny {request}?")
+    if verdict == "approve" and reason is None:
+        return run_until_done(lambda: inspect_commands.approve(request, scope or "once", as_json))
+    if verdict == "deny" and scope is None:
+        return run_until_done(lambda: inspect_commands.deny(request, reason or "", as_json))
+    raise InvalidValue("approvals: --scope goes with approve, --reason with deny")
+
+
+@app.command()
+def resume(
+    session: Annotated[str | None, typer.Argument(metavar="ID", help="A session")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that were interrupted")] = False,
+    approve: Answers = "ask",
+    as_json: AsJson = False,
+) -> int:
+    """Go on with runs that were interrupted or are queued, and wait for their results."""
+    return run_until_done(lambda: run_commands.resume(session, everything, approve, as_json))
+
+
+@app.command()
+def cancel(session: SessionId, as_json: AsJson = False) -> int:
+    """Stop a session and all below it, for good."""
+    return run_until_done(lambda: session_commands.cancel(session, as_json))
+
+
+@app.command()
+def end(session: SessionId, as_json: AsJson = False) -> int:
+    """Close a session and all below it: it takes no more runs."""
+    return run_until_done(lambda: session_commands.end(session, as_json))
+
+
+@app.command()
+def export(
+    session: SessionId,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write a session as a document."""
+    return run_until_done(lambda: session_commands.export(session, output, as_json))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A session document; - for input")],
+    skip_bad_messages: Annotated[
+        bool, typer.Option("--skip-bad-messages", help="Leave out messages that are wrong")
+    ] = False,
+    agent: Annotated[
+        str | None, typer.Option(metavar="FILE:AGENT", help="The agent that it is to run")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take in a session document."""
+    return run_until_done(lambda: session_commands.import_(file, skip_bad_messages, agent, as_json))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> int:
+    """Say what is there, what is missing, and what to do about it."""
+    return local_commands.examine(as_json)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = app(list(arguments), prog_name="troupe", standalone_mode=False)
+    except TyperException as error:
+        return _usage(error, as_json)
+    except (Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        return report(error, as_json)
+    return code if isinstance(code, int) else OK
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def _usage(error: TyperException, as_json: bool) -> int:
+    message = " ".join(error.format_message().split())
+    if not message:  # nothing was asked for, and the help has been shown
+        return OK
+    say(f"troupe: {message} (see `troupe --help`)")
+    if as_json:
+        print_json({"error": {"kind": "UsageError", "message": message, "details": {}}})
+    return WRONG_CALL
+
+
+if __name__ == "__main__":
+    main()

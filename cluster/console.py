@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _ENDLESS = 100_000  # columns where there is no terminal: lines are the reader's to break
 _SHORT = 60
+_FOLDED = frozenset({"budget", "output"})
+_NUMBERS = frozenset({"agents", "cost", "spent", "reserved", "cap", "used"})
 _STYLES = {
     "running": "cyan",
     "initialising": "cyan",
@@ -49,6 +51,17 @@ def stdout() -> Console:
 def stderr() -> Console:
     """Where progress, hints and errors go."""
     return _console(stderr=True)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print results; where they don't go to a terminal, without padding."""
+    console = stdout()
+    if console.is_terminal:
+        console.print(*renderables, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*renderables, sep="\n")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
 def say(text: str) -> None:
@@ -94,17 +107,22 @@ def ago(micros: int) -> str:
     return f"{int(seconds)} s ago"
 
 
-def sessions_table(listed: Iterable[Overview]) -> Table:
-    table = _table("session", "what", "status", "sub-agents", "cost", "age", "workspace")
+def sessions_table(listed: Iterable[Overview], width: int) -> Table:
+    """A row for each session; on a narrow terminal without what matters least."""
+    optional = [name for name, needed in (("age", 92), ("workspace", 120)) if width >= needed]
+    table = _table("session", "what", "status", "agents", "cost", *optional)
     for one in listed:
+        further = {
+            "age": Text(ago(one.summary.created_at)),
+            "workspace": Text(clean(one.summary.workspace_path or "-")),
+        }
         table.add_row(
             one.summary.id,
             Text(one_line(one.summary.label, 40)),
             _status(one.status),
             str(one.agents or ""),
             usd(one.total),
-            ago(one.summary.created_at),
-            Text(one.summary.workspace_path or "-"),
+            *(further[name] for name in optional),
         )
     return table
 
@@ -186,20 +204,19 @@ def budget_text(status: BudgetStatus) -> str:
     return f"{usd(status.spent)} {cap}{reserved}"
 
 
-def requests_table(requests: Iterable[InboxRequest]) -> Table:
-    table = _table("request", "priority", "risk", "what", "why", "session", "age", "state")
+def requests_view(requests: Iterable[InboxRequest]) -> Text:
+    """Two lines for each request, ids first so that they can be copied."""
+    view = Text()
     for one in requests:
-        table.add_row(
-            one.id,
-            one.priority,
-            one.risk,
-            Text(clean(one.description)),
-            Text(one_line(one.context)),
-            one.session_id,
-            ago(one.created_at),
-            "deferred" if one.deferred else "its agent waits",
-        )
-    return table
+        state = "deferred" if one.deferred else "its agent waits"
+        view.append(one.id, style="bold")
+        view.append(f"  {clean(one.description)}\n")
+        view.append(f"  {one.priority} priority, {one.risk} risk, {state}, ", style="dim")
+        view.append(f"{ago(one.created_at)}, session {one.session_id}\n", style="dim")
+        if one.context:
+            view.append(f"  why: {one_line(one.context, 200)}\n")
+    view.rstrip()
+    return view
 
 
 def _console(stderr: bool) -> Console:
@@ -212,13 +229,11 @@ def _console(stderr: bool) -> Console:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        is_id = name in ("session", "request", "run")
-        is_amount = name in ("cost", "spent", "reserved", "cap", "used", "sub-agents")
         table.add_column(
             name,
-            no_wrap=is_id or is_amount,
-            overflow="fold",
-            justify="right" if is_amount else "left",
+            no_wrap=name not in _FOLDED,
+            overflow="fold" if name in _FOLDED else "ellipsis",
+            justify="right" if name in _NUMBERS else "left",
         )
     return table
 

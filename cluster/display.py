@@ -55,25 +55,31 @@ class LiveDisplay:
     def __init__(self) -> None:
         self._spinner = Spinner("dots")
         self._started = time.monotonic()
-        self._live = Live(console=stderr(), auto_refresh=False, transient=True)
-        self._live.start()
+        self._live: Live | None = self._begun()
 
     def update(self, progress: Progress) -> None:
-        if self._live.is_started:
+        if self._live:
             took = time.monotonic() - self._started
             self._live.update(drawing(progress, took, self._spinner), refresh=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else."""
-        self._live.stop()
+        self.close()
         try:
             yield
         finally:
-            self._live.start()
+            self._live = self._begun()
 
     def close(self) -> None:
-        self._live.stop()
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _begun(self) -> Live:
+        live = Live(console=stderr(), auto_refresh=False, transient=True)
+        live.start()
+        return live
 
 
 class PlainDisplay:
@@ -124,7 +130,7 @@ def drawing(progress: Progress, took_s: float, spinner: RenderableType) -> Rende
     now = time.time()
     lines = [
         Text(
-            f"  {one_line(one.label)}  {lasting(max(now - one.since / 1_000_000, 0))}",
+            f"  {one_line(one.label)}  {lasting(max(now - one.since / 1_000_000, 1))}",
             style="dim",
             no_wrap=True,
             overflow="ellipsis",

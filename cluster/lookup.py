@@ -27,7 +27,8 @@ async def find_session(troupe: Troupe, text: str) -> Session:
     """The session that ``text`` means. NotFound for none, InvalidValue if it fits several."""
     given = check_fragment(text, "session")
     if not _WHOLE.fullmatch(given):
-        given = the_only_one(given, await troupe.calls.directory.find(given), "session")
+        found = await troupe.calls.directory.find(given)
+        given = the_only_one(given, found, "session", "troupe ps")
     session = troupe.session(given)
     await troupe.calls.directory.place_of(session.id)
     return session
@@ -39,7 +40,7 @@ async def find_request(troupe: Troupe, text: str) -> InboxRequest:
     requests = {request.id: request for request in await troupe.pending()}
     if given not in requests:
         fitting = [id for id in requests if id.startswith(given) or id.endswith(given)]
-        given = the_only_one(given, fitting, "open request")
+        given = the_only_one(given, fitting, "open request", "troupe approvals")
     return requests[given]
 
 
@@ -57,11 +58,11 @@ def check_fragment(text: str, what: str) -> str:
     return given
 
 
-def the_only_one(fragment: str, fitting: Iterable[str], what: str) -> str:
-    """The one id that fits."""
+def the_only_one(fragment: str, fitting: Iterable[str], what: str, lister: str) -> str:
+    """The one id that fits; ``lister`` is the command that lists them."""
     found = sorted(fitting)
     if not found:
-        raise NotFound(f"{what} {fragment}: there is none; `troupe ps` lists the sessions")
+        raise NotFound(f"{what} {fragment}: there is none; `{lister}` lists them")
     if len(found) > 1:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise InvalidValue(

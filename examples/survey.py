@@ -15,7 +15,6 @@ import argparse
 import ast
 import asyncio
 import contextlib
-import json
 import os
 import re
 import sys
@@ -23,16 +22,10 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypedDict, cast
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
-from rich.tree import Tree
 
 from actors import (
     Boundary,
@@ -49,8 +42,11 @@ from actors import (
     Turn,
 )
 from actors.agents import AgentFunction
-from actors.ports import FeedEvent
-from cluster import BudgetStatus, InboxRequest, Session, SessionTree, connect
+from cluster import InboxRequest, Troupe, connect
+from cluster.console import say, stdout
+from cluster.display import make_display, waiting
+from cluster.follow import follow
+from survey_report import Report, as_json, show, totals
 
 STDLIB = os.path.realpath(sysconfig.get_path("stdlib"))
 TEMPORARY = os.path.realpath(tempfile.gettempdir())
@@ -109,35 +105,38 @@ class Survey(TypedDict):
 
 def findings_of(path: str, source: bytes) -> Findings:
     """The findings in one file. One that does not parse counts, and is named in ``skipped``."""
-    findings = nothing_found()
-    findings.update(
-        files=1,
-        bytes=len(source),
-        lines=len(source.splitlines()),
-        todos=len(_NOTE.findall(source)),
-    )
+    functions: list[Function] = []
+    classes, imports, skipped = 0, set[str](), list[str]()
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
-        findings["skipped"] = [f"{path}: {error}"]
-        return findings
-    functions: list[Function] = []
-    imports: set[str] = set()
+        tree = ast.Module([], [])
+        skipped.append(f"{path}: {error}")
     for name, node in _statements(tree):
         match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                functions.append(Function(name=name, where=f"{path}:{node.lineno}", lines=lines))
+            case (
+                ast.FunctionDef(lineno=first, end_lineno=last)
+                | ast.AsyncFunctionDef(lineno=first, end_lineno=last)
+            ):
+                lines = (last or first) - first + 1
+                functions.append(Function(name=name, where=f"{path}:{first}", lines=lines))
             case ast.ClassDef():
-                findings["classes"] += 1
-            case ast.Import():
-                imports.update(alias.name.partition(".")[0] for alias in node.names)
+                classes += 1
+            case ast.Import(names):
+                imports.update(alias.name.partition(".")[0] for alias in names)
             case ast.ImportFrom(module=str(module), level=0):
                 imports.add(module.partition(".")[0])
-    findings["functions"] = len(functions)
-    findings["longest"] = _longest(functions)
-    findings["imports"] = {module: 1 for module in sorted(imports)}
-    return findings
+    return Findings(
+        files=1,
+        bytes=len(source),
+        lines=len(source.splitlines()),
+        functions=len(functions),
+        classes=classes,
+        todos=len(_NOTE.findall(source)),
+        longest=_longest(functions),
+        imports=dict.fromkeys(sorted(imports), 1),
+        skipped=skipped,
+    )
 
 
 def nothing_found() -> Findings:
@@ -222,8 +221,8 @@ def _statements(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         for block in ("body", "orelse", "finalbody", "handlers", "cases"):
             below = getattr(node, block, None)
             for child in below if isinstance(below, list) else ():
-                own = getattr(child, "name", None)
-                waiting.append((f"{name}.{own}".lstrip(".") if own else name, child))
+                defines = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+                waiting.append((f"{name}.{child.name}".lstrip(".") if defines else name, child))
 
 
 def _longest(functions: Iterable[Function]) -> list[Function]:
@@ -271,6 +270,7 @@ async def survey_modules(turn: Turn, directory: str) -> Findings:
 async def survey_file(turn: Turn, path: str) -> Findings:
     """Reads and parses one file."""
     async with turn.authorized(McpToolCall("survey", "parse", {"path": path})):
+        # no thread for the parsing: `ast.parse` of Python 3.11 fails in several threads at once
         cost = os.stat(path).st_size * PRICE_PER_BYTE
         async with turn.authorized(FileRead(path), cost_usd=cost, context="survey") as permit:
             source = Path(path).read_bytes()
@@ -285,8 +285,11 @@ async def look_elsewhere(turn: Turn, wish: str) -> str:
     decision = await turn.authorize(action, context="curiosity", timeout=PATIENCE_S)
     if not decision.allowed:
         return f"{decision.kind}, {decision.reason}"
-    size = len(Path(path).read_bytes()) if verb == "read" else len(os.listdir(path))
-    return f"allowed by {_ground(decision)}, found {size}"
+    if verb == "read":
+        found = f"{len(Path(path).read_bytes())} bytes"
+    else:
+        found = f"{len(os.listdir(path))} entries"
+    return f"allowed by {_ground(decision)}, found {found}"
 
 
 async def _listed(turn: Turn, directory: str, *, flat: bool = False) -> list[list[str]]:
@@ -334,135 +337,89 @@ async def _say(turn: Turn, text: str) -> None:
 # --- the program ---------------------------------------------------------------------------------
 
 POLICY = Policy(approval_required_tools=("survey/parse",))
-WORKSPACE_USD = 100
 BUDGET = BudgetConfig(session_max_usd=1, per_action_max_usd="0.01")
+WORKSPACE_USD = 100
 
 
-class Desk:
-    """Answers requests for approval, as a person would, and keeps what it answered."""
+async def run(troupe: Troupe, directory: str) -> Report:
+    """Survey a directory, showing progress, and end the session."""
+    answers: dict[str, str] = {}
 
-    def __init__(self) -> None:
-        self.answers: dict[str, str] = {}
-
-    async def answer(self, request: InboxRequest) -> Literal["workspace", "session"] | None:
-        """What it says of a request; None leaves it open, for somebody who knows."""
-        given: Literal["workspace", "session"] | None = None
+    async def decide(request: InboxRequest) -> Literal["workspace", "session"] | None:
+        """Answer as a person would; None leaves a request to somebody who knows."""
+        answer: Literal["workspace", "session"] | None = None
         match request.action:
             case McpToolCall("survey", "parse"):
-                given = "workspace"
+                answer = "workspace"
             case FileList(path) if path == TEMPORARY:
-                given = "session"
-        self.answers[request.description] = given or "no answer"
-        return given
+                answer = "session"
+        answers[request.description] = f"yes, for the {answer}" if answer else "nothing"
+        return answer
+
+    workspace = await troupe.workspace(
+        directory, max_usd=WORKSPACE_USD, policy=POLICY, boundary=Boundary()
+    )
+    session = await troupe.create_session(
+        survey, workspace=workspace, budget=BUDGET, on_approval=decide, title=f"survey {directory}"
+    )
+    display = make_display()
+    try:
+        [result] = await follow([(session, await session.start(directory))], display)
+    except asyncio.CancelledError:
+        say(f"stopped; to go on: troupe resume {session.id}")
+        raise
+    finally:
+        display.close()
+    report = Report(
+        result=result,
+        tree=await session.tree(),
+        said=[message.text for message in await session.messages()],
+        answers=answers,
+        waiting=[one.description for one in await workspace.inbox() if one.family_id == session.id],
+        session=await session.budget(),
+        workspace=await workspace.budget(),
+    )
+    await session.end()
+    return report
 
 
-class Watch:
-    """What is going on, as far as the events tell. The report rests on results instead."""
-
-    def __init__(self) -> None:
-        self.known = 0
-        self.finished = 0
-        self.cost = 0
-        self.running: dict[str, str] = {}
-        self.decisions: Counter[str] = Counter()
-
-    def take(self, event: FeedEvent) -> None:
-        """Count an event."""
-        below = event.session_id != event.family_id
-        match event.kind:
-            case "spawned":
-                self.known += int(event.text.split()[0])
-            case "run_started" if below:
-                self.running[event.session_id] = event.label
-            case "run_finished" if below:
-                self.running.pop(event.session_id, None)
-                self.finished += 1
-            case "spent":
-                self.cost += event.cost
-            case "authorized":
-                kind, _, action = event.text.partition(": ")
-                self.decisions[f"{action.partition(':')[0]} {kind}"] += 1
-
-    @property
-    def now(self) -> str:
-        """Some of what runs, the newest first."""
-        return ", ".join(list(self.running.values())[:-5:-1])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All that the report is made of. Times in seconds."""
-
-    session_id: str
-    result: Result
-    tree: SessionTree
-    messages: list[str]
-    answers: dict[str, str]
-    decisions: dict[str, int]
-    waiting: list[str]
-    budget: BudgetStatus
-    workspace: BudgetStatus
-    seconds: float
-
-    @property
-    def survey(self) -> Survey:
-        """What the root came to; if it failed there is none."""
-        return cast("Survey", self.result.value)
-
-    @property
-    def sub_agents(self) -> int:
-        """How many there were, on all levels."""
-        return sum(1 for _ in self.tree.walk()) - 1
-
-    @property
-    def complete(self) -> bool:
-        """Whether the root and all below it did what they should."""
-        return all(node.summary.status == "completed" for node in self.tree.walk())
-
-
-async def run(directory: str, desk: Desk, watch: Watch, show: Callable[[], None]) -> Outcome:
-    """Survey a directory on a cluster of its own, or the one that `troupe up` has started."""
+async def main(argv: Sequence[str] | None = None) -> int:
+    """Survey, and report; 0 if all went well, else 1."""
+    arguments = _arguments(argv)
     began = time.monotonic()
-    async with connect() as troupe:
-        workspace = await troupe.workspace(
-            directory, max_usd=WORKSPACE_USD, policy=POLICY, boundary=Boundary()
-        )
-        session = await troupe.create_session(
-            survey,
-            workspace=workspace,
-            budget=BUDGET,
-            on_approval=desk.answer,
-            title=f"survey of {directory}"[:80],
-        )
-        following = asyncio.create_task(_follow(session, watch, show))
-        try:
-            result = await session.run(directory)
-        except asyncio.CancelledError:
-            print(f"stopped; to go on: troupe resume {session.id}", file=sys.stderr)
-            raise
-        finally:
-            following.cancel()
-        outcome = Outcome(
-            session_id=session.id,
-            result=result,
-            tree=await session.tree(),
-            messages=[message.text for message in await session.messages()],
-            answers=desk.answers,
-            decisions=dict(sorted(watch.decisions.items())),
-            waiting=[
-                request.description
-                for request in await workspace.inbox()
-                if request.family_id == session.id
-            ],
-            budget=await session.budget(),
-            workspace=await workspace.budget(),
-            seconds=time.monotonic() - began,
-        )
-        await session.end()
-    return outcome
+    with contextlib.ExitStack() as starting:
+        starting.enter_context(waiting("starting Ray and Redis"))
+        async with connect() as troupe:
+            starting.close()
+            report = await run(troupe, arguments.directory)
+    seconds = time.monotonic() - began
+    if arguments.json:
+        print(as_json(report, seconds))
+    elif report.result.success:
+        show(report, stdout())
+        print(totals(report, seconds))
+    if report.result.error:
+        say(f"survey: {report.result.error}")
+    return 0 if report.complete else 1
 
 
-async def _follow(session: Session, watch: Watch, show: Callable[[], None]) -> None:
-    async for event in session.events():
-        watch.take(event)
-        show()
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "directory", nargs="?", default=STDLIB, help="what to survey (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    arguments = parser.parse_args(argv)
+    if not os.path.isdir(arguments.directory):
+        parser.error(f"{arguments.directory} is not a directory")
+    arguments.directory = os.path.realpath(arguments.directory)
+    return arguments
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main()))
+    except TroupeError as error:
+        sys.exit(f"survey: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -216,6 +216,43 @@ async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
     assert bank.held == 50
 
 
+async def test_holds_that_come_while_a_message_is_under_way_share_the_next() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = Purse(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    assert await asyncio.gather(*(mine.hold(2) for _ in range(30))) == [None] * 30
+    assert [want.lent for want in bank.wants] == [2, 60]
+
+
+async def test_all_that_one_message_covers_are_warned_with_it() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = Purse(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    warning = Warning("session", 90, 100, 80)
+    answers = await asyncio.gather(*(mine.hold(30) for _ in range(3)))
+    assert answers == [None, warning, warning]
+
+
+async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
+    bank, wallet = Bank(100), Wallet()
+    lost = False
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        if lost:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    await mine.hold(60)
+    mine.drop(60)
+    lost = True
+    with pytest.raises(StoreUnavailable):
+        await mine.report()
+    lost = False
+    assert bank.held == 0
+    await mine.hold(50)
+    assert bank.held == 50
+
+
 async def test_of_two_holds_at_once_the_one_that_fits_is_granted() -> None:
     bank, wallet = Bank(15), Wallet()
     batcher = Batcher(bank.lend_many)

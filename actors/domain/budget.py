@@ -10,6 +10,7 @@
    than the last seen is ignored, so reordering changes nothing either.
 5. Spend may pass a cap only by a report of spend above the loan (an over-settle: the money is
    gone). Nothing else does, and nothing lowers spend.
+6. Slack is lent only well below every warning threshold, and is part of what is held.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from actors.domain.errors import CorruptState, InvalidValue, NotFound
 from actors.domain.money import MAX_NANO, usd_text
 
 WORKSPACE = "workspace"
+
+SLACK_SHARE = 16
+"""One wish for slack gets at most this part of the room that is left below a threshold."""
 
 _MAX_TOTAL = 1 << 62  # the sum of many accounts may pass MAX_NANO; it must stay a 64-bit integer
 
@@ -107,13 +111,17 @@ class Admit(Struct, frozen=True, tag=True):
 
 
 class Want(Struct, frozen=True):
-    """A session's report (total spent) and wish (total loan)."""
+    """A session's report (total spent) and wish (total loan).
+
+    ``slack`` is how much more it would like to have, so that it need not ask so often.
+    """
 
     session: str
     epoch: int
     number: int
     spent: int
     lent: int
+    slack: int = 0
 
 
 class Lease(Struct, frozen=True, tag=True):
@@ -352,10 +360,38 @@ def _lease_one(
     refusal = _refusal(state, totals, account, spent, lent)
     if refusal:
         lent = max(account.lent, spent)
+    else:
+        lent += _slack(state, totals, account, lent, want.slack)
     event = Reported(want.session, want.epoch, want.number, spent, lent)
     if refusal:
         return event, refusal
     return event, Granted(lent, _warning(state, totals, account, lent))
+
+
+def _slack(
+    state: State, totals: dict[str, tuple[int, int]], account: Account, lent: int, wish: int
+) -> int:
+    """What is lent beyond the need: a share of the room below every level's warning threshold.
+
+    Nothing is lent across a threshold, so that the spend that reaches it is seen when it does.
+    """
+    if wish <= 0:
+        return 0
+    more = lent - account.held
+    for name in _levels(account):
+        cap = _cap_or_allotment(state, name)
+        if cap.max is None:
+            continue
+        threshold = cap.max * cap.warn_at_percent // 100
+        room = threshold - 1 - totals.get(name, (0, 0))[1] - more
+        wish = min(wish, room // SLACK_SHARE)
+    return max(wish, 0)
+
+
+def _cap_or_allotment(state: State, name: str) -> Cap:
+    if name in state.allotments:
+        return Cap(state.allotments[name], 100)
+    return _cap(state, name)
 
 
 def _refusal(

@@ -31,7 +31,7 @@ class RedisRegistry:
     def __init__(self, connection: Connection, keyring: Keyring) -> None:
         self._redis = connection
         self._keyring = keyring
-        self._settings: dict[str, WorkspaceSettings] = {}
+        self._settings: dict[str, tuple[bytes, WorkspaceSettings]] = {}
 
     async def put_agent(self, digest: str, blob: bytes) -> None:
         sealed = self._keyring.seal(blob, f"agent/{digest}")
@@ -47,7 +47,6 @@ class RedisRegistry:
         return self._keyring.open(sealed, f"agent/{digest}", f"agent {digest[:12]}")
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
-        self._settings[settings.scope] = settings
         sealed = self._keyring.seal(_ENCODER.encode(settings), f"workspace/{settings.scope}")
         key = self._redis.key("workspaces")
         await self._redis.command("HSET", key, settings.scope, sealed)
@@ -135,5 +134,10 @@ class RedisRegistry:
         return decode_summary(data) if data else None
 
     def _open(self, scope: str, sealed: bytes) -> WorkspaceSettings:
+        known = self._settings.get(scope)
+        if known and known[0] == sealed:  # checking a policy costs milliseconds
+            return known[1]
         what = f"the settings of workspace {scope}"
-        return _SETTINGS.decode(self._keyring.open(sealed, f"workspace/{scope}", what))
+        settings = _SETTINGS.decode(self._keyring.open(sealed, f"workspace/{scope}", what))
+        self._settings[scope] = (sealed, settings)
+        return settings

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from actors.audit import Head
 from actors.domain import budget
 from actors.domain.budget import (
     WORKSPACE,
@@ -483,13 +484,15 @@ def test_a_stored_cap_that_is_out_of_range_is_refused(cap: int, where: str) -> N
 
 @pytest.mark.parametrize("spent", [float("nan"), float("inf"), 1.5, -0.0, "5", None, True])
 def test_a_stored_spend_that_is_no_whole_number_stops_the_store(spent: object) -> None:
-    data = plain()
-    data["accounts"][ROOT]["spent"] = spent
-    keyring, key = Keyring(bytes(32)), Key("scope", "budget", "budget")
-    sealed = keyring.seal(msgspec.msgpack.encode((1, data)), "scope/budget/budget/snapshot/3")
-    codec = Codec(BUDGET, key, keyring)
+    keyring, place = Keyring(bytes(32)), "scope/budget/budget/snapshot/3"
+    codec = Codec(BUDGET, Key("scope", "budget", "budget"), keyring)
+    good = codec.snapshot(3, tampered(), Head())
+    assert codec.state(good)[1] == tampered()
+    version, state, *rest = msgspec.msgpack.decode(keyring.open(good[8:], place, "it"))
+    state["accounts"][ROOT]["spent"] = spent
+    wrong = keyring.seal(msgspec.msgpack.encode((version, state, *rest)), place)
     with pytest.raises(CorruptState, match="the snapshot of budget/budget can't be read"):
-        codec.state((3).to_bytes(8, "big") + sealed)
+        codec.state(good[:8] + wrong)
 
 
 def plain() -> dict[str, dict[str, dict[str, object]]]:

@@ -1,0 +1,216 @@
+"""The commands that look at what is there: `ps`, `tree`, `show`, `budget`, `approvals`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from actors.domain.errors import InvalidValue, NotFound
+from actors.domain.json_value import JsonValue
+from actors.domain.money import to_nano, to_usd
+from cluster import console
+from cluster.cli_common import OK, connected, print_json
+from cluster.console import Folding, say
+from cluster.lookup import find_request, find_session
+from cluster.overview import (
+    INTERRUPTED,
+    budget_json,
+    get_tree,
+    list_sessions,
+    overview_json,
+    request_json,
+    result_json,
+    status_of,
+    tree_json,
+)
+
+if TYPE_CHECKING:
+    from cluster.client import Troupe
+    from cluster.handles import ApprovalScope, BudgetStatus, InboxRequest, Workspace
+
+_NO_CAP = "none"
+
+
+async def ps(limit: int, as_json: bool) -> int:
+    """The newest sessions, and all that have work in flight."""
+    async with connected() as troupe:
+        listed = await list_sessions(troupe, limit)
+        if as_json:
+            print_json({"sessions": [overview_json(one) for one in listed]})
+        elif not listed:
+            say("troupe: no sessions yet: `troupe run FILE:AGENT --prompt …` makes one")
+        else:
+            console.show(console.sessions_table(listed, console.stdout().width))
+            if len(listed) >= limit:
+                say(f"troupe: the newest {limit}; --limit N shows more")
+        _hint_at_resume([one.summary.id for one in listed if one.status == INTERRUPTED])
+    return OK
+
+
+async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
+    """A session and all below it, with costs."""
+    async with connected() as troupe:
+        session = await find_session(troupe, session_id)
+        found, live = await get_tree(troupe, session.id)
+        if as_json:
+            print_json(tree_json(found, live))
+        else:
+            console.show(console.tree_view(found, live, folding))
+        if status_of(found.summary, live) == INTERRUPTED:
+            _hint_at_resume([found.summary.family_id])
+    return OK
+
+
+async def show(session_id: str, messages: int, as_json: bool) -> int:
+    """All about one session."""
+    async with connected() as troupe:
+        session = await find_session(troupe, session_id)
+        found, live = await get_tree(troupe, session.id)
+        view, budget = await session.status(), await session.budget()
+        status = status_of(view.summary, live)
+        history = await session.messages(last=messages) if messages else []
+        agents = sum(1 for _ in found.walk()) - 1
+        if as_json:
+            summary = cast("dict[str, JsonValue]", tree_json(found, live))
+            del summary["children"]
+            print_json(
+                {
+                    **summary,
+                    "agents": agents,
+                    "agent": view.profile.agent.name if view.profile.agent else None,
+                    "model": view.profile.model,
+                    "tags": view.tags,
+                    "tool_calls": view.tool_call_count,
+                    "approvals": view.approval_count,
+                    "tokens": view.token_count,
+                    "queued": view.queued,
+                    "running": view.running,
+                    "budget": budget_json(budget),
+                    "results": [result_json(one) for one in view.results.values()],
+                    "last_messages": [{"role": one.role, "text": one.text} for one in history],
+                }
+            )
+        else:
+            console.show(console.session_details(view, status, budget, agents, found.total))
+            if view.results:
+                console.show("\n[bold]runs[/bold]", console.results_view(view.results.values()))
+            if history:
+                console.show("\n[bold]last messages[/bold]", console.messages_view(history))
+        if status == INTERRUPTED:
+            _hint_at_resume([view.summary.family_id])
+    return OK
+
+
+async def budget(
+    session_id: str | None, directory: Path | None, cap: str | None, as_json: bool
+) -> int:
+    """What was spent and may be: of a session, of a workspace, or of every workspace."""
+    if session_id is not None and directory is not None:
+        raise InvalidValue("budget: give a session or --workspace, not both")
+    if cap is not None and session_id is None and directory is None:
+        raise InvalidValue("--set: whose cap? Give a session or --workspace DIR")
+    if directory is not None and not directory.is_dir():
+        raise InvalidValue(f"--workspace: {directory} is not a directory")
+    if cap is not None and (session_id is not None or cap != _NO_CAP):
+        to_nano(cap, "--set")
+    async with connected() as troupe:
+        if session_id is not None:
+            found = [await _session_budget(troupe, session_id, cap)]
+        elif directory is not None:
+            found = [await _workspace_budget(troupe, directory, cap)]
+        else:
+            workspaces = await troupe.workspaces()
+            budgets = await asyncio.gather(*(one.budget() for one in workspaces))
+            found = [(one.path, status) for one, status in zip(workspaces, budgets, strict=True)]
+        if as_json:
+            print_json({"budgets": [{"name": name, **budget_json(one)} for name, one in found]})
+        elif found:
+            console.show(console.budgets_table(found))
+        else:
+            say("troupe: no workspaces yet: the first `troupe run` registers one")
+    return OK
+
+
+async def list_approvals(as_json: bool) -> int:
+    """What waits for a decision, the most urgent first."""
+    async with connected() as troupe:
+        requests = await troupe.pending()
+        if as_json:
+            print_json({"approvals": [request_json(one) for one in requests]})
+        elif requests:
+            console.show(console.requests_view(requests))
+            say("troupe: decide with `troupe approvals ID approve` or `troupe approvals ID deny`")
+        else:
+            say("troupe: nothing waits for a decision")
+    return OK
+
+
+async def approve(request_id: str, scope: ApprovalScope, as_json: bool) -> int:
+    """Say yes to a request."""
+    async with connected() as troupe:
+        request = await find_request(troupe, request_id)
+        decision = await request.approve(scope)
+        granted = str(decision.scope)
+        line = f"approved ({granted}): {request.description}"
+        if granted != scope:
+            line += f"; {scope} is not granted for such actions"
+        _tell_decision(request, True, granted, line, as_json)
+    return OK
+
+
+async def deny(request_id: str, reason: str, as_json: bool) -> int:
+    """Say no to a request."""
+    async with connected() as troupe:
+        request = await find_request(troupe, request_id)
+        await request.deny(reason)
+        _tell_decision(request, False, "deny", f"denied: {request.description}", as_json)
+    return OK
+
+
+def _tell_decision(
+    request: InboxRequest, approved: bool, scope: str, line: str, as_json: bool
+) -> None:
+    if as_json:
+        print_json({"id": request.id, "approved": approved, "scope": scope})
+    else:
+        say(f"troupe: {line}")
+        if approved and request.deferred:
+            say(f"troupe: its agent went on without; run it again in session {request.family_id}")
+
+
+async def _session_budget(
+    troupe: Troupe, session_id: str, cap: str | None
+) -> tuple[str, BudgetStatus]:
+    session = await find_session(troupe, session_id)
+    if cap is not None:
+        await session.set_budget(to_usd(to_nano(cap, "--set")))
+    return session.id, await session.budget()
+
+
+async def _workspace_budget(
+    troupe: Troupe, directory: Path, cap: str | None
+) -> tuple[str, BudgetStatus]:
+    workspace = await _workspace(troupe, directory, register=cap is not None)
+    if cap is not None:
+        await workspace.set_budget(None if cap == _NO_CAP else to_usd(to_nano(cap, "--set")))
+    return workspace.path, await workspace.budget()
+
+
+async def _workspace(troupe: Troupe, directory: Path, register: bool) -> Workspace:
+    if register:
+        return await troupe.workspace(directory)
+    path = os.path.realpath(directory)
+    for one in await troupe.workspaces():
+        if one.path == path:
+            return one
+    raise NotFound(f"workspace {directory}: nothing has run there yet")
+
+
+def _hint_at_resume(interrupted: Sequence[str]) -> None:
+    for id in interrupted[:3]:
+        say(f"troupe: interrupted: `troupe resume {id}` goes on")
+    if len(interrupted) > 3:
+        say(f"troupe: and {len(interrupted) - 3} more: `troupe resume --all`")

@@ -1,0 +1,252 @@
+"""`troupe run` and `troupe resume`: start runs, or go on with them, and wait for the results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.agents import AgentFunction, name_of
+from actors.domain.errors import InvalidAgent, InvalidValue, NotFound, TroupeError
+from actors.domain.ids import parse_uuid
+from actors.domain.money import to_nano
+from actors.domain.result import Result
+from actors.domain.settings import BudgetConfig, Isolation
+from cluster.agent_file import load_agent
+from cluster.approver import Asker, approve_all, can_ask
+from cluster.cli_common import FAILED, OK, connected, print_json, report
+from cluster.console import clean, say
+from cluster.display import Display, make_display
+from cluster.follow import conclusion, follow
+from cluster.lookup import check_fragment, find_session
+from cluster.overview import result_json
+from cluster.running import running
+
+if TYPE_CHECKING:
+    from cluster.client import Troupe
+    from cluster.handles import ApprovalHandler, Session
+
+_WHOLE_ID = 36  # characters
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `troupe run` was told; None where it was not."""
+
+    agent: str
+    prompt: str
+    workspace: Path | None
+    budget: str | None
+    per_action: str | None
+    isolation: Isolation | None
+    approve: str
+    run_id: str | None
+    session: str | None
+
+
+async def run(options: RunOptions, as_json: bool) -> int:
+    """Run an agent, in a session of its own or in one that is there."""
+    agent = load_agent(options.agent)
+    _check(options)
+    async with connected() as troupe:
+        session = await _session_for(troupe, agent, options)
+        say(f"troupe: session {session.id}")
+        async with _showing(troupe, [session], options.approve) as display:
+            run_id = await session.start(options.prompt, run_id=options.run_id)
+            (result,) = await follow([(session, run_id)], display)
+        await _conclude(troupe, session, result)
+        if as_json:
+            print_json(result_json(result))
+        elif result.output:
+            _print_output(result.output)
+    return OK if result.success else FAILED
+
+
+async def resume(session_id: str | None, everything: bool, approve: str, as_json: bool) -> int:
+    """Go on with what was queued or interrupted, in one session or in all."""
+    if (session_id is None) != everything:
+        raise InvalidValue("resume: give the id of a session, or --all")
+    async with connected() as troupe:
+        sessions = await _to_resume(troupe, session_id)
+        async with _showing(troupe, sessions, approve) as display:
+            runs, errors = await _resumed(sessions)
+            results = await follow(runs, display) if runs else []
+        by_run = {run_id: session for session, run_id in runs}
+        for result in results:
+            await _conclude(troupe, by_run[result.run_id], result)
+        if as_json:
+            print_json({"results": [result_json(result) for result in results]})
+        else:
+            _print_outputs(results)
+        if not runs and not errors:
+            say("troupe: nothing to resume")
+    codes = [report(error, as_json=False) for error in errors]
+    return max([*codes, *(OK if result.success else FAILED for result in results)], default=OK)
+
+
+def _check(options: RunOptions) -> None:
+    """Refuse what is wrong before a cluster is started for it."""
+    if options.workspace is not None and not options.workspace.is_dir():
+        raise InvalidValue(f"--workspace: {options.workspace} is not a directory")
+    for name, amount in (("--budget", options.budget), ("--per-action", options.per_action)):
+        if amount is not None:
+            to_nano(amount, name)
+    if options.session is not None:
+        check_fragment(options.session, "--session")
+    if options.run_id is not None:
+        parse_uuid(options.run_id, "--run-id")
+
+
+async def _session_for(troupe: Troupe, agent: AgentFunction, options: RunOptions) -> Session:
+    if options.session is None:
+        return await _new_session(troupe, agent, options, None)
+    try:
+        session = await find_session(troupe, options.session)
+    except NotFound:
+        if len(options.session) != _WHOLE_ID:
+            raise
+        return await _new_session(troupe, agent, options, options.session)
+    await _require_same(session, agent, options)
+    return session
+
+
+async def _new_session(
+    troupe: Troupe, agent: AgentFunction, options: RunOptions, session_id: str | None
+) -> Session:
+    workspace = await troupe.workspace(options.workspace or Path.cwd())
+    defaults = BudgetConfig()
+    budget = BudgetConfig()
+    if options.budget is not None:
+        budget.session_max = to_nano(options.budget, "--budget")
+    if options.per_action is not None:
+        budget.per_action_max = to_nano(options.per_action, "--per-action")
+    elif options.budget is not None:
+        budget.per_action_max = min(defaults.per_action_max, budget.session_max)
+    return await troupe.create_session(
+        agent,
+        workspace=workspace,
+        budget=budget,
+        isolation=options.isolation or "process",
+        session_id=session_id,
+    )
+
+
+async def _require_same(session: Session, agent: AgentFunction, options: RunOptions) -> None:
+    """A session keeps what it was made with; InvalidValue for what would be ignored."""
+    given = {
+        "--workspace": options.workspace,
+        "--budget": options.budget,
+        "--per-action": options.per_action,
+        "--isolation": options.isolation,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidValue(
+                f"{name}: session {session.id} is there already and keeps what it was made with; "
+                f"its cap is changed by `troupe budget {session.id} --set USD`"
+            )
+    own = (await session.status()).profile.agent
+    if own is None:
+        raise InvalidAgent(
+            f"session {session.id} has no agent: import it again with --agent {options.agent}"
+        )
+    if own.name != name_of(agent):
+        raise InvalidAgent(
+            f"session {session.id} runs the agent {own.name}, not {name_of(agent)}: "
+            "leave --session away for a new session"
+        )
+
+
+async def _to_resume(troupe: Troupe, session_id: str | None) -> list[Session]:
+    if session_id is None:
+        return [troupe.session(id) for id in await troupe.calls.directory.running()]
+    session = await find_session(troupe, session_id)
+    family = (await troupe.calls.directory.place_of(session.id)).family_id
+    if family != session.id:
+        say(f"troupe: {session.id} is a sub-agent of {family}, which is what goes on")
+    return [troupe.session(family)]
+
+
+async def _resumed(
+    sessions: Sequence[Session],
+) -> tuple[list[tuple[Session, str]], list[TroupeError]]:
+    """The runs that go on, and what went wrong with single sessions."""
+    runs: list[tuple[Session, str]] = []
+    errors: list[TroupeError] = []
+    for session in sessions:
+        try:
+            found = await session.resume()
+        except TroupeError as error:
+            errors.append(error)
+            continue
+        if found:
+            say(f"troupe: session {session.id}")
+        runs += [(session, run_id) for run_id in found]
+    return runs, errors
+
+
+@contextlib.asynccontextmanager
+async def _showing(
+    troupe: Troupe, sessions: Sequence[Session], approve: str
+) -> AsyncIterator[Display]:
+    """Progress, and answers to what the agents ask; says how to go on if it is interrupted."""
+    display = make_display()
+    try:
+        handler = _handler(approve, display)
+        for session in sessions:
+            if handler is not None:
+                await troupe.answer(session.id, handler)
+        yield display
+    except asyncio.CancelledError:
+        display.close()
+        for session in sessions:
+            say(_how_to_go_on(session.id))
+        raise
+    finally:
+        display.close()
+
+
+def _handler(approve: str, display: Display) -> ApprovalHandler | None:
+    if approve == "all":
+        return approve_all
+    if approve == "ask" and can_ask():
+        return Asker(display)
+    if approve == "ask":
+        say("troupe: no terminal to ask at: what needs approval waits in `troupe approvals`")
+    return None
+
+
+def _how_to_go_on(id: str) -> str:
+    if running():
+        return (
+            f"troupe: left; the run goes on: `troupe resume {id}` waits for it, "
+            f"`troupe cancel {id}` stops it"
+        )
+    return f"troupe: interrupted; nothing is lost: `troupe resume {id}` goes on"
+
+
+async def _conclude(troupe: Troupe, session: Session, result: Result) -> None:
+    agents = len(await session.family()) - 1
+    say(f"troupe: {conclusion(result, agents)}")
+    place = await troupe.calls.directory.place_of(session.id)
+    requests = await troupe.calls.permissions(place.scope).open_requests()
+    waiting = sum(1 for one in requests if one.request.family_id == place.family_id)
+    if waiting:
+        what = "action waits" if waiting == 1 else "actions wait"
+        say(f"troupe: {waiting} {what} for a decision: see `troupe approvals`")
+
+
+def _print_outputs(results: Sequence[Result]) -> None:
+    for result in results:
+        if result.output:
+            if len(results) > 1:
+                print(f"== {result.session_id}")
+            _print_output(result.output)
+
+
+def _print_output(output: str) -> None:
+    print(clean(output) if sys.stdout.isatty() else output, flush=True)

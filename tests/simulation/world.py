@@ -1,0 +1,382 @@
+"""The cluster of one schedule: the real hosts and stores, and what befalls their processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from actors.domain.boundary import Boundary
+from actors.domain.errors import NotFound, TroupeError
+from actors.domain.ids import uuid7
+from actors.domain.keyring import Keyring
+from actors.domain.policy import Policy
+from actors.host import SessionHost
+from actors.ports import (
+    BudgetPort,
+    CapabilitiesPort,
+    DirectoryPort,
+    FeedEvent,
+    HostPort,
+    PermissionsPort,
+    Place,
+    Registry,
+    SessionSummary,
+    Slot,
+    Stores,
+    WorkspaceSettings,
+)
+from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.wiring import Wiring
+from tests.simulation.checker import Checker, Witness
+from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
+from tests.simulation.loop import Loop, Process
+
+EPOCH_US = 1_800_000_000_000_000
+"""The time at which every schedule begins, in microseconds."""
+
+SCOPE = "workspace"
+ROOT = "/workspace"
+CLUSTER_SCOPE = "cluster"
+BUDGET, PERMISSIONS, CAPABILITIES = "budget", "allowances", "capabilities"
+STORES = (BUDGET, PERMISSIONS, CAPABILITIES)
+
+KEYRING = Keyring(bytes(range(32)))
+
+_MOST_SKEW_US = 5_000_000
+_RESTART_S = 0.05
+_HOSTS = 2
+
+
+class SimulatedWiring(Wiring):
+    """Its ids come from the schedule's randomness."""
+
+    entropy: random.Random
+
+    def new_id(self) -> str:
+        return uuid7(self.clock(), self.entropy.randbytes(10))
+
+
+@dataclass(frozen=True)
+class Handles:
+    """The stores, over the network."""
+
+    budget: BudgetPort
+    permissions: PermissionsPort
+    capabilities: CapabilitiesPort
+
+
+class Books:
+    """What the registry keeps."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, bytes] = {}
+        self.workspaces: dict[str, WorkspaceSettings] = {}
+        self.places: dict[str, Place] = {}
+        self.running: dict[str, None] = {}
+
+
+class SimulatedRegistry:
+    """`actors.ports.Registry` in the memory of the schedule."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+
+    async def put_agent(self, digest: str, blob: bytes) -> None:
+        self._books.agents[digest] = blob
+
+    async def agent(self, digest: str) -> bytes:
+        return self._books.agents[digest]
+
+    async def put_workspace(self, settings: WorkspaceSettings) -> None:
+        self._books.workspaces[settings.scope] = settings
+
+    async def workspace(self, scope: str) -> WorkspaceSettings:
+        return self._books.workspaces[scope]
+
+    async def workspaces(self) -> list[WorkspaceSettings]:
+        return list(self._books.workspaces.values())
+
+    async def locate(self, session_id: str) -> Place:
+        place = self._books.places.get(session_id)
+        if place is None:
+            raise NotFound(f"session {session_id}: there is no such session")
+        return place
+
+    async def register(
+        self, place: Place, session_ids: Sequence[str], *, root: bool = False
+    ) -> None:
+        self._books.places.update(dict.fromkeys(session_ids, place))
+
+    async def mark_running(self, session_id: str) -> None:
+        self._books.running[session_id] = None
+
+    async def unmark_running(self, session_id: str) -> None:
+        self._books.running.pop(session_id, None)
+
+    async def running(self) -> list[str]:
+        return list(self._books.running)
+
+    async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
+        return []
+
+    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
+        return []
+
+    async def find(self, fragment: str) -> list[str]:
+        return [id for id in self._books.places if fragment in id]
+
+
+class SimulatedDirectory:
+    """`actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._where: dict[str, str] = {}
+
+    async def acquire(
+        self,
+        spawner: str,
+        family_id: str,
+        done: list[str],
+        want: list[str],
+        limit: int,
+        isolation: Literal["process", "shared"],
+        near: str,
+        timeout_s: float,
+    ) -> dict[str, Slot]:
+        slots = {id: self._cluster.any_host() for id in want[:limit]}
+        self._where.update(slots)
+        return slots
+
+    async def locate(self, session_id: str) -> tuple[str, str]:
+        return SCOPE, self.host_of(session_id)
+
+    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
+        for session_id in gone:
+            if self._where.get(session_id) == host:
+                del self._where[session_id]
+
+    def host_of(self, session_id: str) -> str:
+        """Where a session is, or will be."""
+        host = self._where.get(session_id)
+        if host not in self._cluster.hosts:
+            host = self._where[session_id] = self._cluster.any_host()
+        return host
+
+    def forget(self, host: str) -> list[str]:
+        """A host is gone; the sessions that it had."""
+        held = [id for id, where in self._where.items() if where == host]
+        for id in held:
+            del self._where[id]
+        return held
+
+
+class Cluster:
+    """Processes with hosts and stores in them, started, killed, paused and taken for dead."""
+
+    def __init__(self, loop: Loop, rng: random.Random, checker: Checker, journal: Witness) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.checker = checker
+        self.journal = journal
+        self.outside = contextvars.copy_context()
+        self.weather = Weather(rng)
+        self.weather.begin(loop.time)
+        self.network = Network(rng, self.weather, self.outside, self._fenced)
+        self.directory = SimulatedDirectory(self)
+        self.books = Books()
+        self.books.workspaces[SCOPE] = WorkspaceSettings(SCOPE, ROOT, Policy(), Boundary(ROOT))
+        self.hosts: dict[str, Actor] = {}
+        self.zombies: list[Actor] = []
+        self.handles = Handles(
+            cast(BudgetPort, self.proxy(BUDGET)),
+            cast(PermissionsPort, self.proxy(PERMISSIONS)),
+            cast(CapabilitiesPort, self.proxy(CAPABILITIES)),
+        )
+        self._started = 0
+
+    def start(self) -> None:
+        """Start the stores and the first hosts."""
+        for name in STORES:
+            self._start_store(name)
+        for _ in range(_HOSTS):
+            self._start_host()
+
+    def proxy(self, name: str, *, patient: bool = True) -> Proxy:
+        """A handle of an actor."""
+        return Proxy(self.network, name, patient=patient)
+
+    def now(self) -> int:
+        """The time outside of all processes, in microseconds."""
+        return EPOCH_US + int(self.loop.time() * 1_000_000)
+
+    def any_host(self) -> str:
+        """The name of a host."""
+        return self.rng.choice(list(self.hosts))
+
+    # --- implements StoreProvider and HostProvider ----------------------------------------
+
+    async def stores(self, scope: str) -> Stores:
+        return self.handles
+
+    def host(self, name: str) -> HostPort:
+        return cast(HostPort, self.proxy(name, patient=False))
+
+    # --- what befalls processes ----------------------------------------------------------
+
+    async def misfortunes(self) -> None:
+        """Let things happen to processes, at times and in an order that the schedule draws."""
+        rng = self.rng
+        kinds = (
+            self._kill_host,
+            self._kill_host,
+            self._host_taken_for_dead,
+            self._host_taken_for_dead,
+            self._pause_host,
+            self._kill_store,
+            self._store_taken_for_dead,
+            self._pause_store,
+            self._outage,
+        )
+        for _ in range(rng.randrange(5)):
+            await asyncio.sleep(rng.expovariate(1 / 0.08))
+            if self.weather.calm:
+                return
+            rng.choice(kinds)()
+
+    def heal(self) -> None:
+        """From now on nothing goes wrong; zombies that are paused wake up."""
+        self.weather.calm = True
+        for actor in (*self.zombies, *self.network.actors.values()):
+            self.loop.resume(actor.process)
+
+    def _kill_host(self) -> None:
+        actor = self.rng.choice(list(self.hosts.values()))
+        self.weather.count("kill host")
+        actor.process.alive = False
+        self._replace_host(actor)
+
+    def _host_taken_for_dead(self) -> None:
+        """Paused, or cut off and busy: its sessions go on elsewhere, and then it wakes up."""
+        actor = self.rng.choice(list(self.hosts.values()))
+        self.weather.count("zombie host")
+        if self.rng.random() < 0.7:
+            self._pause(actor)
+        self.zombies.append(actor)
+        self._replace_host(actor)
+
+    def _pause_host(self) -> None:
+        self.weather.count("pause host")
+        self._pause(self.rng.choice(list(self.hosts.values())))
+
+    def _kill_store(self) -> None:
+        actor = self._some_store()
+        if actor:
+            self.weather.count("kill store")
+            actor.process.alive = False
+            self._replace_store(actor)
+
+    def _store_taken_for_dead(self) -> None:
+        actor = self._some_store()
+        if actor:
+            self.weather.count("zombie store")
+            if self.rng.random() < 0.7:
+                self._pause(actor)
+            self.zombies.append(actor)
+            self._replace_store(actor)
+
+    def _pause_store(self) -> None:
+        actor = self._some_store()
+        if actor:
+            self.weather.count("pause store")
+            self._pause(actor)
+
+    def _outage(self) -> None:
+        self.weather.outage(self.rng.uniform(0.01, 0.3))
+
+    def _some_store(self) -> Actor | None:
+        return self.network.actors.get(self.rng.choice(STORES))
+
+    def _pause(self, actor: Actor) -> None:
+        actor.process.paused = True
+        self._after(self.rng.uniform(0.01, 0.5), lambda: self.loop.resume(actor.process))
+
+    def _fenced(self, actor: Actor) -> None:
+        """A store that was fenced stops itself; if it is the one that should be, it is restarted."""
+        if actor.name in STORES and actor.process.alive:
+            actor.process.alive = False
+            self._replace_store(actor)
+
+    def _replace_host(self, actor: Actor) -> None:
+        del self.hosts[actor.name]
+        self.network.remove(actor)
+        if len(self.hosts) < _HOSTS:
+            self._start_host()
+        held = self.directory.forget(actor.name)
+        self.loop.create_task(self._revive(held), context=self.outside.copy())
+
+    async def _revive(self, held: list[str]) -> None:
+        """As the real directory does: roots with work in flight go on elsewhere."""
+        await asyncio.sleep(self.weather.delay())
+        for session_id in held:
+            if session_id in self.books.running:
+                host = self.directory.host_of(session_id)
+                try:
+                    await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
+                except TroupeError:
+                    continue
+
+    def _replace_store(self, actor: Actor) -> None:
+        current = self.network.actors.get(actor.name)
+        self.network.remove(actor)
+        if current is actor:
+            self._after(_RESTART_S * self.rng.random(), lambda: self._start_store(actor.name))
+
+    def _start_store(self, name: str) -> None:
+        if name in self.network.actors:
+            return
+        process, wiring = self._process(name)
+        make: dict[str, Callable[[], object]] = {
+            BUDGET: lambda: BudgetActor(wiring, SCOPE),
+            PERMISSIONS: lambda: PermissionsActor(wiring, SCOPE),
+            CAPABILITIES: lambda: CapabilitiesActor(wiring, CLUSTER_SCOPE),
+        }
+        self.network.add(Actor(name, process, process.context.run(make[name])))
+
+    def _start_host(self) -> None:
+        self._started += 1
+        name = f"host/{self._started}"
+        process, wiring = self._process(name)
+        host = process.context.run(lambda: SessionHost(wiring, self, _Hosts(self), name))
+        actor = self.hosts[name] = Actor(name, process, host)
+        self.network.add(actor)
+
+    def _process(self, name: str) -> tuple[Process, Wiring]:
+        skew = self.rng.randrange(-_MOST_SKEW_US, _MOST_SKEW_US)
+        process = self.outside.copy().run(lambda: Process(name, skew))
+        journal = FaultyJournal(self.journal, self.weather, self.outside)
+        registry: Registry = SimulatedRegistry(self.books)
+        wiring = SimulatedWiring(journal, registry, KEYRING, lambda: self.now() + skew)
+        wiring.entropy = self.rng
+        return process, wiring
+
+    def _after(self, delay: float, callback: Callable[[], None]) -> None:
+        self.loop.call_later(delay, callback, context=self.outside)
+
+
+class _Hosts:
+    """The hosts and the directory, as a host sees them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def host(self, name: str) -> HostPort:
+        return self._cluster.host(name)
+
+    @property
+    def directory(self) -> DirectoryPort:
+        return self._cluster.directory
