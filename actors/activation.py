@@ -20,7 +20,7 @@ from actors.journal import Key, Summary
 from actors.machines import SESSION
 from actors.ports import FeedEvent, SessionSummary, SessionView, Stores, WorkspaceSettings
 from actors.purse import Lend, Purse
-from actors.summary import encode_summary, summarise
+from actors.summary import encode_summary, shown, summarise
 from actors.wiring import Wiring
 
 
@@ -49,6 +49,7 @@ class Activation:
         self.interceptor = Interceptor(
             self.profile, workspace, stores, self.purse, wiring.clock, self._remember_escape
         )
+        self._shown: tuple[object, ...] = ()
         entity.summarise(self._summary)
 
     @property
@@ -134,9 +135,15 @@ class Activation:
         self.entity.do(session.RememberEscape(path, always))
 
     def _summary(self) -> Summary | None:
-        if self.entity.state.profile is None:
+        """The line for listings, where it says something new."""
+        state = self.entity.state
+        if state.profile is None:
             return None
-        return Summary(self.profile.family_id, encode_summary(self.summary()))
+        seen = shown(state)
+        if seen == self._shown:
+            return None
+        self._shown = seen
+        return Summary(state.profile.family_id, encode_summary(self.summary()))
 
 
 def new_entity(wiring: Wiring, profile: Profile, creator: str) -> SessionEntity:

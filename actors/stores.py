@@ -138,11 +138,11 @@ class PermissionsActor:
             entry = entity.state.requests.get(request_id)
             if entry is None or entry.status is not Status.PENDING:
                 break
-            left = deadline - loop.time()
-            if left <= 0:
-                break
             if not self._is_watched(entry.request.family_id):
                 reason = "nobody is there to answer"
+                break
+            left = deadline - loop.time()
+            if left <= 0:
                 break
             await self._wait_for_change(min(left, _WATCHER_GONE_S / 2))
         reply = await self._approvals.execute(approvals.Defer(request_id, reason))

@@ -39,6 +39,20 @@ def summarise(state: session.State, now: int) -> SessionSummary:
     )
 
 
+def shown(state: session.State) -> tuple[object, ...]:
+    """What a listing shows that changes: a line with the same need not be written again."""
+    return (
+        state.spent,
+        state.messages,
+        state.closed,
+        len(state.runs),
+        len(state.results),
+        state.metadata.turn_count,
+        state.metadata.title,
+        next(iter(state.runs), None),
+    )
+
+
 def encode_summary(summary: SessionSummary) -> bytes:
     """As stored."""
     return _ENCODER.encode(summary)

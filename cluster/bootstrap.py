@@ -9,6 +9,7 @@ import warnings
 from typing import Self
 
 import ray
+from ray._private import ray_constants
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
 )
@@ -21,6 +22,11 @@ from cluster.redis.connection import Connection
 from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
 
+_RAY_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # an actor for each store is the design, not a mistake to warn of
+    "RAY_worker_maximum_startup_concurrency": "64",
+}
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
 
 
@@ -119,7 +125,10 @@ def _init(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     _use_own_token()
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None or address.startswith(("127.0.0.1:", "localhost:")):
+        _stay_on_loopback()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -137,6 +146,15 @@ def _init(address: str | None) -> bool:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise _unavailable(address, error) from error
     return True
+
+
+def _stay_on_loopback() -> None:
+    """A cluster on one machine is nobody else's business.
+
+    Ray takes an outside address for 127.0.0.1, so that other machines could join, and then listens
+    on all interfaces, unless it was told, as it is where a firewall would ask, that none will.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _use_own_token() -> None:

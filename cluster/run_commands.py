@@ -196,7 +196,7 @@ async def _showing(
     """Progress, and answers to what the agents ask; says how to go on if it is interrupted."""
     display = make_display()
     try:
-        handler = _handler(approve, display)
+        handler = _handler(approve, display) if sessions else None
         for session in sessions:
             if handler is not None:
                 await troupe.answer(session.id, handler)

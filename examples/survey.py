@@ -385,7 +385,7 @@ async def run(troupe: Troupe, directory: str) -> Report:
 
 async def main(argv: Sequence[str] | None = None) -> int:
     """Survey, and report; 0 if all went well, else 1."""
-    arguments = _arguments(argv)
+    arguments = arguments_of(argv)
     began = time.monotonic()
     with contextlib.ExitStack() as starting:
         starting.enter_context(waiting("starting Ray and Redis"))
@@ -403,7 +403,8 @@ async def main(argv: Sequence[str] | None = None) -> int:
     return 0 if report.complete else 1
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; SystemExit for one that is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "directory", nargs="?", default=STDLIB, help="what to survey (default: %(default)s)"

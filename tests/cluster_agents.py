@@ -157,6 +157,45 @@ async def step_by_step(turn: Turn, prompt: str) -> str:
     return f"{first} {last}"
 
 
+async def counts_its_calls(turn: Turn, prompt: str) -> str:
+    """One step of each kind, and a mark for each time that it is called."""
+    directory = Path(prompt)
+    _mark(directory / "calls")
+    async with turn.authorized(FileRead(path="a.txt"), cost_usd="0.5") as permit:
+        permit.settle("0.25")
+    await turn.add_message(Message.assistant("hello"))
+    first = await turn.step("step", lambda: _mark(directory / "step"))
+    again = await turn.step("same", lambda: first)
+    results = await turn.spawn([Task(answers, "child", isolation="shared")])
+    return f"{first} {again} hello {results[0].output}"
+
+
+async def answers(turn: Turn, prompt: str) -> str:
+    """Returns its prompt, and does nothing else."""
+    return prompt
+
+
+async def never_the_same(turn: Turn, prompt: str) -> str:
+    """Its step has another name at each call."""
+    await turn.step(f"step {_mark(Path(prompt))}", lambda: 1)
+    return "done"
+
+
+async def steps_in_parallel(turn: Turn, prompt: str) -> list[int]:
+    """Four steps at once, which finish in the opposite order."""
+
+    async def one(at: int) -> int:
+        await asyncio.sleep(0.01 * (4 - at))
+
+        def mark() -> int:
+            _mark(Path(prompt) / f"step {at}")
+            return at
+
+        return await turn.step(f"number {at}", mark)
+
+    return list(await asyncio.gather(*(one(at) for at in range(4))))
+
+
 def _mark(path: Path) -> int:
     with path.open("a") as out:
         out.write("x")

@@ -11,6 +11,7 @@ import pytest_asyncio
 from hypothesis import settings
 
 from cluster import Troupe, connect
+from cluster.guard import MARK
 from cluster.redis.server import EmbeddedRedis
 
 settings.register_profile("troupe", deadline=None, max_examples=50)
@@ -33,7 +34,9 @@ def _uses(item: pytest.Item, marker: str) -> bool:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Redis, started once: tests keep apart by a namespace of their own."""
-    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv(MARK, raising=False)  # it belongs to the run, not to a cluster in it
+        server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
     try:
         yield server.url
     finally:

@@ -1,5 +1,6 @@
--- Append to many entities of one scope. For each, five keys: meta, rows, messages, audit, family;
--- and arguments: id, epoch, after, creator, row, n, n messages, n, n audit rows, summary ('' = none).
+-- Append to many entities of one scope. For each, two keys: the entity's, from which those of its
+-- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
+-- row, n, n messages, n, n audit rows, summary ('' = none).
 -- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
 local answers, arg = {}, 1
 local function take() arg = arg + 1; return ARGV[arg - 1] end
@@ -9,7 +10,7 @@ local function push(key, count, write)
     if write then redis.call('RPUSH', key, value) end
   end
 end
-for first = 1, #KEYS, 5 do
+for first = 1, #KEYS, 2 do
   local meta, answer, write = KEYS[first], 'OK', false
   local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
   local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
@@ -23,14 +24,14 @@ for first = 1, #KEYS, 5 do
   elseif seq == after then
     write = true
     redis.call('HSET', meta, 'seq', after + 1)
-    redis.call('RPUSH', KEYS[first + 1], row)
+    redis.call('RPUSH', meta .. ':j', row)
   elseif seq ~= after + 1 then
     answer = 'GAP'
   end
-  push(KEYS[first + 2], tonumber(take()), write)
-  push(KEYS[first + 3], tonumber(take()), write)
+  push(meta .. ':m', tonumber(take()), write)
+  push(meta .. ':a', tonumber(take()), write)
   local summary = take()
-  if write and summary ~= '' then redis.call('HSET', KEYS[first + 4], id, summary) end
+  if write and summary ~= '' then redis.call('HSET', KEYS[first + 1], id, summary) end
   answers[#answers + 1] = answer
 end
 return answers

@@ -19,16 +19,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    BusyLoadingError,
     ConnectionError,
     NoScriptError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
 )
 
 from actors.domain.errors import InvalidValue, StoreUnavailable
+from cluster.redis.packing import pack_at_once
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
@@ -57,6 +56,7 @@ class Connection:
         self._prefix = namespace
         self._patience_s = patience_s
         self.client: redis.Redis = _client(url)
+        pack_at_once(self.client)
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""
@@ -119,13 +119,9 @@ class Connection:
         while True:
             try:
                 return await call()
-            except (AuthenticationError, ReadOnlyError) as error:
-                raise explain(error, self.url) from error
-            except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
-                if asyncio.get_running_loop().time() + pause > deadline:
+            except (RedisError, OSError) as error:
+                if not _is_outage(error) or asyncio.get_running_loop().time() + pause > deadline:
                     raise explain(error, self.url) from error
-            except ResponseError as error:
-                raise explain(error, self.url) from error
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
@@ -191,7 +187,9 @@ def _problems(info: dict[str, object], durable: bool) -> list[str]:
 
 def explain(error: Exception, url: str) -> StoreUnavailable:
     """The error a person can act on, in one line."""
+    error = _root(error)
     text, where = str(error), shown(url)
+    code = getattr(error, "status_code", None) or ""
     known = {
         "WRONGPASS": "refuses the password or user: check the URL's user and password",
         "NOAUTH": "wants a password: give it in the URL",
@@ -202,7 +200,7 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
         "NOPERM": "does not let this user run our commands: check its ACL",
     }
     for sign, meaning in known.items():
-        if sign.lower() in text.lower():
+        if sign.lower() in f"{code} {text}".lower():
             return StoreUnavailable(f"Redis at {where} {meaning}", cause=text)
     if isinstance(error, AuthenticationError):
         return StoreUnavailable(f"Redis at {where} refuses the password or user", cause=text)
@@ -211,6 +209,20 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
     return StoreUnavailable(
         f"Redis at {where} does not answer: start it, or check the address ({text})", cause=text
     )
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether waiting may help."""
+    cause = _root(error)
+    return isinstance(cause, ConnectionError | TimeoutError | OSError) and not isinstance(
+        cause, AuthenticationError
+    )
+
+
+def _root(error: Exception) -> Exception:
+    """What the client library has wrapped: it reports a refused login as a lost connection."""
+    inner = error.args[0] if error.args else None
+    return inner if isinstance(inner, RedisError) else error
 
 
 def shown(url: str) -> str:

@@ -60,7 +60,7 @@ class RedisJournal:
         for one in batch:
             base, summary = self._base(one.key), one.summary
             family = self._redis.family(one.key.scope, summary.family) if summary else base
-            keys += (base, base + ":j", base + ":m", base + ":a", family)
+            keys += (base, family)
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")

@@ -17,6 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable
 from cluster.guard import Guard
@@ -24,6 +26,7 @@ from cluster.guard import Guard
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0
 _STOP_LIMIT_S = 20.0
+_CLIENT_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
@@ -154,7 +157,10 @@ def _lock(directory: Path, socket: Path, state: Path) -> int:
 
 def _owner(directory: Path) -> int:
     """The process that started the server which holds the directory; 0 if none holds it."""
-    lock = os.open(directory / "lock", os.O_RDWR)
+    try:
+        lock = os.open(directory / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return 0
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -190,7 +196,11 @@ def _alive(pid: int) -> bool:
 
 
 def _client(socket: Path) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5)
+    return redis.Redis(
+        unix_socket_path=str(socket),
+        socket_timeout=_CLIENT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 def _socket_path(directory: Path) -> Path:

@@ -1,0 +1,33 @@
+"""Commands with hundreds of words, put into the wire format in one go.
+
+The client's own packer copies what it has so far for every word, which is most of the time of a
+large group commit.
+"""
+
+from __future__ import annotations
+
+import redis.asyncio as redis
+
+
+def pack_at_once(client: redis.Redis) -> None:
+    """Have all connections of ``client`` pack in one go."""
+    pool = client.connection_pool
+    pool.connection_class = type("Packing", (_Packing, pool.connection_class), {})
+
+
+class _Packing:
+    """Replaces the packer of a connection class; words are bytes, str or int."""
+
+    def pack_command(self, *words: bytes | str | int) -> list[bytes]:
+        first = words[0]
+        if isinstance(first, str) and " " in first:  # as in "CONFIG GET"
+            words = (*first.split(), *words[1:])
+        parts = [b"*%d\r\n" % len(words)]
+        for word in words:
+            data = word if type(word) is bytes else _encoded(word)
+            parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+        return [b"".join(parts)]
+
+
+def _encoded(word: object) -> bytes:
+    return bytes(word) if isinstance(word, bytes | memoryview) else str(word).encode()

@@ -1,0 +1,411 @@
+"""What must be true of a schedule, whatever went wrong in it.
+
+The `Witness` stands where Redis is and shows the checker every row that is stored, in order. From
+these the checker derives the states once more, each row in its own small step, and holds:
+
+1. Fencing: a row is taken from the newest activation only, once, and in sequence.
+2. Caps: no loan grows past a cap, and what sessions have spent and reserved together never passes
+   a cap by more than what was settled beyond its reservation.
+3. Money: an operation reserves once and is settled once.
+4. Uses: no allowance, single-use token or approval goes to more operations than it is for.
+5. Closed is closed: nothing happens in a session after it was ended or cancelled.
+
+Whoever gets a reply in the schedule tells the checker, which holds that what it rests on was
+stored before (reply after commit) and that no later reply contradicts it. At the end, what can be
+recovered must be what was stored, and the books of budget and sessions must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from actors.domain import allowances, approvals, budget, capabilities, session
+from actors.domain.decision import Decision
+from actors.domain.errors import TroupeError
+from actors.domain.keyring import Keyring
+from actors.domain.messages import Message
+from actors.domain.result import Result
+from actors.entity import Codec, Machine, read
+from actors.journal import Append, Key, Loaded, Outcome
+from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.memory_journal import MemoryJournal
+
+_DECISION = msgspec.msgpack.Decoder(Decision)
+_MESSAGE = msgspec.msgpack.Decoder(Message)
+
+AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
+
+_MACHINES: dict[str, AnyMachine] = {
+    machine.kind: machine for machine in (SESSION, BUDGET, ALLOWANCES, APPROVALS, CAPABILITIES)
+}
+
+
+class Witness:
+    """A journal that shows all it stores to a checker."""
+
+    def __init__(self, inner: MemoryJournal, checker: Checker) -> None:
+        self.inner = inner
+        self._checker = checker
+
+    async def activate(self, key: Key) -> Loaded:
+        loaded = await self.inner.activate(key)
+        self._checker.activated(key, loaded.epoch)
+        return loaded
+
+    async def read(self, key: Key) -> Loaded:
+        return await self.inner.read(key)
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        outcomes = []
+        for one in batch:
+            before = await self._rows(one.key)
+            outcomes += await self.inner.append([one])
+            if await self._rows(one.key) > before:
+                self._checker.stored(one)
+        return outcomes
+
+    async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
+        return await self.inner.snapshot(key, epoch, seq, data)
+
+    async def messages(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return await self.inner.messages(key, start, stop)
+
+    async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
+        return await self.inner.audit(key, start, stop)
+
+    async def _rows(self, key: Key) -> int:
+        stored = self.inner.entities.get(key)
+        return stored.seq if stored else 0
+
+
+class _Shadow:
+    """One entity, derived from its rows as they are stored."""
+
+    def __init__(self, machine: AnyMachine, key: Key, keyring: Keyring) -> None:
+        self.machine = machine
+        self.codec: Codec[Any, Any] = Codec(machine, key, keyring)
+        self.state: Any = machine.initial()
+        self.seq = 0
+
+
+class Checker:
+    """Collects what is wrong in ``violations``: sentences, the first one first."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.violations: list[str] = []
+        self.acknowledged = 0
+        self.results: dict[tuple[str, str], Result] = {}
+        self._keyring = keyring
+        self._shadows: dict[Key, _Shadow] = {}
+        self._epochs: dict[Key, int] = {}
+        self._accepted: set[tuple[str, str]] = set()
+        self._authorized: dict[str, Decision] = {}
+        self._settled: dict[str, int] = {}
+        self._steps: dict[tuple[str, str, str], bytes] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._said: dict[tuple[str, ...], object] = {}
+        self._committed: dict[str, int] = {}
+        self._over: dict[str, int] = {}
+        self._caps: dict[str, int] = {}
+        self._uses: dict[str, str] = {}
+        self._cancelled_families: set[str] = set()
+
+    def wrong(self, what: str) -> None:
+        """Note a violation."""
+        self.violations.append(what)
+
+    # --- what is stored ------------------------------------------------------------------
+
+    def activated(self, key: Key, epoch: int) -> None:
+        """An entity was taken over."""
+        self._epochs[key] = epoch
+
+    def stored(self, one: Append) -> None:
+        """A row was written."""
+        epoch = self._epochs.setdefault(one.key, one.epoch)
+        if one.epoch != epoch:
+            self.wrong(f"{one.key}: a row of epoch {one.epoch} was taken in epoch {epoch}")
+        shadow = self._shadows.get(one.key)
+        if shadow is None:
+            shadow = _Shadow(_MACHINES[one.key.kind], one.key, self._keyring)
+            self._shadows[one.key] = shadow
+        if one.after != shadow.seq:
+            self.wrong(f"{one.key}: row {one.after + 1} was taken after row {shadow.seq}")
+        shadow.seq += 1
+        try:
+            events, _ = shadow.codec.events(one.after + 1, one.row)
+            self._store_messages(one, shadow)
+            for event in events:
+                self._before(one.key, shadow.state, event)
+                shadow.state = shadow.machine.evolve(shadow.state, event)
+                self._after(one.key, shadow.state, event)
+        except (TroupeError, KeyError, ValueError) as error:
+            self.wrong(f"{one.key}: row {one.after + 1} can't be replayed: {error!r}")
+
+    def _store_messages(self, one: Append, shadow: _Shadow) -> None:
+        texts = self._texts.setdefault(one.key.id, [])
+        for sealed in one.messages:
+            message = _MESSAGE.decode(shadow.codec.open_message(len(texts), sealed))
+            if message.text in texts:
+                self.wrong(f"{one.key}: message {message.text!r} was stored twice")
+            texts.append(message.text)
+
+    def _before(self, key: Key, state: Any, event: object) -> None:
+        """Look at an event and the state that it meets."""
+        match event:
+            case session.Settled(operation, actual):
+                reserved = state.reservations[operation].amount
+                if operation in self._settled:
+                    self.wrong(f"operation {operation} was settled twice")
+                self._settled[operation] = actual
+                for level in self._levels(key.id):
+                    over = self._over.get(level, 0)
+                    self._over[level] = over + max(actual - reserved, 0)
+            case session.Authorized(run, step, _, decision):
+                self._before_authorized(key, state, session.operation(run, step), decision)
+            case budget.Reported(id, _, _, spent, lent):
+                self._before_reported(state, id, spent, lent)
+            case allowances.UseConsumed(id, op):
+                self._once(f"allowance use by {op}", id)
+                if (state.allowances[id].uses_left or 0) < 1:
+                    self.wrong(f"allowance {id} was used too often, by {op}")
+            case capabilities.TokenUsed(op, token_ids):
+                for token_id in token_ids:
+                    self._once(f"token {token_id}", op)
+            case approvals.Decided(decision):
+                self._once(f"request {decision.request_id}", decision.decided_by)
+            case approvals.Claimed(request_id, op):
+                self._once(f"claim of {request_id}", op)
+        if key.kind == SESSION.kind and state.closed:
+            self._in_closed(key, state, event)
+
+    def _before_authorized(self, key: Key, state: Any, operation: str, decision: Decision) -> None:
+        if operation in self._authorized:
+            self.wrong(f"{key}: {operation} was authorised twice")
+        if operation in state.reservations:
+            self.wrong(f"{key}: {operation} was reserved twice")
+        self._authorized[operation] = decision
+
+    def _before_reported(self, state: budget.State, id: str, spent: int, lent: int) -> None:
+        account = state.accounts[id]
+        if spent < account.spent:
+            self.wrong(f"budget: the spend of {id} fell from {account.spent} to {spent}")
+        grows = max(lent, spent) - max(account.held, spent)
+        if grows <= 0:
+            return
+        for level in (*account.path, account.family, budget.WORKSPACE):
+            figures = budget.level(state, level)
+            held = figures.held - account.held + max(lent, spent)
+            if figures.max is not None and held > figures.max:
+                self.wrong(f"budget: the loan to {id} takes {level} to {held} of {figures.max}")
+
+    def _in_closed(self, key: Key, state: session.State, event: object) -> None:
+        if not isinstance(event, session.ChildrenFinished):
+            self.wrong(f"{key}: {type(event).__name__} after it was {state.closed}")
+
+    def _after(self, key: Key, state: Any, event: object) -> None:
+        """Look at an event and the state that it has led to."""
+        match event:
+            case session.Created(profile):
+                if profile.family_id in self._cancelled_families:
+                    self.wrong(f"{key}: came to be after its family was closed")
+            case session.RunAccepted(run):
+                self._accepted.add((key.id, run))
+            case session.RunFinished(run, result):
+                if (key.id, run) in self.results:
+                    self.wrong(f"{key}: run {run} has two results")
+                self.results[key.id, run] = result
+            case session.StepRecorded(run, _, step) if step.payload is not None:
+                self._steps[key.id, run, step.label] = step.payload
+            case budget.CapSet(level, cap) if cap.max is not None:
+                self._caps[level] = max(cap.max, self._caps.get(level, 0))
+            case budget.FamilyOpened(family, cap) if cap.max is not None:
+                self._caps[family] = cap.max
+            case budget.ChildrenAdmitted(_, _, children):
+                caps = {child.id: child.allotment for child in children}
+                self._caps.update({id: cap for id, cap in caps.items() if cap is not None})
+            case allowances.SessionCleared() | approvals.Forgotten():
+                pass
+        if key.kind == SESSION.kind:
+            self._check_money(key.id, state)
+
+    def _check_money(self, id: str, state: session.State) -> None:
+        now = session.committed_money(state)
+        more = now - self._committed.get(id, 0)
+        self._committed[id] = now
+        if more <= 0:
+            return
+        for level in self._levels(id):
+            if level not in self._caps:
+                continue
+            most = self._caps[level] + self._over.get(level, 0)
+            total = sum(self._committed.get(one, 0) for one in self._accounts_under(level))
+            if total > most:
+                self.wrong(f"{level}: {total} spent and reserved, and {most} may be")
+
+    def _budget(self) -> budget.State:
+        for key, shadow in self._shadows.items():
+            if key.kind == BUDGET.kind:
+                state: budget.State = shadow.state
+                return state
+        return budget.initial()
+
+    def _levels(self, id: str) -> list[str]:
+        account = self._budget().accounts.get(id)
+        return [*account.path, account.family, budget.WORKSPACE] if account else []
+
+    def _accounts_under(self, level: str) -> Iterator[str]:
+        for id, account in self._budget().accounts.items():
+            if level in (account.family, budget.WORKSPACE) or level in account.path:
+                yield id
+
+    def _once(self, what: str, by: str) -> None:
+        before = self._uses.setdefault(what, by)
+        if before != by or f"{what} by {by}" in self._uses:
+            self.wrong(f"{what}: went to {before}, and to {by} as well")
+        self._uses[f"{what} by {by}"] = by
+
+    # --- what was acknowledged -----------------------------------------------------------
+
+    def _told(self, what: str, known: bool) -> None:
+        self.acknowledged += 1
+        if not known:
+            self.wrong(f"{what}: acknowledged, and not stored")
+
+    def _same(self, what: tuple[str, ...], value: object) -> None:
+        """Nobody hears one thing first and another later."""
+        before = self._said.setdefault(what, value)
+        if before != value:
+            self.wrong(f"{' '.join(what)}: {before!r} was said first, then {value!r}")
+
+    def was_accepted(self, id: str, run: str) -> None:
+        """A client was told that its run is queued."""
+        self._told(f"session {id}: run {run}", (id, run) in self._accepted)
+
+    def was_authorized(self, decision: Decision) -> None:
+        """An agent got a decision."""
+        operation = decision.operation
+        self._told(f"decision {operation}", operation in self._authorized)
+        self._same(("decision", operation), decision)
+        kind, _, id = decision.proof.partition(":")
+        if decision.allowed and kind == "capability":
+            used = self._uses.get(f"token {id}")
+            self._told(f"use of token {id} by {operation}", used == operation)
+        elif decision.allowed and kind == "approval":
+            entry = self._state(APPROVALS.kind).requests[id]
+            self._told(f"approval {id}", entry.decision is not None and entry.decision.approved)
+
+    def was_settled(self, operation: str, charged: int) -> None:
+        """An agent was told what an operation was charged; 0 also where that was done before."""
+        stored = self._settled.get(operation)
+        self._told(f"charge of {operation}", stored is not None)
+        if charged and charged != stored:
+            self.wrong(f"operation {operation}: {charged} acknowledged, and {stored} stored")
+
+    def was_said(self, id: str, text: str) -> None:
+        """An agent or a client was told that its message is kept."""
+        self._told(f"session {id}: message {text!r}", text in self._texts.get(id, ()))
+
+    def was_stepped(self, id: str, run: str, name: str, value: object) -> None:
+        """An agent got the result of a step."""
+        payload = self._steps.get((id, run, name))
+        self._told(f"session {id}: step {name!r}", payload is not None)
+        self._same(("step", id, run, name), value)
+
+    def was_finished(self, id: str, run: str, result: Result) -> None:
+        """A client got the result of a run."""
+        self._told(f"session {id}: result of {run}", self.results.get((id, run)) == result)
+        self._same(("result", id, run), result)
+
+    def was_spawned(self, id: str, results: Sequence[Result]) -> None:
+        """An agent got the results of its sub-agents."""
+        for result in results:
+            self._same(("sub-agent", result.session_id), result)
+            own = self.results.get((result.session_id, result.session_id))
+            if result.success:
+                self._told(f"session {id}: sub-agent {result.session_id}", own == result)
+
+    def was_closed(self, family_id: str) -> None:
+        """A client was told that a root session and all below it are closed."""
+        self._cancelled_families.add(family_id)
+        for key, shadow in self._shadows.items():
+            if key.kind != SESSION.kind or shadow.state.profile.family_id != family_id:
+                continue
+            idle = not shadow.state.runs
+            self._told(f"end of {key}", bool(shadow.state.closed) or idle)
+            if key.id == family_id:
+                self._told(f"end of {key}", bool(shadow.state.closed))
+
+    def was_granted(self, id: str) -> None:
+        """An operator was told that an allowance is there."""
+        state = self._state(ALLOWANCES.kind)
+        self._told(f"allowance {id}", id in state.allowances or id in state.revoked)
+
+    def was_added(self, id: str) -> None:
+        """An operator was told that a token is there."""
+        self._told(f"token {id}", id in self._state(CAPABILITIES.kind).tokens)
+
+    def was_revoked(self, id: str) -> None:
+        """An operator was told that an allowance is gone."""
+        self._told(f"revocation of {id}", id in self._state(ALLOWANCES.kind).revoked)
+
+    def was_decided(self, decision: approvals.Decision) -> None:
+        """Somebody was told that his decision stands."""
+        entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
+        self._told(
+            f"decision on {decision.request_id}", bool(entry) and entry.decision == decision
+        )
+        self._same(("request", decision.request_id), decision)
+
+    def was_capped(self, cap: int) -> None:
+        """An operator was told that the workspace has this cap."""
+        self._told(f"cap of {cap}", self._caps.get(budget.WORKSPACE, -1) >= cap)
+
+    def _state(self, kind: str) -> Any:
+        for key, shadow in self._shadows.items():
+            if key.kind == kind:
+                return shadow.state
+        return _MACHINES[kind].initial()
+
+    # --- the end -------------------------------------------------------------------------
+
+    async def finish(self, journal: MemoryJournal) -> None:
+        """Everything is over: what is stored must be recoverable, and the books must agree."""
+        for key, shadow in self._shadows.items():
+            try:
+                state = await read(shadow.machine, key, journal, self._keyring)
+            except TroupeError as error:
+                self.wrong(f"{key}: can't be recovered: {error}")
+                continue
+            if state != shadow.state:
+                self.wrong(f"{key}: recovered as something else than was stored")
+            if key.kind == SESSION.kind:
+                await self._check_session(key, shadow, journal)
+        self._check_books()
+
+    async def _check_session(self, key: Key, shadow: _Shadow, journal: MemoryJournal) -> None:
+        state: session.State = shadow.state
+        if state.runs or state.reservations:
+            self.wrong(f"{key}: still has {len(state.runs)} runs and reservations at the end")
+        sealed = await journal.messages(key, 0, state.messages + 1)
+        texts = self._texts.get(key.id, [])
+        if len(sealed) != len(texts) or state.messages != len(texts):
+            self.wrong(f"{key}: {len(sealed)} messages kept, {state.messages} counted")
+
+    def _check_books(self) -> None:
+        books = self._budget()
+        for key, shadow in self._shadows.items():
+            if key.kind != SESSION.kind:
+                continue
+            account = books.accounts.get(key.id)
+            spent = shadow.state.spent
+            if account is None:
+                if spent:
+                    self.wrong(f"{key}: spent {spent} without an account")
+            elif account.spent != spent:
+                self.wrong(f"{key}: spent {spent}, and the budget knows of {account.spent}")
+            elif account.held != spent:
+                self.wrong(f"{key}: spent {spent}, and still has {account.held} lent")

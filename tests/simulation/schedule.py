@@ -1,0 +1,113 @@
+"""One schedule, from its seed to a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from actors import entity, runs
+from actors.domain import session
+from actors.memory_journal import MemoryJournal
+from tests.simulation.checker import Checker, Witness
+from tests.simulation.loop import Loop, Stuck
+from tests.simulation.workload import AGENT, STAGE, Client, Operator, Stage
+from tests.simulation.world import KEYRING, Cluster
+
+_MOST_STEPS = 100_000
+_QUIET_S = 2.5
+"""How long after the last reply everything must have come to rest, in virtual seconds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a schedule: right if there are no ``violations``."""
+
+    seed: int
+    violations: list[str]
+    trace: int
+    acknowledged: int
+    steps: int
+    seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verdict:
+    """Run the schedule of ``seed``; the same seed is the same schedule."""
+    rng = random.Random(seed)
+    checker = Checker(KEYRING)
+    stored = journal()
+    loop = Loop(rng, fifo=rng.random() < 0.5)
+    cluster = Cluster(loop, rng, checker, Witness(stored, checker))
+    stage = Stage(cluster, checker, rng, {})
+    cluster.outside.run(STAGE.set, stage)
+    try:
+        with _out_of_reach():
+            loop.run(_play(stage, stored), _MOST_STEPS)
+    except Stuck as stuck:
+        checker.wrong(f"stuck: {stuck}")
+    finally:
+        errors = loop.errors + _unexpected(loop)
+        loop.close()
+    checker.violations += errors
+    trace = hash((loop.trace, *map(len, checker.violations)))
+    return Verdict(
+        seed,
+        checker.violations,
+        trace,
+        checker.acknowledged,
+        loop.steps,
+        loop.time(),
+        cluster.weather.counts,
+    )
+
+
+class _NoWatchdog:
+    """There are no threads here, and no agent that blocks."""
+
+    def watch(self) -> None:
+        pass
+
+
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Keep what is real, threads and processes, out of the simulation."""
+    with (
+        patch.object(runs, "Watchdog", _NoWatchdog),
+        patch.object(session, "SHARED_ATTEMPTS", session.MAX_ATTEMPTS),
+        patch.object(entity, "_COMPACT_AFTER_ROWS", 6),
+    ):
+        yield
+
+
+async def _play(stage: Stage, stored: MemoryJournal) -> None:
+    cluster, checker, rng = stage.cluster, stage.checker, stage.rng
+    cluster.books.agents[AGENT.digest] = AGENT.blob
+    cluster.start()
+    operator, client = Operator(stage), Client(stage)
+    loop = asyncio.get_running_loop()
+    misfortunes = loop.create_task(cluster.misfortunes())
+    loop.call_later(rng.uniform(0.2, 1.0), cluster.heal)
+    await operator.prepare()
+    work = loop.create_task(operator.work())
+    await asyncio.gather(*(client.root(number) for number in range(2)), work)
+    await misfortunes
+    cluster.heal()
+    await asyncio.sleep(_QUIET_S)
+    await checker.finish(stored)
+
+
+def _unexpected(loop: Loop) -> list[str]:
+    """Tasks that ended with an error that nobody meant to raise."""
+    from tests.simulation.faults import unexpected
+
+    found = []
+    for task in loop.tasks:
+        if task.done() and not task.cancelled():
+            error = task.exception()
+            if error is not None and unexpected(error):
+                found.append(f"{task.get_coro()}: {error!r}")
+    return found
