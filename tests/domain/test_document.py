@@ -187,9 +187,9 @@ def test_the_spend_comes_back() -> None:
 
 
 def test_the_workspace_path_comes_back() -> None:
-    document, _ = parse(old(workspace_path="/home/user/project"))
+    document, _ = parse(old(workspace_path="/data/project"))
     restored, _ = parse(render(document))
-    assert restored.workspace_path == "/home/user/project"
+    assert restored.workspace_path == "/data/project"
 
 
 # Reading and writing
@@ -216,7 +216,7 @@ def test_a_full_document_says_what_it_says() -> None:
     assert document.budget_snapshot is not None
     assert document.budget_snapshot.session_spent == 42_500_000_001
     assert document.escape_state is not None
-    assert document.escape_state.remembered_paths == ["/home/ada/maps", "/srv/shared/../seeds"]
+    assert document.escape_state.remembered_paths == ["/data/ada/maps", "/srv/shared/../seeds"]
     assert document.git_state == GitState(branch="main", commit="0123456789abcdef" * 2 + "01234567")
     assert document.extra == {"runtime_version": {"name": "other", "build": 12, "ratio": 0.75}}
 
