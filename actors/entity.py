@@ -306,7 +306,9 @@ class Entity(Generic[S, C, E, R]):
         return reply
 
     async def compact(self) -> None:
-        """Store a snapshot in place of the rows so far."""
+        """Store a snapshot in place of the rows so far; raises as `committed` does."""
+        if self.broken:
+            raise self.broken
         while self._events or self._in_flight is not None:
             await self.committed()
         if self._rows_since_snapshot == 0:

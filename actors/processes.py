@@ -17,6 +17,9 @@ from actors.domain.errors import NoCapacity, TroupeError
 from actors.turn import Engine
 
 _EXIT = struct.Struct("!ii")
+AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
+"""Environment variable: the most memory that an agent's process may have, in MiB."""
+
 _STOP_LIMIT_S = 2.0
 """How long a cancelled agent may take to clean up before its process group is killed."""
 
@@ -48,7 +51,8 @@ class AgentProcesses:
         session = _Session(reader, writer, engine)
         pid = 0
         try:
-            writer.write(wire.frame(wire.Start(info, agent, prompt, directory)))
+            start = wire.Start(info, agent, prompt, directory, agent_memory())
+            writer.write(wire.frame(start))
             pid = await session.hello()
             outcome = await session.serve()
             return outcome or wire.Outcome(error=await self._death(pid))
@@ -190,6 +194,14 @@ class _Session:
         with contextlib.suppress(ConnectionError):
             self._writer.write(wire.frame(reply))
             await self._writer.drain()
+
+
+def agent_memory() -> int:
+    """How much memory an agent's process may have, in bytes: half of the machine's unless set."""
+    megabytes = os.environ.get(AGENT_MEMORY)
+    if megabytes and megabytes.isdigit():
+        return int(megabytes) * 1024 * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _kill_group(leader: int) -> None:

@@ -59,6 +59,7 @@ class Purse:
         self._held = 0  # granted to decisions that are not recorded yet
         self._lent = 0  # 0 also while it is not known
         self._warning: Warning | None = None
+        self._asks_exactly = False  # a message is under way that asks for no slack
 
     async def hold(self, amount: int) -> Warning | Exceeded | None:
         """Set ``amount`` nano-USD aside, or say at which level there is no room.
@@ -99,11 +100,15 @@ class Purse:
             await self.report()
 
     def call_back(self) -> Want | None:
-        """The message that returns all slack; from now on what was returned is not used."""
+        """The message that returns all slack; from now on what was returned is not used.
+
+        None if there is nothing to return, or a message under way says so already: to overtake
+        that one would have it asked again, and slack called back for it again, without end.
+        """
         if not self._slack:
             return None
         self._tight_until = asyncio.get_running_loop().time() + TIGHT_S
-        if not self._number:
+        if not self._number or self._asks_exactly:
             return None
         self._lent = min(self._lent, self._needed)
         self._number += 1
@@ -145,7 +150,11 @@ class Purse:
             number = self._number
             spent = self._state().spent
             want = Want(self._session, self._epoch, number, spent, total, slack)
-            answer = await self._lend(want)
+            self._asks_exactly = slack == 0
+            try:
+                answer = await self._lend(want)
+            finally:
+                self._asks_exactly = False
             if number != self._number:  # slack was called back meanwhile: the answer is out of date
                 known = self._needed
                 slack = 0

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -122,6 +123,7 @@ async def _serve(descriptor: int) -> None:
 
 async def _run(start: wire.Start, link: _Link) -> wire.Outcome:
     try:
+        _limit_memory(start.memory)
         if start.directory and os.path.isdir(start.directory):
             os.chdir(start.directory)
         agent = unship(start.agent)
@@ -130,6 +132,13 @@ async def _run(start: wire.Start, link: _Link) -> wire.Outcome:
         return wire.Outcome(error="cancelled")
     except Exception as error:
         return wire.Outcome(error=wire.error_text(error))
+
+
+def _limit_memory(bytes: int) -> None:
+    """What is over the limit is a MemoryError in this process, not the end of its neighbours."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = bytes if hard == resource.RLIM_INFINITY else min(bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 class _Link:

@@ -18,12 +18,13 @@ _LARGEST_OUTPUT = _LARGEST // 4
 
 
 class Start(Struct, frozen=True, tag=True):
-    """To the process: run this agent."""
+    """To the process: run this agent, with at most ``memory`` bytes of its own."""
 
     info: calls.TurnInfo
     agent: bytes
     prompt: str
     directory: str | None
+    memory: int
 
 
 class Stop(Struct, frozen=True, tag=True):

@@ -25,10 +25,16 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     idle_s: float = 600.0
 
     def keyring(self) -> Keyring:
-        """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY."""
+        """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.
+
+        From a file it is read again whenever something is met that a newer key has sealed.
+        """
         file = self.key_file or os.environ.get("TROUPE_KEY_FILE")
         if file:
-            return Keyring.parse(_read_private(Path(file)))
+            path = Path(file)
+            keyring = Keyring.parse(_read_private(path))
+            keyring.reload = lambda: Keyring.parse(_read_private(path))
+            return keyring
         text = os.environ.get("TROUPE_KEY")
         if not text:
             raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")

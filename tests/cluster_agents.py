@@ -124,6 +124,12 @@ async def kills_itself(turn: Turn, prompt: str) -> str:
     return "alive"
 
 
+async def fills_memory(turn: Turn, prompt: str) -> str:
+    """Takes more memory than there is."""
+    held = [bytearray(1 << 28) for _ in range(1 << 10)]
+    return str(len(held))
+
+
 async def returns_object(turn: Turn, prompt: str) -> object:
     """Returns what is neither text nor JSON."""
     return object()

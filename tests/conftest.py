@@ -48,6 +48,7 @@ async def troupe(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trou
     """A client of a real Ray with a real Redis, one for the whole test run."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TROUPE_HOME", str(tmp_path_factory.mktemp("troupe")))
+        environment.setenv("TROUPE_AGENT_MEMORY_MB", "1024")
         async with connect() as client:
             yield client
 

@@ -116,6 +116,13 @@ async def test_an_agent_that_kills_its_actor_gets_a_process_of_its_own(
     assert "SIGKILL" in str(result.error)
 
 
+async def test_an_agent_that_fills_memory_fails_alone(troupe: Troupe) -> None:
+    session = await troupe.create_session(agents.fills_memory)
+    result = await session.run("", timeout=60)
+    assert result.status == "failed"
+    assert "MemoryError" in str(result.error)
+
+
 async def test_the_audit_log_tells_and_verifies(troupe: Troupe, directory: Path) -> None:
     session, run = await _stepping(troupe, directory, "shared")
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)

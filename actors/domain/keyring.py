@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -32,12 +33,17 @@ _PURPOSE = "troupe/1/"
 
 
 class Keyring:
-    """The current secret and older ones that are still accepted, each of 32 bytes or more."""
+    """The current secret and older ones that are still accepted, each of 32 bytes or more.
 
-    __slots__ = ("_by_id", "_current", "_public_keys")
+    With ``reload`` a ring that meets a key it does not know takes over what ``reload()`` gives, so
+    that a key can be rotated while everything runs.
+    """
+
+    __slots__ = ("_by_id", "_current", "_public_keys", "reload")
 
     def __init__(self, current: bytes, *older: bytes) -> None:
         """InvalidValue for a secret that is too short, or given twice."""
+        self.reload: Callable[[], Keyring] | None = None
         keys = [_Key(secret) for secret in (current, *older)]
         self._current = keys[0]
         self._by_id = {key.id: key for key in keys}
@@ -106,6 +112,8 @@ class Keyring:
 
     def verify(self, issuer: str, data: bytes, signature: str) -> bool:
         """Whether ``issuer`` is one of this ring and made ``signature`` over ``data``."""
+        if issuer not in self._public_keys:
+            self._take_over()
         public_key = self._public_keys.get(issuer)
         if public_key is None:
             return False
@@ -117,7 +125,10 @@ class Keyring:
         return raw.hex() == signature  # one text per signature: no capitals, no blanks
 
     def _key_of(self, mac: bytes, what: str) -> _Key:
-        key = self._by_id.get(bytes(mac[:KEY_ID_BYTES]))
+        key_id = bytes(mac[:KEY_ID_BYTES])
+        if key_id not in self._by_id:
+            self._take_over()
+        key = self._by_id.get(key_id)
         if key is None:
             raise Tampered(
                 f"{what}: is not marked by a key of this cluster's keyring; "
@@ -125,6 +136,12 @@ class Keyring:
                 what=what,
             )
         return key
+
+    def _take_over(self) -> None:
+        if self.reload is not None:
+            newer = self.reload()
+            self._current, self._by_id = newer._current, newer._by_id
+            self._public_keys = newer._public_keys
 
     def __repr__(self) -> str:
         ids = ", ".join(key_id.hex() for key_id in self._by_id)

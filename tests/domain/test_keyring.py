@@ -179,3 +179,14 @@ class TestSecrecy:
                 dump(rotating)
             with pytest.raises(TypeError, match="never pickled"):
                 dump(rotating._current)
+
+
+def test_a_ring_reads_its_file_again_when_it_meets_a_newer_key() -> None:
+    old, new = Keyring(b"o" * 32), Keyring(b"n" * 32, b"o" * 32)
+    sealed = new.seal(b"data", "place")
+    with pytest.raises(Tampered):
+        old.open(sealed, "place", "it")
+    old.reload = lambda: new
+    assert old.open(sealed, "place", "it") == b"data"
+    assert old.seal(b"data", "place") == sealed
+    assert old.verify(new.issuer, b"data", new.sign(b"data"))

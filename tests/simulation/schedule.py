@@ -17,7 +17,7 @@ from tests.simulation.loop import Loop, Stuck
 from tests.simulation.workload import AGENT, STAGE, Client, Operator, Stage
 from tests.simulation.world import KEYRING, Cluster
 
-_MOST_STEPS = 100_000
+_MOST_STEPS = 15_000
 _QUIET_S = 2.5
 """How long after the last reply everything must have come to rest, in virtual seconds."""
 
