@@ -18,6 +18,7 @@ from actors.history import History, SessionEntity
 from actors.interceptor import Interceptor
 from actors.journal import Key, Summary
 from actors.machines import SESSION
+from actors.permission_leases import PermissionLeases
 from actors.ports import FeedEvent, SessionSummary, SessionView, Stores, WorkspaceSettings
 from actors.purse import Lend, Purse
 from actors.summary import encode_summary, shown, summarise
@@ -34,6 +35,7 @@ class Activation:
         stores: Stores,
         workspace: WorkspaceSettings,
         lend: Lend,
+        leases: PermissionLeases,
         feed: Callable[[FeedEvent], None],
     ) -> None:
         self.entity = entity
@@ -45,9 +47,16 @@ class Activation:
         self.calls = 0
         self.closing = False
         self._feed = feed
-        self.purse = Purse(entity.key.id, entity.epoch, lambda: entity.state, lend, slack=True)
+        self.purse = Purse(
+            entity.key.id,
+            entity.epoch,
+            lambda: entity.state,
+            lend,
+            slack=True,
+            committed=entity.committed,
+        )
         self.interceptor = Interceptor(
-            self.profile, workspace, stores, self.purse, wiring.clock, self._remember_escape
+            self.profile, workspace, stores, self.purse, wiring.clock, leases, self._remember_escape
         )
         self._shown: tuple[object, ...] = ()
         entity.summarise(self._summary)

@@ -77,7 +77,9 @@ class TurnEngine:
             case calls.LastMessages(count):
                 return calls.Messages(await self._activation.history.last(count))
             case calls.BeginStep(name, idempotent):
-                return self._begin_step(branch, name, idempotent)
+                begun = self._begin_step(branch, name, idempotent)
+                await self._entity.committed()  # or a crash could hide that it was begun
+                return begun
             case calls.EndStep(name, key, payload):
                 step = session.Step("step", name, payload)
                 self._entity.do(session.RecordStep(self._run_id, key, step))

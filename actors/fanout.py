@@ -151,17 +151,17 @@ class Spread:
         again = any(spec.id in self._again for spec in specs)
         self._again.update(spec.id for spec in specs)
         batch = Batch(self._activation.profile, specs, again)
+        first = slot not in self._started
+        started = self._started.setdefault(slot, {})
+        started.update((spec.id, spec) for spec in specs)  # a result may be faster than the reply
+        self._fanout.running.update((spec.id, slot) for spec in specs)
+        if first:
+            self._launch(self._collect(slot))
         try:
             await self._fanout.hosts.host(slot).start_children(batch)
         except Unavailable:
             await asyncio.sleep(_RETRY_S)
-            self._lost(specs)
-            return
-        first = slot not in self._started
-        self._started.setdefault(slot, {}).update((spec.id, spec) for spec in specs)
-        self._fanout.running.update((spec.id, slot) for spec in specs)
-        if first:
-            self._launch(self._collect(slot))
+            self._lost([spec for spec in specs if started.pop(spec.id, None)])
 
     async def _collect(self, slot: Slot) -> None:
         """Take in results from one host until none of ours runs there."""
@@ -172,7 +172,10 @@ class Spread:
                 results = await host.collect(self._activation.id, seen, _POLL_S)
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
-                self._lost(list(self._started.pop(slot).values()))
+                lost = list(started.values())
+                started.clear()
+                del self._started[slot]
+                self._lost(lost)
                 return
             seen = [result.session_id for result in results]
             mine = [result for result in results if result.session_id in started]

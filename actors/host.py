@@ -24,6 +24,7 @@ from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
 from actors.history import SessionEntity
 from actors.outbox import Outbox
+from actors.permission_leases import PermissionLeases
 from actors.ports import (
     Batch,
     DirectoryPort,
@@ -69,6 +70,7 @@ class SessionHost:
         self._outboxes: dict[str, Outbox] = {}
         self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost)
         self._lenders: dict[str, Batcher[Want, Granted | Exceeded]] = {}
+        self._leases: dict[str, PermissionLeases] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -212,8 +214,8 @@ class SessionHost:
         """Results of a parent's sub-agents as they come; ``seen`` have arrived and may go."""
         outbox = self._outboxes.setdefault(parent_id, Outbox())
         results = await outbox.collect(seen, timeout_s)
-        if outbox.empty and not results:
-            self._outboxes.pop(parent_id, None)
+        if outbox.idle and self._outboxes.get(parent_id) is outbox:
+            del self._outboxes[parent_id]
         return results
 
     async def cancel(self, session_id: str, scope: str, reason: str) -> None:
@@ -258,7 +260,8 @@ class SessionHost:
         self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
     ) -> Activation:
         lend = self._lender(workspace.scope, stores)
-        activation = Activation(entity, self._wiring, stores, workspace, lend, self._note)
+        leases = self._leases[workspace.scope]
+        activation = Activation(entity, self._wiring, stores, workspace, lend, leases, self._note)
         self._live[activation.id] = activation
         entity.on_break = lambda: self._runs.abandon(activation)
         self._tidy()
@@ -295,8 +298,24 @@ class SessionHost:
         lender = self._lenders.get(scope)
         if lender is None:
             lender = self._lenders[scope] = Batcher(stores.budget.lease)
+            self._leases[scope] = PermissionLeases()
             self._in_background(self._return_slack(scope, stores))
+            self._in_background(self._drop_leases(self._leases[scope], stores))
         return lender
+
+    async def _drop_leases(self, leases: PermissionLeases, stores: Stores) -> None:
+        """Forget kept permissions whenever the store calls them back."""
+        seen = 0
+        while True:
+            try:
+                call = await stores.permissions.await_recall(self._name, seen, _RECALL_POLL_S)
+                if call != seen:
+                    leases.drop()
+                    await stores.permissions.leases_dropped(self._name, call)
+                    leases.ready, seen = True, call
+            except TroupeError:
+                leases.ready, seen = False, 0
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     async def _return_slack(self, scope: str, stores: Stores) -> None:
         """Give back what the sessions of a scope don't need whenever the budget calls for it."""
@@ -305,12 +324,12 @@ class SessionHost:
             try:
                 call = await stores.budget.await_recall(self._name, seen, _RECALL_POLL_S)
                 if call != seen:
-                    wants = [
-                        want
-                        for one in self._live.values()
-                        if one.profile.scope == scope and (want := one.purse.call_back())
+                    purses = [
+                        one.purse for one in self._live.values() if one.profile.scope == scope
                     ]
-                    await stores.budget.return_slack(self._name, call, wants)
+                    wants = await asyncio.gather(*(purse.call_back() for purse in purses))
+                    given = [want for want in wants if want]
+                    await stores.budget.return_slack(self._name, call, given)
                     seen = call
             except TroupeError:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)

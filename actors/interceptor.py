@@ -33,6 +33,7 @@ from actors.domain.money import usd_text
 from actors.domain.session import Profile
 from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
 from actors.entity import Clock
+from actors.permission_leases import PermissionLeases
 from actors.ports import Stores, WorkspaceSettings
 from actors.purse import Purse
 
@@ -55,6 +56,7 @@ class Interceptor:
     stores: Stores
     purse: Purse
     clock: Clock
+    leases: PermissionLeases
     remember_escape: Callable[[str, bool], None]
 
     async def authorize(
@@ -96,15 +98,20 @@ class Interceptor:
         self, operation: str, action: Action, why: str, context: str, timeout: int
     ) -> Decision:
         profile, stores = self.profile, self.stores
+        kept = self.leases.find(action, profile.family_id, self.workspace.path, self.clock())
+        if kept:
+            return Decision("allowed", proof=f"allowance:{kept.id}")
         token = await stores.capabilities.find(
             operation, action, profile.family_id, profile.user_id, profile.capabilities
         )
         if token and await stores.capabilities.use(operation, token.id):
             return Decision("allowed", proof=f"capability:{token.id}")
+        question = self.leases.question()
         allowance = await stores.permissions.consume(
             operation, action, profile.family_id, self.workspace.path
         )
         if allowance:
+            self.leases.keep(question, allowance)
             return Decision("allowed", proof=f"allowance:{allowance.id}")
         claimed = await stores.permissions.claim(
             operation, profile.id, profile.family_id, argument_hash(action)

@@ -14,10 +14,16 @@ class Outbox:
     def __init__(self) -> None:
         self._results: dict[str, Result] = {}
         self._arrived = asyncio.Event()
+        self._waiting = 0
 
     @property
     def empty(self) -> bool:
         return not self._results
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in it, and nobody waits for something."""
+        return self.empty and not self._waiting
 
     def put(self, result: Result) -> None:
         """Add a result; the same one again changes nothing."""
@@ -30,7 +36,11 @@ class Outbox:
             self._results.pop(session_id, None)
         if not self._results and timeout_s > 0:
             self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
+            self._waiting += 1
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        await self._arrived.wait()
+            finally:
+                self._waiting -= 1
         return list(self._results.values())

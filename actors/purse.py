@@ -9,6 +9,9 @@ own; only if that does not fit is each asked for by itself, in order of arrival.
 With slack it also asks for more than it needs, the more the more often it has to ask, and what fits
 into that is held without a message. Slack that is called back goes back at once, whatever message
 is under way, and for a while the purse keeps none.
+
+A message leaves when the journal has what it rests on: the budget must not learn of a spend, nor
+lend to somebody else what was given back, that a crash could still undo.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from actors.domain.budget import Exceeded, Granted, Want, Warning
-from actors.domain.errors import Fenced
+from actors.domain.errors import Fenced, Unavailable
 from actors.domain.session import State, committed_money
 
 Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
@@ -35,6 +38,10 @@ _MOST_REPEATS = 3
 """The budget ignores a message that it has seen. So often in a row it is not a repeated one."""
 
 
+async def _at_once() -> None:
+    """For a state that is durable at any time."""
+
+
 class Purse:
     """One for each activation; ``epoch`` is the activation's."""
 
@@ -45,14 +52,17 @@ class Purse:
         state: Callable[[], State],
         lend: Lend,
         slack: bool = False,
+        committed: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
-        """``slack`` allows it to ask for more than it needs."""
+        """``slack`` allows it to ask for more than it needs; ``committed()`` returns when all that
+        ``state()`` says now is durable."""
         self._slack = FIRST_SLACK if slack else 0
         self._tight_until = 0.0
         self._session = session_id
         self._epoch = epoch
         self._state = state
         self._lend = lend
+        self._committed = committed
         self._number = 0
         self._asking = asyncio.Lock()
         self._waiting = 0  # wanted by those who wait for an answer
@@ -91,7 +101,7 @@ class Purse:
     async def report(self) -> None:
         """Tell the budget what was spent, and keep no more than is needed."""
         async with self._asking:
-            if self._number or self._state().spent:
+            if self._number or self._epoch > 1 or self._state().spent:
                 await self._ask(self._needed)
 
     async def settled(self) -> None:
@@ -99,7 +109,7 @@ class Purse:
         if not self._slack or self._is_tight:
             await self.report()
 
-    def call_back(self) -> Want | None:
+    async def call_back(self) -> Want | None:
         """The message that returns all slack; from now on what was returned is not used.
 
         None if there is nothing to return, or a message under way says so already: to overtake
@@ -113,7 +123,12 @@ class Purse:
         self._lent = min(self._lent, self._needed)
         self._number += 1
         spent = self._state().spent
-        return Want(self._session, self._epoch, self._number, spent, self._needed)
+        want = Want(self._session, self._epoch, self._number, spent, self._needed)
+        try:
+            await self._committed()
+        except Unavailable:  # this activation is over, and has nothing to say any more
+            return None
+        return want
 
     @property
     def _is_tight(self) -> bool:
@@ -152,6 +167,7 @@ class Purse:
             want = Want(self._session, self._epoch, number, spent, total, slack)
             self._asks_exactly = slack == 0
             try:
+                await self._committed()
                 answer = await self._lend(want)
             finally:
                 self._asks_exactly = False

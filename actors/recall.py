@@ -1,59 +1,69 @@
-"""Calling back slack: the hosts that hold some wait for the call, so that stores call nobody."""
+"""Calling back what hosts were lent. They wait for the call, since stores call nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
-_ANSWER_LIMIT_S = 2.0
 _GONE_AFTER_S = 25.0
 
 
 class Recall:
-    """The calls of one budget, by number, and which hosts have answered."""
+    """The calls of one store, by number, and which hosts have answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float) -> None:
+        """``limit_s`` is how long to wait for a host that does not answer, in seconds."""
+        self._limit_s = limit_s
         self._call = 1
+        self._born = time.monotonic()
         self._heard: dict[str, float] = {}
         self._answered: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def any_slack(self) -> bool:
-        """Whether any host may hold slack."""
+    def any_lent(self) -> bool:
+        """Whether any host may hold something."""
         return bool(self._heard)
 
     async def wait_for_call(self, host: str, seen: int, timeout_s: float) -> int:
-        """The number of the newest call, as soon as it is another than ``seen``."""
-        self._heard[host] = asyncio.get_running_loop().time()
+        """The number of the newest call, as soon as it is another than ``seen``.
+
+        With ``seen=0`` a host makes itself known and is answered at once.
+        """
+        self._heard[host] = time.monotonic()
         if seen == 0:
-            seen = self._call
-            self._answered[host] = seen
+            self._answered[host] = self._call
+            return self._call
         await self._until(lambda: self._call != seen, timeout_s)
         return self._call
 
     def returned(self, host: str, call: int) -> None:
-        """A host has returned all its slack for a call."""
+        """A host has returned all that it held when it was called for the ``call``th time."""
         self._answered[host] = max(call, self._answered.get(host, 0))
         self._notify()
 
     def announce(self) -> None:
-        """Call slack back without waiting for it; one call at a time."""
-        if all(self._answered.get(host, 0) >= self._call for host in self._heard):
+        """Call back without waiting; one call at a time."""
+        if not self._missing(self._call):
             self._call += 1
             self._notify()
 
     async def call_back(self) -> None:
-        """Call slack back, and return when all hosts have answered or are taken for gone."""
+        """Call back, and return when all hosts have answered or had their time.
+
+        A store that was just restarted has not heard of all hosts: it gives them the same time.
+        """
         self._call += 1
-        call = self._call
+        call, grown_up = self._call, self._born + self._limit_s
         await self._notify_now()
-        await self._until(lambda: not self._missing(call), _ANSWER_LIMIT_S)
+        await self._until(lambda: not self._missing(call), self._limit_s)
+        await asyncio.sleep(max(grown_up - time.monotonic(), 0.0))
 
     def _missing(self, call: int) -> list[str]:
-        before = asyncio.get_running_loop().time() - _GONE_AFTER_S
+        before = time.monotonic() - _GONE_AFTER_S
         for host in [host for host, heard in self._heard.items() if heard < before]:
             del self._heard[host]
         return [host for host in self._heard if self._answered.get(host, 0) < call]

@@ -18,9 +18,13 @@ from actors.domain.patterns import Pattern, from_action
 from actors.domain.resource_pattern import exactly
 from actors.holder import Holder
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES
+from actors.permission_leases import LEASE_S
 from actors.ports import Asked
 from actors.recall import Recall
 from actors.wiring import Wiring
+
+_SLACK_LIMIT_S = 2.0
+"""How long the budget waits for a host to return its slack, in seconds."""
 
 ALWAYS_US = 60 * 60 * 1_000_000
 """How long the token of an approval "always" is good for: one hour."""
@@ -35,7 +39,7 @@ class BudgetActor:
     def __init__(self, wiring: Wiring, scope: str) -> None:
         self._holder = Holder(BUDGET, scope, "budget", wiring)
         self._clock = wiring.clock
-        self._recall = Recall()
+        self._recall = Recall(_SLACK_LIMIT_S)
 
     async def open_family(self, command: budget.OpenFamily) -> None:
         await self._holder.execute(command)
@@ -46,7 +50,7 @@ class BudgetActor:
     async def lease(self, wants: list[budget.Want]) -> list[budget.Granted | budget.Exceeded]:
         """Decide each wish. Before one is refused, slack that others hold is called back."""
         command = budget.Lease(wants)
-        if self._recall.any_slack:
+        if self._recall.any_lent:
             entity = await self._holder.entity()
             _, would_be = budget.decide(entity.state, command, self._clock())
             if any(isinstance(one, budget.Exceeded) for one in _granted(would_be)):
@@ -87,6 +91,7 @@ class PermissionsActor:
         self._scope = scope
         self._allowances = Holder(ALLOWANCES, scope, "allowances", wiring)
         self._approvals = Holder(APPROVALS, scope, "approvals", wiring)
+        self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
         self._watchers: dict[str | None, float] = {}
@@ -103,7 +108,17 @@ class PermissionsActor:
         return signed
 
     async def revoke(self, allowance_id: str) -> None:
+        """Once this returns nobody passes through it, by an answer kept from before either."""
         await self._allowances.execute(allowances.Revoke(allowance_id))
+        await self._recall.call_back()
+
+    async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
+        """Answered when kept answers are called back. A host that keeps any always waits here."""
+        return await self._recall.wait_for_call(host, seen, timeout_s)
+
+    async def leases_dropped(self, host: str, call: int) -> None:
+        """A host's answer to call number ``call``: it keeps none of the answers from before."""
+        self._recall.returned(host, call)
 
     async def allowances(self) -> list[Allowance]:
         entity = await self._allowances.entity()

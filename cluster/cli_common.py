@@ -58,7 +58,7 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
     with _raising(_SIGNALS):
         try:
             return asyncio.run(main())
-        except (asyncio.CancelledError, KeyboardInterrupt):
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # Ray raises the last
             return INTERRUPTED
 
 

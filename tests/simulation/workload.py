@@ -104,6 +104,11 @@ class _Play:
             self.count += 1
             await self.rng.choice(kinds)()
 
+    async def begin(self) -> None:
+        """A branch: a replay finds it again by its first step, which no other one takes."""
+        await self.spend()
+        await self.act(1)
+
     async def spend(self) -> None:
         """An action that costs something."""
         tool = f"tool-{self._name}"
@@ -172,7 +177,7 @@ class _Play:
             _Play(self.stage, self.turn, random.Random(seed), f"{self._name}{letter}")
             for letter, seed in zip("ab", seeds, strict=True)
         ]
-        await asyncio.gather(*(branch.act(2) for branch in branches))
+        await asyncio.gather(*(branch.begin() for branch in branches))
 
     async def spawn(self) -> None:
         """Sub-agents, some of them with an allotment."""

@@ -1,0 +1,69 @@
+"""Allowances that a host may pass actions through by itself, for a short time.
+
+Only allowances without a limited number of uses are kept. `LEASE_S` after the question was sent the
+answer is forgotten, by a clock that also runs while the process is paused; and at once when the
+store calls its answers back, which it does before a revocation returns.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from actors.domain.actions import Action
+from actors.domain.allowances import Allowance, valid
+from actors.domain.patterns import matches
+
+LEASE_S = 3.0
+"""For how long a positive answer may be used again, in seconds."""
+
+_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    allowance: Allowance
+    until: float
+
+
+class PermissionLeases:
+    """The answers that one host keeps for one scope."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        """Whether the store knows that this host keeps answers, and will call them back."""
+        self._leases: dict[str, _Lease] = {}
+        self._generation = 0
+
+    def question(self) -> tuple[int, float]:
+        """To be taken before the store is asked, and given to `keep` with its answer."""
+        return self._generation, time.monotonic()
+
+    def keep(self, question: tuple[int, float], allowance: Allowance) -> None:
+        """Keep an answer, unless answers were called back since the question was asked."""
+        generation, asked = question
+        if self.ready and generation == self._generation and allowance.max_uses is None:
+            if len(self._leases) >= _MOST:
+                self._leases.clear()
+            self._leases[allowance.id] = _Lease(allowance, asked + LEASE_S)
+
+    def find(self, action: Action, family_id: str, root: str | None, now: int) -> Allowance | None:
+        """A kept allowance that covers ``action``; ``now`` in microseconds for its own expiry."""
+        moment = time.monotonic()
+        for id, lease in list(self._leases.items()):
+            one = lease.allowance
+            if lease.until <= moment:
+                del self._leases[id]
+            elif (
+                valid(one, now)
+                and one.workspace_root in (None, root)
+                and (not one.session_only or one.family_id == family_id)
+                and matches(one.pattern, action, root)
+            ):
+                return one
+        return None
+
+    def drop(self) -> None:
+        """Forget all answers, those on their way included."""
+        self._generation += 1
+        self._leases.clear()

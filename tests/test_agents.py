@@ -1,0 +1,353 @@
+"""Agents on their way to a worker: what arrives, and what is refused before it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+import cloudpickle
+import msgspec
+import pytest
+
+import actors
+from actors import agents
+from actors.agents import AgentFunction, name_of, ship, unship
+from actors.domain.errors import InvalidAgent
+from actors.turn import Turn
+
+ROOT = str(Path(actors.__file__).parent.parent)
+LOCK = threading.Lock()
+GREETING = "hello"
+
+
+async def greet(turn: Turn, prompt: str) -> str:
+    return f"{GREETING} {prompt}"
+
+
+async def repeat(times: int, turn: Turn, prompt: str) -> str:
+    return times * prompt
+
+
+class Counter:
+    """An agent that holds something."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    async def __call__(self, turn: Turn, prompt: str) -> str:
+        return f"{self.start} {prompt}"
+
+    async def method(self, turn: Turn, prompt: str) -> str:
+        return f"{self.start} by method {prompt}"
+
+
+def closure(word: str) -> AgentFunction:
+    async def agent(turn: Turn, prompt: str) -> str:
+        return f"{word} {prompt}"
+
+    return agent
+
+
+def run(agent: AgentFunction, prompt: str = "you") -> object:
+    async def one() -> object:
+        return await agent(cast(Turn, None), prompt)
+
+    return asyncio.run(one())
+
+
+def run_elsewhere(blob: bytes) -> str:
+    """What an agent says in a process that shares nothing with this one but this package."""
+    program = (
+        "import asyncio, sys\n"
+        "from actors.agents import unship\n"
+        "from actors.domain.errors import InvalidAgent\n"
+        "try:\n"
+        "    agent = unship(sys.stdin.buffer.read())\n"
+        "except InvalidAgent as error:\n"
+        "    print('InvalidAgent', error)\n"
+        "else:\n"
+        "    print(asyncio.run(agent(None, 'you')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=blob,
+        capture_output=True,
+        check=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of scripts that is on this process's import path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def module(folder: Path, name: str, text: str) -> ModuleType:
+    (folder / f"{name}.py").write_text(text)
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+# What arrives
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [
+        (greet, "hello you"),
+        (functools.partial(repeat, 2), "youyou"),
+        (functools.partial(functools.partial(repeat), 3), "youyouyou"),
+        (Counter(7), "7 you"),
+        (Counter(7).method, "7 by method you"),
+        (closure("dear"), "dear you"),
+    ],
+)
+def test_an_async_callable_arrives_as_it_was(agent: AgentFunction, says: str) -> None:
+    shipped = ship(agent)
+    assert run(unship(shipped.blob)) == says
+    assert shipped.digest == hashlib.sha256(shipped.blob).hexdigest()
+
+
+def test_the_module_of_an_agent_travels_with_it(folder: Path) -> None:
+    script = module(
+        folder,
+        "orchard_script",
+        "WORD = 'dear'\n"
+        "def polite(text): return f'{WORD} {text}'\n"
+        "class Box:\n"
+        "    def __init__(self, text): self.text = text\n"
+        "async def agent(turn, prompt): return Box(polite(prompt)).text\n",
+    )
+    blob = ship(script.agent).blob
+    (folder / "orchard_script.py").unlink()
+    assert run_elsewhere(blob) == "dear you"
+
+
+def test_other_modules_are_found_by_the_senders_path(folder: Path) -> None:
+    module(folder, "orchard_helper", "def polite(text): return f'dear {text}'\n")
+    script = module(
+        folder,
+        "orchard_user",
+        "import orchard_helper\n"
+        "async def agent(turn, prompt): return orchard_helper.polite(prompt)\n",
+    )
+    blob = ship(script.agent).blob
+    assert run_elsewhere(blob) == "dear you"
+    (folder / "orchard_helper.py").unlink()
+    answer = run_elsewhere(blob)
+    assert answer.startswith("InvalidAgent the agent can't be opened at the worker: ")
+    assert "No module named 'orchard_helper'" in answer
+    assert "must be installed there" in answer
+
+
+def test_a_script_that_is_run_ships_its_agents(tmp_path: Path) -> None:
+    script = tmp_path / "main_script.py"
+    script.write_text(
+        "import sys\n"
+        "from actors.agents import ship\n"
+        "WORD = 'dear'\n"
+        "async def agent(turn, prompt): return f'{WORD} {prompt}'\n"
+        "if __name__ == '__main__':\n"
+        "    sys.stdout.buffer.write(ship(agent).blob)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+    script.unlink()
+    assert run_elsewhere(done.stdout) == "dear you"
+
+
+def test_what_is_installed_is_not_copied() -> None:
+    installed: object = asyncio.sleep
+    assert unship(ship(cast(AgentFunction, installed)).blob) is installed
+
+
+def test_shipping_changes_nothing_for_what_is_pickled_next(folder: Path) -> None:
+    script = module(
+        folder,
+        "orchard_lock",
+        "import threading\n"
+        "LOCK = threading.Lock()\n"
+        "async def good(turn, prompt): return prompt\n"
+        "async def bad(turn, prompt): return LOCK\n",
+    )
+    ship(script.good)
+    with pytest.raises(InvalidAgent):
+        ship(script.bad)
+    assert cloudpickle.list_registry_pickle_by_value() == set()
+
+
+def test_the_same_function_is_pickled_once() -> None:
+    assert ship(greet) is ship(greet)
+
+
+def test_what_an_agent_holds_is_what_it_holds_now() -> None:
+    counter = Counter(1)
+    first = ship(counter)
+    counter.start = 2
+    assert run(unship(ship(counter).blob)) == "2 you"
+    assert run(unship(first.blob)) == "1 you"
+    words: list[str] = []
+
+    async def listing(turn: Turn, prompt: str) -> str:
+        return ",".join([*words, prompt])
+
+    ship(listing)
+    words.append("dear")
+    assert run(unship(ship(listing).blob)) == "dear,you"
+
+
+# What is refused before it leaves
+
+
+def plain(turn: Turn, prompt: str) -> str:
+    return prompt
+
+
+def generator(turn: Turn, prompt: str) -> Iterator[str]:
+    yield prompt
+
+
+async def async_generator(turn: Turn, prompt: str) -> AsyncIterator[str]:
+    yield prompt
+
+
+class Plain:
+    def __call__(self, turn: Turn, prompt: str) -> str:
+        return prompt
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [
+        (plain, "plain is not async; write `async def`"),
+        (generator, "generator is not async"),
+        (async_generator, "async_generator is not async"),
+        (lambda turn, prompt: prompt, "<lambda> is not async"),
+        (functools.partial(plain), "plain is not async"),
+        (Plain(), "is not async"),
+        (Counter, "Counter is not async"),
+        (print, "print is not async"),
+        (None, "None is not callable; give an async function"),
+        (7, "7 is not callable"),
+        ("examples/survey.py:survey", "'examples/survey.py:survey' is not callable"),
+    ],
+)
+def test_what_is_no_async_callable_is_refused_by_name(agent: object, says: str) -> None:
+    with pytest.raises(InvalidAgent) as caught:
+        ship(cast(AgentFunction, agent))
+    assert caught.value.message.startswith("agent: ")
+    assert says in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+async def uses_a_lock(turn: Turn, prompt: str) -> str:
+    with LOCK:
+        return prompt
+
+
+def closed_over_a_lock() -> AgentFunction:
+    lock = threading.Lock()
+
+    async def agent(turn: Turn, prompt: str) -> str:
+        with lock:
+            return prompt
+
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        (uses_a_lock, "uses_a_lock"),
+        (closed_over_a_lock(), "agent"),
+        (functools.partial(repeat, cast(int, threading.Lock())), "repeat"),
+        (Counter(cast(int, threading.Lock())), "Counter"),
+    ],
+)
+def test_what_does_not_pickle_is_refused_with_the_reason(agent: AgentFunction, name: str) -> None:
+    with pytest.raises(InvalidAgent, match=f"^agent: {name} does not pickle: ") as caught:
+        ship(agent)
+    assert "without open files, locks or clients in globals" in caught.value.message
+
+
+# What is refused where it arrives
+
+
+def test_an_agent_of_another_python_is_refused_naming_both() -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    parcel["python"] = "3.99"
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(InvalidAgent, match=f"by Python 3.99 and this worker runs {here}") as caught:
+        unship(msgspec.msgpack.encode(parcel))
+    assert caught.value.details == {"sender": "3.99", "worker": here}
+
+
+def test_the_other_pythons_pickle_is_not_even_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    parcel |= {"python": "3.99", "paths": ["/"], "pickle": b"no pickle"}
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(InvalidAgent, match="Python"):
+        unship(msgspec.msgpack.encode(parcel))
+    assert "/" not in sys.path
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"cno_such_module\nname\n."])
+def test_what_does_not_open_is_said(content: bytes) -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob) | {"pickle": content}
+    with pytest.raises(InvalidAgent, match="the agent can't be opened at the worker: "):
+        unship(msgspec.msgpack.encode(parcel))
+
+
+def test_the_senders_path_comes_after_the_workers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [ROOT])
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    parcel["paths"] = [str(tmp_path), str(tmp_path / "not there"), ROOT, str(tmp_path)]
+    unship(msgspec.msgpack.encode(parcel))
+    assert sys.path == [ROOT, str(tmp_path)]
+
+
+def test_installed_folders_do_not_travel() -> None:
+    paths = msgspec.msgpack.decode(ship(greet).blob)["paths"]
+    assert paths
+    assert not [path for path in paths if agents._installed(path)]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        (greet, "greet"),
+        (functools.partial(repeat, 2), "repeat"),
+        (Counter(1), "Counter"),
+        (Counter(1).method, "method"),
+        (closure("dear"), "agent"),
+    ],
+)
+def test_agents_have_names_for_people(agent: AgentFunction, name: str) -> None:
+    assert name_of(agent) == name
+    assert ship(agent).name == name
