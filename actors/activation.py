@@ -129,6 +129,7 @@ class Activation:
             turn_count=state.metadata.turn_count,
             tool_call_count=state.metadata.tool_call_count,
             approval_count=state.metadata.approval_count,
+            seen_at=self.wiring.clock(),
         )
 
     async def finish(self, run_id: str, result: Result) -> Result:

@@ -170,6 +170,9 @@ class Spread:
         while started:
             try:
                 results = await host.collect(self._activation.id, seen, _POLL_S)
+                if not results:  # a zombie may have taken some from it: have it take them back
+                    profile, specs = self._activation.profile, list(started.values())
+                    await host.start_children(Batch(profile, specs, again=True))
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
                 lost = list(started.values())

@@ -18,7 +18,7 @@ from actors.activation import (
 from actors.batcher import Batcher
 from actors.domain import session
 from actors.domain.budget import Exceeded, Granted, Want
-from actors.domain.errors import Fenced, NotFound, TroupeError, Unavailable
+from actors.domain.errors import CallError, Fenced, NotFound, TroupeError, Unavailable
 from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
@@ -254,7 +254,22 @@ class SessionHost:
             entity.do(create)
         require_known(entity)
         workspace = await self._wiring.registry.workspace(scope)
-        return self._enter(entity, stores, workspace)
+        activation = self._enter(entity, stores, workspace)
+        if entity.epoch > 1:
+            self._in_background(self._catch_up(activation))
+        return activation
+
+    async def _catch_up(self, activation: Activation) -> None:
+        """Report what the activation before may have died without reporting."""
+        while not activation.entity.broken:
+            try:
+                await activation.purse.report()
+            except (Fenced, CallError):
+                return
+            except Unavailable:
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+            else:
+                return
 
     def _enter(
         self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings

@@ -104,6 +104,7 @@ class BudgetPort(Protocol):
     async def return_slack(self, host: str, call: int, wants: list[Want]) -> None: ...
     async def set_cap(self, command: SetCap) -> None: ...
     async def levels(self, names: list[str]) -> list[Level]: ...
+    async def children(self, family_id: str) -> int: ...
 
 
 class PermissionsPort(Protocol):
@@ -179,7 +180,7 @@ class Batch(Struct, frozen=True):
 
 
 class SessionView(Struct, frozen=True):
-    """A session as a client sees it."""
+    """A session as a client sees it; ``seen_at`` is when, in microseconds since the epoch."""
 
     summary: SessionSummary
     profile: Profile
@@ -192,6 +193,21 @@ class SessionView(Struct, frozen=True):
     turn_count: int
     tool_call_count: int
     approval_count: int
+    seen_at: int
+
+    @property
+    def status(self) -> str:
+        """idle, initialising, running, completed, failed, cancelled, timed_out or ended."""
+        return self.summary.status
+
+    @property
+    def duration_s(self) -> float:
+        """How long the session has been there, in seconds."""
+        return (self.seen_at - self.profile.created_at) / 1_000_000
+
+    def is_near_limit(self, max_tokens: int, threshold: float) -> bool:
+        """Whether the estimated tokens are over ``threshold`` (a fraction) of ``max_tokens``."""
+        return self.token_count > max_tokens * threshold
 
 
 class HostPort(Protocol):

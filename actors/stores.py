@@ -72,6 +72,13 @@ class BudgetActor:
     async def set_cap(self, command: budget.SetCap) -> None:
         await self._holder.execute(command)
 
+    async def children(self, family_id: str) -> int:
+        """How many sub-agents a family has had so far."""
+        entity = await self._holder.entity()
+        family = entity.state.families.get(family_id)
+        await entity.committed()
+        return family.children if family else 0
+
     async def levels(self, names: list[str]) -> list[budget.Level]:
         entity = await self._holder.entity()
         levels = [budget.level(entity.state, name) for name in names]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ENDLESS = 100_000  # columns where there is no terminal: lines are the reader's to break
 _SHORT = 60
+_ID = 36  # characters
 _FOLDED = frozenset({"budget", "output"})
 _NUMBERS = frozenset({"agents", "cost", "spent", "reserved", "cap", "used"})
 _STYLES = {
@@ -118,7 +119,7 @@ def sessions_table(listed: Iterable[Overview], width: int) -> Table:
         }
         table.add_row(
             one.summary.id,
-            Text(one_line(one.summary.label, 40)),
+            Text(one_line(one.summary.label, min(max(width - 74, 8), 40))),
             _status(one.status),
             str(one.agents or ""),
             usd(one.total),
@@ -231,6 +232,7 @@ def _table(*columns: str) -> Table:
     for name in columns:
         table.add_column(
             name,
+            min_width=_ID if name in ("session", "run") else None,
             no_wrap=name not in _FOLDED,
             overflow="fold" if name in _FOLDED else "ellipsis",
             justify="right" if name in _NUMBERS else "left",

@@ -23,7 +23,7 @@ from actors.domain.session import Describe
 from actors.ports import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
 from cluster.calls import Calls
 from cluster.documents import export_document
-from cluster.tree import SessionTree, build_tree
+from cluster.tree import FamilyStats, SessionTree, build_tree, family_stats
 
 ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 
@@ -285,6 +285,13 @@ class Session:
     async def family(self) -> list[SessionSummary]:
         """A line about each session of the tree that this one belongs to."""
         return await self._calls.directory.family(self.id)
+
+    async def stats(self) -> FamilyStats:
+        """The family's sub-agents by what became of them."""
+        view, summaries = await self.status(), await self.family()
+        profile = view.profile
+        spawned = await self._calls.budget(profile.scope).children(profile.family_id)
+        return family_stats(summaries, spawned, profile.limits.max_concurrent)
 
     async def tree(self) -> SessionTree:
         """This session and all below it, with costs."""

@@ -45,6 +45,34 @@ class SessionTree:
             waiting.extend(reversed(node.children))
 
 
+@dataclass(frozen=True)
+class FamilyStats:
+    """The sub-agents of a family by what became of them; ``available`` may start at once."""
+
+    active: int
+    queued: int
+    available: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    timed_out: int
+
+
+def family_stats(summaries: list[SessionSummary], spawned: int, max_concurrent: int) -> FamilyStats:
+    """Counts over a family's summaries; ``spawned`` is how many sub-agents were asked for."""
+    below = [one.status for one in summaries if one.parent_id is not None]
+    active = below.count("running") + below.count("initialising")
+    return FamilyStats(
+        active=active,
+        queued=max(spawned - len(below), 0),
+        available=max(max_concurrent - active, 0),
+        succeeded=below.count("completed"),
+        failed=below.count("failed"),
+        cancelled=below.count("cancelled"),
+        timed_out=below.count("timed_out"),
+    )
+
+
 def build_tree(root: str, summaries: list[SessionSummary]) -> SessionTree:
     """The tree below ``root``. NotFound if it is not among the summaries."""
     below: dict[str | None, list[SessionSummary]] = {}

@@ -45,6 +45,11 @@ async def test_a_run_gives_its_result_once(troupe: Troupe, isolation: str) -> No
     assert [message.text for message in await session.messages()] == ["hello", "heard hello"]
     status = await session.status()
     assert status.turn_count == 1
+    assert status.status == "completed"
+    assert status.duration_s > 0
+    assert status.token_count == len("hello") // 4 + len("heard hello") // 4
+    assert status.is_near_limit(10, 0.2)
+    assert not status.is_near_limit(10, 0.3)
 
 
 async def test_messages_last_and_clear(troupe: Troupe) -> None:
@@ -218,6 +223,9 @@ async def test_a_failing_child_is_a_result(troupe: Troupe, isolation: str) -> No
     assert fine == ["completed", None]
     assert failed == ["failed", "ValueError: on purpose"]
     assert late == ["timed_out", "timed out after 0.5 s"]
+    stats = await session.stats()
+    assert (stats.succeeded, stats.failed, stats.timed_out) == (1, 2, 1)
+    assert (stats.active, stats.queued, stats.available) == (0, 0, 4)
     assert gone[0] == "failed"
     assert "code 3" in gone[1]
 

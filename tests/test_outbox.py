@@ -55,3 +55,17 @@ async def test_having_seen_what_is_not_there_does_no_harm() -> None:
     outbox = Outbox()
     outbox.put(A)
     assert await outbox.collect(["stranger"], 60) == [A]
+
+
+async def test_it_is_idle_only_when_it_is_empty_and_nobody_waits() -> None:
+    outbox = Outbox()
+    assert outbox.idle
+    waiting = asyncio.create_task(outbox.collect([], 60))
+    await asyncio.sleep(0)
+    assert outbox.empty
+    assert not outbox.idle
+    outbox.put(A)
+    await waiting
+    assert not outbox.idle
+    await outbox.collect(["a"], 0)
+    assert outbox.idle

@@ -26,7 +26,7 @@ def stream(*parts: bytes) -> asyncio.StreamReader:
 @pytest.mark.parametrize(
     "message",
     [
-        wire.Start(INFO, bytes(range(256)), "päd", None),
+        wire.Start(INFO, bytes(range(256)), "päd", None, 1 << 30),
         wire.Stop(),
         wire.Answered(1, None),
         wire.Answered(2, calls.Charge(5, 1)),

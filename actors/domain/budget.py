@@ -377,6 +377,7 @@ def _slack(
     """
     if wish <= 0:
         return 0
+    wish = min(wish, _MAX_TOTAL - lent)
     more = lent - account.held
     for name in _levels(account):
         cap = _cap_or_allotment(state, name)

@@ -29,7 +29,7 @@ GUARDED = "guarded"
 """The MCP server whose tools need an approval."""
 
 CHILD_TIMEOUT_S = 600.0
-_ASK_LIMIT_S = 3.0
+_ASK_LIMIT_S = 2.0
 _BEAT_S = 0.2
 _HAS_PROCESS = sys.argv[0].endswith("runner.py")  # else a process would be its neighbours', too
 _ledgers: dict[str, Ledger] = {}

@@ -11,14 +11,21 @@ from typing import Literal
 
 from msgspec import Struct
 
+from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope
+from actors.domain.capability_token import Token, mint
 from actors.domain.ids import derived_id
+from actors.domain.keyring import Keyring
+from actors.domain.patterns import ExactTool
 from actors.domain.settings import Isolation
-from tests.chaos.errands import CENT
+from tests.chaos.errands import CENT, GUARDED
 
 FAMILIES_PER_WAVE = 6
 WORKSPACES = 2
 TOKENS = 2
+
+_MADE_US = 1_750_000_000_000_000
+_YEARS_US = 20 * 365 * 24 * 3_600_000_000
 
 Ending = Literal["none", "end", "cancel", "cancel_child"]
 
@@ -80,11 +87,36 @@ def wave(seed: int, number: int) -> WavePlan:
     )
 
 
-def scope_for(request_id: str) -> Scope:
-    """How a request is decided, whoever is asked and however often."""
-    rng = random.Random(f"scope/{request_id}")
-    scopes = (Scope.ONCE, Scope.ONCE, Scope.SESSION, Scope.WORKSPACE, Scope.ALWAYS, Scope.DENY)
-    return rng.choice(scopes)
+def allowance(id: str, tool: str, uses: int | None, root: str) -> Allowance:
+    """An allowance for one tool: the same one, however often it is made."""
+    pattern = ExactTool(GUARDED, tool)
+    return Allowance(
+        id, pattern, _MADE_US, max_uses=uses, uses_left=uses, workspace_root=root
+    )
+
+
+def token(keyring: Keyring, plan: WavePlan, at: int) -> Token:
+    """A token that is good for one use of one tool: the same one, however often it is made."""
+    return mint(
+        keyring,
+        id=plan.tokens[at],
+        resource=f"mcp://{GUARDED}:single-{plan.number}-{at}",
+        permissions=("invoke",),
+        now=_MADE_US,
+        expires=_MADE_US + _YEARS_US,
+        user=plan.user,
+        audit_entry=f"wave {plan.number}",
+        single_use=True,
+    )
+
+
+def scope_for(request_id: str, shared: bool) -> Scope:
+    """How a request is decided, whoever is asked and however often; ``shared`` for a tool that
+    many want, so that no approval makes them stop competing for it."""
+    scopes = (Scope.ONCE, Scope.ONCE, Scope.DENY)
+    if not shared:
+        scopes += (Scope.SESSION, Scope.WORKSPACE, Scope.ALWAYS)
+    return random.Random(f"scope/{request_id}").choice(scopes)
 
 
 def deciders(request_id: str) -> list[str]:

@@ -313,6 +313,64 @@ def test_a_workspace_warns_at_its_own_percentage() -> None:
     assert desk.want(OTHER, 1, lent=20) == Granted(20, Warning("workspace", 50, 1000, 5))
 
 
+# Slack
+
+
+def with_slack(desk: Desk, number: int, lent: int, slack: int, session: str = ROOT) -> object:
+    reply = desk.do(Lease([Want(session, 1, number, 0, lent, slack)]))
+    return cast("list[Granted | Exceeded]", reply)[0]
+
+
+def test_without_any_cap_a_wish_for_slack_is_granted() -> None:
+    desk = Desk()
+    desk.open()
+    assert with_slack(desk, 1, 10, 1000) == Granted(1010)
+    assert desk.held(ROOT, WORKSPACE) == [1010, 1010]
+
+
+@pytest.mark.parametrize(
+    ("wish", "given"), [(0, 0), (-5, 0), (7, 7), (49, 49), (50, 49), (999, 49)]
+)
+def test_slack_is_a_share_of_the_room_below_the_threshold(wish: int, given: int) -> None:
+    desk = Desk()
+    desk.open(max=1000)  # warns at 800: there is room for 789 beside these 10, a sixteenth is 49
+    assert with_slack(desk, 1, 10, wish) == Granted(10 + given)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "session", "allotment", "given"),
+    [(1000, 10**6, None, 49), (10**6, 1000, None, 49), (10**6, 10**6, 1000, 61)],
+)
+def test_the_level_with_the_least_room_decides(
+    workspace: int, session: int, allotment: int | None, given: int
+) -> None:
+    desk = Desk(workspace=workspace)
+    desk.open(max=session)
+    desk.admit(Child("child", allotment))
+    assert with_slack(desk, 1, 10, 10**6, "child") == Granted(10 + given)
+
+
+def test_near_a_threshold_there_is_no_slack() -> None:
+    desk = Desk()
+    desk.open(max=1000)
+    assert with_slack(desk, 1, 799, 1000) == Granted(799)
+    assert with_slack(desk, 2, 800, 1000) == Granted(800, Warning("session", 800, 1000, 80))
+
+
+def test_with_a_refusal_comes_no_slack() -> None:
+    desk = Desk(workspace=10**6)
+    desk.open(max=100)
+    assert with_slack(desk, 1, 101, 1000) == Exceeded("session", 101, 100)
+    assert desk.held(ROOT, WORKSPACE) == [0, 0]
+
+
+def test_slack_is_never_more_than_can_be_loaded_again() -> None:
+    desk = Desk()
+    desk.open()
+    with_slack(desk, 1, 10, 1 << 80)
+    budget.validate(stored(desk.state))
+
+
 # Many in one command
 
 
@@ -526,7 +584,7 @@ def tampered(
 # Properties
 
 amounts = st.integers(0, 40)
-caps = st.none() | st.integers(0, 100)
+caps = st.none() | st.integers(0, 100) | st.integers(500, 2000)
 
 
 @given(
@@ -654,11 +712,17 @@ class BudgetMachine(RuleBasedStateMachine):
             self.join(child.id, family, own + self.levels_of[parent])
         return names[-1]
 
-    @rule(target=said, session=sessions, more=st.integers(0, 12), lent=st.integers(0, 60))
-    def want(self, session: str, more: int, lent: int) -> Want:
+    @rule(
+        target=said,
+        session=sessions,
+        more=st.integers(0, 12),
+        lent=st.integers(0, 60),
+        slack=st.sampled_from([0, 0, 1, 50]),
+    )
+    def want(self, session: str, more: int, lent: int, slack: int) -> Want:
         epoch, number = self.number[session]
         self.number[session] = (epoch, number + 1)
-        want = Want(session, epoch, number + 1, self.spent[session] + more, lent)
+        want = Want(session, epoch, number + 1, self.spent[session] + more, lent, slack)
         self.spent[session] += more
         self.send([want])
         return want
@@ -732,7 +796,9 @@ class BudgetMachine(RuleBasedStateMachine):
         session = want.session
         reported = max(want.spent - held[session], 0)
         if isinstance(reply, Granted):
-            assert reply.lent == max(want.lent, want.spent)
+            slack = reply.lent - max(want.lent, want.spent)
+            assert 0 <= slack <= max(want.slack, 0)
+            assert not (slack and reply.warning)
             change = reply.lent - held[session]
             lent[session] = reply.lent
         else:

@@ -25,7 +25,9 @@ from actors.domain.money import MAX_NANO, NANO
 from actors.domain.result import Result, Status
 from actors.domain.session import (
     KEPT_RESULTS,
+    MAX_MESSAGE_BYTES,
     MAX_QUEUED_RUNS,
+    SHARED_ATTEMPTS,
     AcceptRun,
     AddMessages,
     Agent,
@@ -52,15 +54,18 @@ from actors.domain.session import (
     StartRun,
     State,
     Step,
+    isolation_of,
     operation,
 )
-from actors.domain.settings import Limits
+from actors.domain.settings import Isolation, Limits
 
 ME = "me"
 AGENT = Agent("digest", "reader")
 
 
-def profile(limits: Limits | None = None, depth: int = 0) -> Profile:
+def profile(
+    limits: Limits | None = None, depth: int = 0, isolation: Isolation = "process"
+) -> Profile:
     return Profile(
         id=ME,
         user_id="0123456789abcdef",
@@ -68,7 +73,7 @@ def profile(limits: Limits | None = None, depth: int = 0) -> Profile:
         family_id=ME,
         created_at=5,
         agent=AGENT,
-        isolation="process",
+        isolation=isolation,
         budget=Budget(100 * NANO, 10 * NANO, 80),
         limits=limits or Limits(),
         depth=depth,
@@ -79,11 +84,13 @@ def profile(limits: Limits | None = None, depth: int = 0) -> Profile:
 class Desk:
     """A session, every event that it ever had, and a clock that goes on by one at each command."""
 
-    def __init__(self, limits: Limits | None = None, depth: int = 0) -> None:
+    def __init__(
+        self, limits: Limits | None = None, depth: int = 0, isolation: Isolation = "process"
+    ) -> None:
         self.state = session.initial()
         self.events: list[Event] = []
         self.now = 0
-        self.do(Create(profile(limits, depth)))
+        self.do(Create(profile(limits, depth, isolation)))
 
     def do(self, command: Command) -> Reply:
         self.now += 1
@@ -256,6 +263,37 @@ def test_an_unknown_run_is_not_found(command: Command) -> None:
         desk.do(command)
 
 
+def test_a_later_activation_starts_a_run_again_but_it_stays_one_turn() -> None:
+    desk = Desk()
+    desk.do(AcceptRun("run", "prompt"))
+    desk.do(StartRun("run", epoch=1))
+    started = desk.state.runs["run"].started
+    desk.changes_nothing(StartRun("run", epoch=1))
+    desk.do(StartRun("run", epoch=2))
+    assert desk.state.runs["run"].attempts == 2
+    assert desk.state.runs["run"].started == started
+    assert desk.metadata.turn_count == 1
+
+
+def test_a_shared_run_that_does_not_get_on_is_given_a_process_of_its_own() -> None:
+    desk = Desk(isolation="shared")
+    desk.do(AcceptRun("run", "prompt"))
+    found = []
+    for epoch in range(1, SHARED_ATTEMPTS + 2):
+        desk.do(StartRun("run", epoch))
+        found.append(isolation_of(desk.state, desk.state.runs["run"]))
+    assert found == ["shared"] * SHARED_ATTEMPTS + ["process"]
+
+
+def test_a_run_that_gets_on_may_start_again_as_often_as_it_must() -> None:
+    desk = Desk(isolation="shared")
+    desk.do(AcceptRun("run", "prompt"))
+    for epoch in range(1, 20):
+        desk.do(StartRun("run", epoch))
+        assert isolation_of(desk.state, desk.state.runs["run"]) == "shared"
+        desk.do(AddMessages(1, 1, "run", f"0.{epoch}"))
+
+
 # The end
 
 
@@ -365,6 +403,16 @@ def test_clearing_zeroes_the_count_and_keeps_the_prompt() -> None:
     desk.do(AddMessages(1, 4))
     desk.changes_nothing(ClearMessages("run", "0.0"))
     assert desk.state.token_count == 4
+
+
+def test_messages_have_room_up_to_a_limit_that_is_named() -> None:
+    desk = Desk()
+    desk.do(AddMessages(1, 1, bytes=MAX_MESSAGE_BYTES - 1))
+    with pytest.raises(LimitReached, match="messages of this session") as caught:
+        desk.do(AddMessages(1, 1, bytes=2))
+    assert caught.value.details == {"limit": "message_bytes", "value": MAX_MESSAGE_BYTES}
+    desk.do(AddMessages(1, 1, bytes=1))
+    assert (desk.state.messages, desk.state.message_bytes) == (2, MAX_MESSAGE_BYTES)
 
 
 # Money
@@ -659,7 +707,7 @@ steps = st.builds(
 )
 commands = st.one_of(
     st.builds(AcceptRun, runs, st.text(max_size=3), st.none() | st.integers(1, 9)),
-    st.builds(StartRun, runs),
+    st.builds(StartRun, runs, st.integers(0, 2)),
     st.builds(Authorize, runs, keys, st.just("label"), decisions, st.integers(0, 99)),
     st.builds(Settle, operations, st.none() | amounts),
     st.builds(RecordStep, runs, keys, steps),

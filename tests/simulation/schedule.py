@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors import entity, runs
+from actors import entity, permission_leases, recall, runs
 from actors.domain import session
 from actors.memory_journal import MemoryJournal
 from tests.simulation.checker import Checker, Witness
@@ -45,7 +45,7 @@ def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verd
     stage = Stage(cluster, checker, rng, {})
     cluster.outside.run(STAGE.set, stage)
     try:
-        with _out_of_reach():
+        with _out_of_reach(loop):
             loop.run(_play(stage, stored), _MOST_STEPS)
     except Stuck as stuck:
         checker.wrong(f"stuck: {stuck}")
@@ -72,10 +72,20 @@ class _NoWatchdog:
         pass
 
 
+class _Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.monotonic = loop.time
+
+
 @contextmanager
-def _out_of_reach() -> Iterator[None]:
-    """Keep what is real, threads and processes, out of the simulation."""
+def _out_of_reach(loop: Loop) -> Iterator[None]:
+    """Keep what is real, threads, processes and clocks, out of the simulation."""
+    clock = _Clock(loop)
     with (
+        patch.object(recall, "time", clock),
+        patch.object(permission_leases, "time", clock),
         patch.object(runs, "Watchdog", _NoWatchdog),
         patch.object(session, "SHARED_ATTEMPTS", session.MAX_ATTEMPTS),
         patch.object(entity, "_COMPACT_AFTER_ROWS", 6),

@@ -1,0 +1,342 @@
+"""The driver: a client in a process of its own, which is killed and started again like any other.
+
+``python -m tests.chaos.driver PLACE`` goes on where the ledger says that the last one stopped, with
+the same ids, until the file of `Place.stop` is there. Then it finishes what it has begun, asks what
+everything has cost, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from actors import (
+    Allowance,
+    AlreadyDecided,
+    BudgetConfig,
+    Message,
+    NotFound,
+    Policy,
+    SessionEnded,
+    Unavailable,
+)
+from actors.domain.capability_token import Token
+from actors.domain.money import to_usd
+from cluster import InboxRequest, Session, Troupe, Workspace, connect
+from cluster.settings import ClusterSettings
+from tests.chaos import workload
+from tests.chaos.agents import worker
+from tests.chaos.errands import GUARDED, Errand
+from tests.chaos.ledger import Ledger, Line, read
+from tests.chaos.workload import FamilyPlan, RunPlan, WavePlan
+
+T = TypeVar("T")
+
+_AT_ONCE = 4
+_PAUSE_S = 0.2
+
+
+class Place(Struct, frozen=True):
+    """Where the driver finds everything."""
+
+    seed: int
+    address: str
+    settings: ClusterSettings
+    ledger: str
+    workspaces: list[str]
+    stop: str
+
+
+class Driver:
+    """The client's life."""
+
+    def __init__(self, place: Place, troupe: Troupe) -> None:
+        self._place = place
+        self._troupe = troupe
+        self._ledger = Ledger(place.ledger)
+        lines = read(Path(place.ledger))
+        self._told = {line.op for line in lines if line.kind == "told"}
+        self._tried = {line.op for line in lines if line.kind == "tried"}
+        begun = {int(line.value) for line in lines if line.what == "wave"}
+        self._first = min((at for at in begun if not self._is_done(at)), default=len(begun))
+        self._workspaces: list[Workspace] = []
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Wave after wave, until it is told to stop."""
+        for path in self._place.workspaces:
+            policy = Policy(approval_required_tools=(GUARDED,))
+            self._workspaces.append(
+                await self._insist(lambda path=path, p=policy: self._workspace(path, p))
+            )
+        inbox = asyncio.create_task(self._decide())
+        number = self._first
+        async with asyncio.TaskGroup() as families:
+            while not Path(self._place.stop).exists():
+                await self._wave(workload.wave(self._place.seed, number), families)
+                number += 1
+        inbox.cancel()
+        await self._report()
+
+    def _is_done(self, number: int) -> bool:
+        plan = workload.wave(self._place.seed, number)
+        ops = {f"family {family.number}" for family in plan.families} | {f"revoke {plan.shared}"}
+        return ops <= self._told
+
+    async def _workspace(self, path: str, policy: Policy) -> Workspace:
+        return await self._troupe.workspace(path, policy=policy)
+
+    async def _wave(self, plan: WavePlan, families: asyncio.TaskGroup) -> None:
+        """What a wave shares, and then its families, a few at once."""
+        self._note("tried", "wave", f"wave {plan.number}", value=str(plan.number))
+        workspace = self._workspaces[plan.workspace]
+        await self._share(plan, workspace)
+        for family in plan.families:
+            if f"family {family.number}" in self._told:
+                continue
+            if self._stopped and f"family {family.number}" not in self._tried:
+                return
+            await self._room.acquire()
+            families.create_task(self._family(family, plan, workspace))
+        families.create_task(self._revoke(plan, workspace))
+
+    @property
+    def _stopped(self) -> bool:
+        return Path(self._place.stop).exists()
+
+    async def _share(self, plan: WavePlan, workspace: Workspace) -> None:
+        op = f"cap {plan.number}"
+        if op not in self._told:
+            budget = await self._insist(workspace.budget)
+            cap = budget.spent + plan.margin
+            self._note("tried", "cap", op, id=workspace.id, amount=cap)
+            await self._insist(lambda: workspace.set_budget(to_usd(cap), by="driver"))
+            self._note("told", "cap", op, id=workspace.id, amount=cap)
+        root = workspace.path
+        limited = workload.allowance(plan.limited, f"limited-{plan.number}", plan.uses, root)
+        shared = workload.allowance(plan.shared, f"shared-{plan.number}", None, root)
+        for allowance in (limited, shared):
+            await self._allow(workspace, allowance)
+        for at in range(len(plan.tokens)):
+            await self._add_token(workload.token(self._place.settings.keyring(), plan, at))
+
+    async def _allow(self, workspace: Workspace, allowance: Allowance) -> None:
+        op, uses = f"allow {allowance.id}", allowance.max_uses or 0
+        if op in self._told:
+            return
+        self._note("tried", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
+        grant = self._troupe.calls.permissions(workspace.id).grant
+        await self._insist(lambda: grant(allowance))
+        self._note("told", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
+
+    async def _add_token(self, token: Token) -> None:
+        op = f"token {token.id}"
+        if op in self._told:
+            return
+        self._note("tried", "token", op, id=token.id)
+        await self._insist(lambda: self._troupe.calls.capabilities().add(token))
+        self._note("told", "token", op, id=token.id)
+
+    async def _revoke(self, plan: WavePlan, workspace: Workspace) -> None:
+        op = f"revoke {plan.shared}"
+        if op in self._told:
+            return
+        await asyncio.sleep(plan.revoked_after)
+        self._note("tried", "revoke", op, id=plan.shared, value=workspace.id)
+        await self._insist(lambda: workspace.revoke(plan.shared))
+        self._note("told", "revoke", op, id=plan.shared, value=workspace.id)
+
+    # --- a family ------------------------------------------------------------------------
+
+    async def _family(self, plan: FamilyPlan, wave: WavePlan, workspace: Workspace) -> None:
+        op = f"family {plan.number}"
+        try:
+            self._note("tried", "family", op, family=plan.id)
+            self._note("tried", "create", f"create {plan.id}", session=plan.id, amount=plan.budget)
+            session = await self._insist(lambda: self._create(plan, wave, workspace))
+            self._note("told", "create", f"create {plan.id}", session=plan.id, value=workspace.id)
+            talk = [
+                self._say(session, plan, at, after) for at, after in enumerate(plan.messages)
+            ]
+            runs = [self._run(session, plan, run) for run in plan.runs]
+            await asyncio.gather(*runs, *talk, self._end(session, plan))
+            self._note("told", "family", op, family=plan.id)
+        finally:
+            self._room.release()
+
+    async def _create(self, plan: FamilyPlan, wave: WavePlan, workspace: Workspace) -> Session:
+        return await self._troupe.create_session(
+            worker,
+            user_id=wave.user,
+            workspace=workspace,
+            budget=BudgetConfig(session_max_usd=to_usd(plan.budget), per_action_max_usd="0.11"),
+            isolation=plan.isolation,
+            title=f"f{plan.number}",
+            session_id=plan.id,
+        )
+
+    async def _run(self, session: Session, plan: FamilyPlan, run: RunPlan) -> None:
+        errand = Errand(
+            self._place.ledger,
+            str(self._place.seed),
+            run.label,
+            plan.wave,
+            plan.levels,
+            plan.slow,
+        )
+        prompt = msgspec.json.encode(errand).decode()
+        self._note("tried", "start", f"start {run.id}", session=session.id, run=run.id)
+        try:
+            await self._insist(lambda: session.start(prompt, run_id=run.id))
+        except SessionEnded:
+            self._note("ended", "start", f"start {run.id}", session=session.id, run=run.id)
+            return
+        self._note("told", "start", f"start {run.id}", session=session.id, run=run.id)
+        result = await self._insist(lambda: session.result(run.id))
+        self._note(
+            "told",
+            "result",
+            f"result {run.id}",
+            session=session.id,
+            run=run.id,
+            amount=result.cost,
+            value=result.status,
+            proof=result.error or "",
+        )
+
+    async def _say(self, session: Session, plan: FamilyPlan, at: int, after: float) -> None:
+        """A message from outside, and then the history, which must have all that was told."""
+        op = f"f{plan.number}m{at}"
+        await asyncio.sleep(after)
+        if op not in self._tried:
+            self._note("tried", "say", op, session=session.id, value=op)
+            try:
+                await self._insist(lambda: session.add_message(Message.user(op)), once=True)
+            except (SessionEnded, Unavailable):
+                return
+            self._note("told", "say", op, session=session.id, value=op)
+        read = f"read {op} {os.getpid()}"
+        self._note("tried", "read", read, session=session.id)
+        texts = [one.text for one in await self._insist(session.messages)]
+        self._note("told", "read", read, session=session.id, many=texts)
+
+    async def _end(self, session: Session, plan: FamilyPlan) -> None:
+        await asyncio.sleep(plan.ends_after)
+        match plan.ending:
+            case "end":
+                await self._close(session, "end")
+            case "cancel":
+                await self._close(session, "cancel")
+            case "cancel_child":
+                children = [one for one in await self._insist(session.family) if one.depth == 1]
+                if children:
+                    chosen = min(children, key=lambda one: one.label)
+                    await self._close(self._troupe.session(chosen.id), "cancel")
+
+    async def _close(self, session: Session, how: str) -> None:
+        op = f"{how} {session.id}"
+        self._note("tried", how, op, session=session.id)
+        await self._insist(session.end if how == "end" else session.cancel)
+        self._note("told", how, op, session=session.id)
+
+    # --- requests ------------------------------------------------------------------------
+
+    async def _decide(self) -> None:
+        async with asyncio.TaskGroup() as deciding:
+            async for request in self._troupe.inbox():
+                for name in workload.deciders(request.id):
+                    deciding.create_task(self._decide_as(request, name))
+
+    async def _decide_as(self, request: InboxRequest, name: str) -> None:
+        op = f"decide {request.id} {name}"
+        shared = "#" not in request.description
+        scope = workload.scope_for(request.id, shared)
+        self._note("tried", "decide", op, id=request.id, value=scope, proof=name)
+        try:
+            if scope == "deny":
+                decision = await self._insist(lambda: request.deny("no", by=name))
+            else:
+                decision = await self._insist(lambda: request.approve(scope, by=name))
+        except (AlreadyDecided, NotFound):
+            return
+        self._note("told", "decide", op, id=request.id, value=decision.scope, proof=name)
+
+    # --- the end -------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        for workspace in self._workspaces:
+            budget = await self._insist(workspace.budget)
+            self._note(
+                "told",
+                "budget",
+                f"budget {workspace.id}",
+                id=workspace.id,
+                amount=budget.spent,
+                value=str(budget.reserved),
+            )
+
+    async def _insist(self, call: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        """Call until there is an answer; what is called may be repeated, unless ``once``."""
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                self._note("unavailable", proof=f"{type(error).__name__}: {error}")
+                if once:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
+
+    def _note(
+        self,
+        kind: str,
+        what: str = "",
+        op: str = "",
+        *,
+        session: str = "",
+        run: str = "",
+        family: str = "",
+        id: str = "",
+        amount: int = 0,
+        value: str = "",
+        proof: str = "",
+        many: list[str] | None = None,
+    ) -> None:
+        if kind == "told":
+            self._told.add(op)
+        self._ledger.note(
+            Line(
+                kind,
+                what,
+                op,
+                session=session,
+                run=run,
+                family=family,
+                id=id,
+                amount=amount,
+                value=value,
+                proof=proof,
+                many=many or [],
+            )
+        )
+
+
+async def main(place: Place) -> None:
+    """Connect, and work."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            async with connect(place.address, redis_url=place.settings.redis_url) as troupe:
+                await Driver(place, troupe).run()
+                return
+        await asyncio.sleep(_PAUSE_S)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Place)))
