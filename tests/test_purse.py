@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import purse as purses
 from actors.batcher import Batcher
 from actors.domain import budget, session
 from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
 from actors.domain.errors import Fenced, StoreUnavailable
 from actors.domain.money import NANO
 from actors.domain.session import Reservation, committed_money
-from actors.purse import Purse
+from actors.purse import MOST_SLACK, Purse
+from tests.waiting import until
 
 ME = "me"
 
@@ -29,11 +31,13 @@ class Bank:
         self.state = budget.initial()
         self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
         self.wants: list[Want] = []
+        self.most_held = 0
 
     def do(self, command: budget.Command) -> budget.Reply:
         events, reply = budget.decide(self.state, command, 0)
         for event in events:
             budget.evolve(self.state, event)
+        self.most_held = max(self.most_held, self.held)
         return reply
 
     async def lend(self, want: Want) -> Granted | Exceeded:
@@ -278,6 +282,122 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
     assert bank.held == 10
 
 
+# Slack
+
+
+def lavish(bank: Bank, wallet: Wallet) -> Purse:
+    """A purse that asks for more than it needs."""
+    return Purse(ME, 1, lambda: wallet.state, bank.lend, slack=True)
+
+
+async def test_slack_is_asked_for_with_what_is_needed_and_doubled_each_time() -> None:
+    bank, wallet = Bank(0), Wallet()
+    mine = lavish(bank, wallet)
+    for _ in range(8):
+        await mine.hold(3)
+    assert [want.slack for want in bank.wants] == [
+        3 * slack for slack in (8, 16, 32, 64, 128, 256, MOST_SLACK, MOST_SLACK)
+    ]
+
+
+async def test_what_fits_into_the_slack_needs_no_message() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    mine = lavish(bank, wallet)
+    await mine.hold(10)
+    assert bank.held == 90
+    for _ in range(8):
+        assert await mine.hold(10) is None
+    assert len(bank.wants) == 1
+    await mine.hold(1)
+    assert len(bank.wants) == 2
+
+
+async def test_with_slack_the_budget_is_not_told_of_every_settlement() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    mine = lavish(bank, wallet)
+    await mine.hold(10)
+    action = wallet.reserve(10)
+    mine.drop(10)
+    wallet.settle(action, 4)
+    await mine.settled()
+    assert (len(bank.wants), bank.spent) == (1, 0)
+    await mine.report()
+    assert (bank.spent, bank.held) == (4, 4)
+
+
+async def test_without_slack_it_is_told_at_once() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(10)
+    action = wallet.reserve(10)
+    mine.drop(10)
+    wallet.settle(action, 4)
+    await mine.settled()
+    assert (bank.spent, bank.held) == (4, 4)
+
+
+async def test_slack_that_is_called_back_goes_back_and_is_not_used_any_more() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    mine = lavish(bank, wallet)
+    await mine.hold(10)
+    want = mine.call_back()
+    assert want is not None
+    await bank.lend(want)
+    assert bank.held == 10
+    await mine.hold(20)
+    assert bank.held == 30
+    assert bank.wants[-1].slack == 0
+
+
+async def test_after_a_call_the_budget_is_told_of_every_settlement_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    mine = lavish(bank, wallet)
+    await mine.hold(10)
+    mine.call_back()
+    mine.drop(10)
+    await mine.settled()
+    assert bank.held == 0
+    monkeypatch.setattr(purses, "TIGHT_S", 0.0)
+    mine.call_back()
+    await mine.hold(1)
+    assert bank.wants[-1].slack > 0
+
+
+async def test_who_has_no_slack_has_nothing_to_return() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    assert lavish(bank, wallet).call_back() is None
+    mine = purse(bank, wallet)
+    await mine.hold(10)
+    assert mine.call_back() is None
+    assert bank.held == 10
+
+
+async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    answered = asyncio.Event()
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        await answered.wait()
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    holding = asyncio.create_task(mine.hold(10))
+    await until(lambda: bank.held == 90)
+    want = mine.call_back()
+    assert want is not None
+    await bank.lend(want)
+    assert bank.held == 0
+    answered.set()
+    assert await holding is None
+    assert bank.held == 10
+
+
+# However messages travel
+
+
 class Post:
     """Delivers messages, and their answers, in an order that the test draws."""
 
@@ -287,9 +407,9 @@ class Post:
         self._letters: list[asyncio.Future[None]] = []
 
     async def lend(self, want: Want) -> Granted | Exceeded:
-        await self._travel()
+        await self.pause()
         answer = await self._bank.lend(want)
-        await self._travel()
+        await self.pause()
         return answer
 
     async def deliver(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -299,7 +419,8 @@ class Post:
                 self._letters.pop(self._pick(len(self._letters))).set_result(None)
             await asyncio.sleep(0)
 
-    async def _travel(self) -> None:
+    async def pause(self) -> None:
+        """Wait to be the one that is picked."""
         letter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._letters.append(letter)
         await letter
@@ -308,15 +429,28 @@ class Post:
 @given(
     st.integers(0, 60),
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20), st.booleans()), max_size=6),
+    st.booleans(),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 60.0]),
     st.data(),
 )
 def test_however_messages_travel_no_more_is_promised_than_was_lent(
-    cap: int, actions: list[tuple[int, int, bool]], data: st.DataObject
+    cap: int,
+    actions: list[tuple[int, int, bool]],
+    slack: bool,
+    calls: int,
+    tight_s: float,
+    data: st.DataObject,
 ) -> None:
-    bank, wallet = Bank(cap), Wallet()
+    bank, wallet = Bank(100 * cap if slack else cap), Wallet()
     post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
-    mine = Purse(ME, 1, lambda: wallet.state, post.lend)
+    mine = Purse(ME, 1, lambda: wallet.state, post.lend, slack)
     promised = 0
+
+    async def call_back() -> None:
+        await post.pause()
+        if want := mine.call_back():
+            await post.lend(want)
 
     async def act(amount: int, actual: int, allowed: bool) -> None:
         nonlocal promised
@@ -333,17 +467,20 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
         mine.drop(amount)
         await asyncio.sleep(0)
         wallet.settle(action, min(actual, amount))
-        await mine.report()
+        await mine.settled()
 
     async def scenario() -> None:
         tasks = [asyncio.create_task(act(*action)) for action in actions]
+        tasks += [asyncio.create_task(call_back()) for _ in range(calls)]
         await post.deliver(tasks)
         await asyncio.gather(*tasks)
         last = asyncio.create_task(mine.report())
         await post.deliver([last])
 
-    asyncio.run(scenario())
-    assert bank.held <= cap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(purses, "TIGHT_S", tight_s)
+        asyncio.run(scenario())
+    assert bank.most_held <= (100 * cap if slack else cap)
     assert bank.held == bank.spent == wallet.state.spent
 
 
