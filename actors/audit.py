@@ -93,7 +93,7 @@ def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | 
         return None
     try:
         own_number = msgspec.msgpack.decode(body)[0]
-    except (msgspec.MsgspecError, IndexError, TypeError):
+    except (msgspec.MsgspecError, ValueError, IndexError, TypeError):
         return "was changed"
     return "was changed" if own_number == number else "was removed or moved"
 

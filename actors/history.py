@@ -31,15 +31,18 @@ class History:
         self._window: deque[Message] = deque(maxlen=WINDOW)
         self._window_end = entity.state.messages
 
-    def add(self, message: Message, run: str = "", key: str = "") -> None:
-        """Append; durable with the entity's next commit. As a step of a run it happens once."""
+    def add(self, message: Message, run: str = "", key: str = "", op: str = "") -> None:
+        """Append; durable with the entity's next commit.
+
+        It happens once as a step of a run, and once for an operation ``op`` that is sent again.
+        """
         index, data = self._entity.state.messages, _ENCODER.encode(message)
         if len(data) > MAX_MESSAGE:
             raise InvalidValue(
                 f"message: {len(data)} bytes, and one may have {MAX_MESSAGE}", field="message"
             )
         tokens = estimated_tokens(message)
-        if not self._entity.do(session.AddMessages(1, tokens, run, key, len(data))):
+        if not self._entity.do(session.AddMessages(1, tokens, run, key, len(data), op)):
             return
         self._entity.add_message(index, data)
         self._window.append(message)

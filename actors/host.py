@@ -115,8 +115,9 @@ class SessionHost:
             if run_id in state.runs:
                 self._runs.work(activation)
                 await self._runs.wait(run_id, timeout_s)
+            result = state.results.get(run_id)
             await activation.entity.committed()
-            return state.results.get(run_id)
+            return result
         finally:
             activation.calls -= 1
 
@@ -146,10 +147,10 @@ class SessionHost:
         await activation.entity.committed()
         return messages
 
-    async def add_message(self, session_id: str, scope: str, message: Message) -> None:
-        """Append a message from outside a turn."""
+    async def add_message(self, session_id: str, scope: str, message: Message, op: str) -> None:
+        """Append a message from outside a turn; once, however often ``op`` is sent."""
         activation = await self._get(session_id, scope)
-        activation.history.add(message)
+        activation.history.add(message, op=op)
         await activation.entity.committed()
 
     async def clear_messages(self, session_id: str, scope: str) -> None:

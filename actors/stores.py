@@ -129,8 +129,9 @@ class PermissionsActor:
 
     async def allowances(self) -> list[Allowance]:
         entity = await self._allowances.entity()
+        found = list(entity.state.allowances.values())
         await entity.committed()
-        return list(entity.state.allowances.values())
+        return found
 
     async def import_allowances(self, given: list[Allowance]) -> int:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
@@ -203,8 +204,9 @@ class PermissionsActor:
 
     async def open_requests(self) -> list[Entry]:
         entity = await self._approvals.entity()
+        found = approvals.open_requests(entity.state, self._wiring.clock())
         await entity.committed()
-        return approvals.open_requests(entity.state, self._wiring.clock())
+        return found
 
     async def watch(
         self, seen: int, family_id: str | None, timeout_s: float
@@ -330,6 +332,7 @@ class CapabilitiesActor:
         known = entity.state.tokens.get(token.id)
         if known is None:
             await self._holder.execute(capabilities.Add(token))
+        await entity.committed()
         return known or token
 
     async def revoke(self, token_id: str) -> None:
@@ -337,5 +340,6 @@ class CapabilitiesActor:
 
     async def tokens(self) -> list[Token]:
         entity = await self._holder.entity()
+        found = capabilities.usable(entity.state, self._wiring.clock())
         await entity.committed()
-        return capabilities.usable(entity.state, self._wiring.clock())
+        return found

@@ -17,7 +17,7 @@ from typer.exceptions import Abort, TyperException
 
 from actors.domain.errors import InvalidValue
 from actors.domain.settings import Isolation
-from cluster import inspect_commands, local_commands, run_commands, session_commands
+from cluster import audit_commands, inspect_commands, local_commands, run_commands, session_commands
 from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
 from cluster.console import Folding, say
 
@@ -206,6 +206,38 @@ def import_(
 ) -> int:
     """Take in a session document."""
     return run_until_done(lambda: session_commands.import_(file, skip_bad_messages, agent, as_json))
+
+
+audit = typer.Typer(help="Read the audit log of a workspace, and check that nobody bent it.")
+app.add_typer(audit, name="audit", no_args_is_help=True)
+AuditOf = Annotated[
+    Path | None, typer.Option("--workspace", help="The workspace's directory (default: this one)")
+]
+
+
+@audit.command("show")
+def audit_show(
+    workspace: AuditOf = None,
+    last: Annotated[int, typer.Option(min=0, help="How many of the newest entries")] = 50,
+    as_json: AsJson = False,
+) -> int:
+    """Show who was allowed what, on what ground, and who decided."""
+    return run_until_done(lambda: audit_commands.show(workspace, last, as_json))
+
+
+@audit.command("verify")
+def audit_verify(workspace: AuditOf = None, as_json: AsJson = False) -> int:
+    """Name the first entry that was changed, removed or moved; exit code 1 if there is one."""
+    return run_until_done(lambda: audit_commands.verify(workspace, as_json))
+
+
+@audit.command("export")
+def audit_export(
+    workspace: AuditOf = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE")] = None,
+) -> int:
+    """Write the log as a JSON document, signed by the cluster's issuer key."""
+    return run_until_done(lambda: audit_commands.export(workspace, output))
 
 
 @app.command()

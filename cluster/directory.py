@@ -19,6 +19,7 @@ from actors.audit import Report
 from actors.domain.errors import TroupeError, Unavailable
 from actors.ports import FeedEvent, Place, SessionSummary, WorkspaceSettings
 from actors.wiring import Wiring
+from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
 from cluster.gate import Gate
 from cluster.pool import Isolation, Pool
@@ -224,6 +225,10 @@ class Directory:
         """The summaries of a session's whole family. NotFound if the session is unknown."""
         place = await self._wiring.registry.locate(session_id)
         return await self._wiring.registry.family(place.scope, place.family_id)
+
+    async def sign_audit(self, text: str) -> str:
+        """An exported audit log with the cluster's signature."""
+        return sign_audit(self._wiring.keyring, text)
 
     async def place_of(self, session_id: str) -> Place:
         """The scope and family of a session. NotFound if it is unknown."""

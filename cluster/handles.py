@@ -21,6 +21,7 @@ from actors.domain.patterns import Pattern
 from actors.domain.result import Result
 from actors.domain.session import Describe
 from actors.ports import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
+from cluster.audit_export import render_audit
 from cluster.calls import Calls
 from cluster.documents import export_document
 from cluster.tree import FamilyStats, SessionTree, build_tree, family_stats
@@ -114,6 +115,10 @@ class Workspace:
         """The audit log: every strand of the workspace, verified; see `Report.problem`."""
         keys = await self._calls.directory.audit_strands(self.id)
         return [await self._calls.directory.audit_report(key) for key in keys]
+
+    async def export_audit(self) -> str:
+        """The audit log as a JSON document that carries a signature; see `cluster.audit_export`."""
+        return await self._calls.directory.sign_audit(render_audit(self.path, await self.audit()))
 
     async def inbox(self) -> list[InboxRequest]:
         """The requests that wait for a decision now, the most urgent first."""
@@ -266,7 +271,9 @@ class Session:
 
     async def add_message(self, message: Message) -> None:
         """Append to the history from outside a turn."""
-        await self._calls.on_host(self.id, "add_message", check_message(message))
+        await self._calls.on_host(
+            self.id, "add_message", check_message(message), self._calls.new_id()
+        )
 
     async def clear_messages(self) -> None:
         """Forget the history; the system prompt stays."""

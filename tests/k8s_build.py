@@ -1,4 +1,4 @@
-"""What `kubectl apply` would be given: kustomizations built, and the schemas to hold them against."""
+"""What `kubectl apply` would be given: kustomizations, built, and the schemas to hold them to."""
 
 from __future__ import annotations
 

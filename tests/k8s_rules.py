@@ -1,4 +1,7 @@
-"""Our own rules for manifests. A rule is a function: manifests in, what is wrong with them out."""
+"""Our own rules for manifests. A rule is a function: manifests in, what is wrong with them out.
+
+Those about the network are in `k8s_network`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.k8s_build import Manifest, name_of
-from tests.k8s_pods import HEAD_PORT_PARAMETERS, PORT_PARAMETERS, Pod, Ports, pods
+from tests.k8s_pods import HEAD_PORT_PARAMETERS, PORT_PARAMETERS, pods
 
 PINNED = re.compile(r"[\w.:/-]+:v?\d+\.\d+\.\d+[\w.-]*|[\w.:/-]+@sha256:[0-9a-f]{64}")
 SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN$|SECRET|CREDENTIAL|_KEY$|_AUTH$|REDIS_URL$", re.I)
@@ -35,14 +38,17 @@ def nothing_runs_as_root(manifests: Sequence[Manifest]) -> list[str]:
     problems = []
     for pod in pods(manifests):
         for container in pod.containers:
-            context = {**pod.spec.get("securityContext", {}), **container.get("securityContext", {})}
+            context = {
+                **pod.spec.get("securityContext", {}),
+                **container.get("securityContext", {}),
+            }
             if not context.get("runAsUser") or context.get("runAsNonRoot") is not True:
                 problems.append(f"{pod.where}: {container['name']} may run as root")
     return problems
 
 
 def nothing_gains_privileges(manifests: Sequence[Manifest]) -> list[str]:
-    """No escalation, no capability, no part of the host; and a root file system that is read-only."""
+    """No escalation, no capability, nothing of the host, and a read-only root file system."""
     problems = []
     for pod in pods(manifests):
         context = pod.spec.get("securityContext", {})
@@ -74,99 +80,7 @@ def _privileges(context: Mapping[str, Any]) -> Iterator[str]:
         yield "its root file system can be written"
 
 
-def ports_are_closed(manifests: Sequence[Manifest]) -> list[str]:
-    """Every port is opened by a policy, to somebody in particular; every pod is under a policy."""
-    problems = []
-    for pod in pods(manifests):
-        rules = _rules_for(pod, manifests)
-        if rules is None:
-            problems.append(f"{pod.where}: no NetworkPolicy closes it")
-        for port in pod.ports:
-            opening = [rule for rule in rules or [] if _covers(rule, port)]
-            if not opening:
-                problems.append(f"{pod.where}: no NetworkPolicy names port {port.name}")
-            if any(not rule.get("from") for rule in opening):
-                problems.append(f"{pod.where}: port {port.name} is open to all")
-    return problems
-
-
-def _rules_for(pod: Pod, manifests: Sequence[Manifest]) -> list[Manifest] | None:
-    """The rules that let something in to a pod; None if nothing keeps anything out."""
-    policies = [
-        one["spec"]
-        for one in manifests
-        if one["kind"] == "NetworkPolicy"
-        and "Ingress" in one["spec"]["policyTypes"]
-        and selects(one["spec"]["podSelector"], pod.labels)
-    ]
-    return [rule for one in policies for rule in one.get("ingress", [])] if policies else None
-
-
-def _covers(rule: Manifest, ports: Ports) -> bool:
-    return "ports" not in rule or any(
-        one["port"] == ports.name
-        if isinstance(one["port"], str)
-        else one["port"] <= ports.first and ports.last <= one.get("endPort", one["port"])
-        for one in rule["ports"]
-        if one.get("protocol", "TCP") == "TCP"
-    )
-
-
-def selects(selector: Manifest, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector means a pod with these labels."""
-    wanted = selector.get("matchLabels", {})
-    return wanted.items() <= labels.items() and all(
-        _matches(one, labels.get(one["key"])) for one in selector.get("matchExpressions", [])
-    )
-
-
-def _matches(expression: Manifest, value: str | None) -> bool:
-    match expression["operator"]:
-        case "In":
-            return value in expression["values"]
-        case "NotIn":
-            return value not in expression["values"]
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case other:
-            raise ValueError(f"no such operator: {other}")
-
-
-def services_lead_somewhere(manifests: Sequence[Manifest]) -> list[str]:
-    """Every port of a Service is one that each pod behind it names, so a policy covers it."""
-    problems = []
-    for service in (one for one in manifests if one["kind"] == "Service"):
-        selector = {"matchLabels": service["spec"]["selector"]}
-        behind = [pod for pod in pods(manifests) if selects(selector, pod.labels)]
-        if not behind:
-            problems.append(f"{name_of(service)}: selects no pod")
-        for port in service["spec"]["ports"]:
-            target = port.get("targetPort", port["port"])
-            problems += [
-                f"{name_of(service)}: {pod.where} has no port {target}"
-                for pod in behind
-                if not any(target in (one.name, one.first) for one in pod.ports)
-            ]
-    return problems
-
-
-def policies_mean_somebody(manifests: Sequence[Manifest]) -> list[str]:
-    """A policy or disruption budget that selects no pod is a mistake in its labels."""
-    found = list(pods(manifests))
-    return [
-        f"{name_of(one)}: selects no pod"
-        for one in manifests
-        for selector in [one.get("spec", {}).get("podSelector", one.get("spec", {}).get("selector"))]
-        if one["kind"] in ("NetworkPolicy", "PodDisruptionBudget")
-        and not any(selects(selector, pod.labels) for pod in found)
-    ]
-
-
-def references_exist(
-    manifests: Sequence[Manifest], secrets: Mapping[str, set[str]]
-) -> list[str]:
+def references_exist(manifests: Sequence[Manifest], secrets: Mapping[str, set[str]]) -> list[str]:
     """Every ConfigMap and claim that is named is there; every Secret is one of ``secrets``."""
     config_maps = {
         one["metadata"]["name"]: set(one.get("data", {}))
@@ -181,7 +95,11 @@ def references_exist(
         for template in one["spec"].get("volumeClaimTemplates", [])
         for number in range(one["spec"].get("replicas", 1))
     }
-    known = {"Secret": secrets, "ConfigMap": config_maps, "claim": dict.fromkeys(claims, set[str]())}
+    known = {
+        "Secret": secrets,
+        "ConfigMap": config_maps,
+        "claim": {name: set[str]() for name in claims},
+    }
     return [
         f"{name_of(one)}: no {kind} {name}" + (f" with {key}" if key else "")
         for one in manifests

@@ -29,9 +29,9 @@ class Bank:
 
     def __init__(self, max: int | None) -> None:
         self.state = budget.initial()
-        self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
         self.wants: list[Want] = []
         self.most_held = 0
+        self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
 
     def do(self, command: budget.Command) -> budget.Reply:
         events, reply = budget.decide(self.state, command, 0)
@@ -340,7 +340,7 @@ async def test_slack_that_is_called_back_goes_back_and_is_not_used_any_more() ->
     bank, wallet = Bank(10_000), Wallet()
     mine = lavish(bank, wallet)
     await mine.hold(10)
-    want = mine.call_back()
+    want = await mine.call_back()
     assert want is not None
     await bank.lend(want)
     assert bank.held == 10
@@ -355,22 +355,22 @@ async def test_after_a_call_the_budget_is_told_of_every_settlement_for_a_while(
     bank, wallet = Bank(10_000), Wallet()
     mine = lavish(bank, wallet)
     await mine.hold(10)
-    mine.call_back()
+    await mine.call_back()
     mine.drop(10)
     await mine.settled()
     assert bank.held == 0
     monkeypatch.setattr(purses, "TIGHT_S", 0.0)
-    mine.call_back()
+    await mine.call_back()
     await mine.hold(1)
     assert bank.wants[-1].slack > 0
 
 
 async def test_who_has_no_slack_has_nothing_to_return() -> None:
     bank, wallet = Bank(10_000), Wallet()
-    assert lavish(bank, wallet).call_back() is None
+    assert await lavish(bank, wallet).call_back() is None
     mine = purse(bank, wallet)
     await mine.hold(10)
-    assert mine.call_back() is None
+    assert await mine.call_back() is None
     assert bank.held == 10
 
 
@@ -386,13 +386,75 @@ async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
     mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
     holding = asyncio.create_task(mine.hold(10))
     await until(lambda: bank.held == 90)
-    want = mine.call_back()
+    want = await mine.call_back()
     assert want is not None
     await bank.lend(want)
     assert bank.held == 0
     answered.set()
     assert await holding is None
     assert bank.held == 10
+
+
+async def test_a_message_that_asks_for_no_slack_is_not_overtaken() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    answered = asyncio.Event()
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        await answered.wait()
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    await mine.call_back()
+    holding = asyncio.create_task(mine.hold(10))
+    await until(lambda: bank.held == 10)
+    assert await mine.call_back() is None
+    answered.set()
+    assert await holding is None
+    assert len(bank.wants) == 1
+
+
+# Only what is durable is told
+
+
+async def test_a_message_waits_until_what_it_rests_on_is_durable() -> None:
+    bank, wallet = Bank(100), Wallet()
+    durable = asyncio.Event()
+
+    async def committed() -> None:
+        await durable.wait()
+
+    mine = Purse(ME, 1, lambda: wallet.state, bank.lend, committed=committed)
+    wallet.state.spent = 40
+    reporting = asyncio.create_task(mine.report())
+    await settle_down()
+    assert bank.wants == []
+    durable.set()
+    await reporting
+    assert bank.spent == 40
+
+
+async def test_nothing_is_told_by_an_activation_that_is_over() -> None:
+    bank, wallet = Bank(10_000), Wallet()
+    over = False
+
+    async def committed() -> None:
+        if over:
+            raise Fenced("taken over")
+
+    mine = Purse(ME, 1, lambda: wallet.state, bank.lend, True, committed)
+    await mine.hold(10)
+    over = True
+    assert await mine.call_back() is None
+    with pytest.raises(Fenced):
+        await mine.report()
+    assert len(bank.wants) == 1
+
+
+async def settle_down() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 # However messages travel
@@ -449,7 +511,7 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
 
     async def call_back() -> None:
         await post.pause()
-        if want := mine.call_back():
+        if want := await mine.call_back():
             await post.lend(want)
 
     async def act(amount: int, actual: int, allowed: bool) -> None:

@@ -38,6 +38,9 @@ SHARED_ATTEMPTS = 2
 MAX_ATTEMPTS = 8
 """After so many starts without a new step a run has failed."""
 
+KEPT_OPERATIONS = 256
+"""Of so many messages that came from outside a run it is known that they were added."""
+
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """How much the messages of one session may come to."""
 
@@ -166,6 +169,7 @@ class State(Struct):
     spawned: int = 0
     children_cost: int = 0
     extra: dict[str, bytes] = field(default_factory=dict)
+    operations: list[str] = field(default_factory=list)
 
 
 class Imported(Struct, frozen=True):
@@ -214,13 +218,17 @@ class RecordStep(Struct, frozen=True, tag=True):
 
 
 class AddMessages(Struct, frozen=True, tag=True):
-    """Count messages that go to the message list; ``key`` makes it a step of ``run``."""
+    """Count messages that go to the message list; ``key`` makes it a step of ``run``.
+
+    ``op`` is the operation of a client: sent again, it adds nothing.
+    """
 
     count: int
     tokens: int
     run: str = ""
     key: str = ""
     bytes: int = 0
+    op: str = ""
 
 
 class ClearMessages(Struct, frozen=True, tag=True):
@@ -327,6 +335,7 @@ class MessagesAdded(Struct, frozen=True, tag="messages"):
     run: str = ""
     key: str = ""
     bytes: int = 0
+    op: str = ""
 
 
 class MessagesCleared(Struct, frozen=True, tag="cleared"):
@@ -420,12 +429,12 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             if known is not None and (known.payload is not None or step.payload is None):
                 return [], known
             return [StepRecorded(run, key, step)], step
-        case AddMessages(count, tokens, run, key, size):
-            if key and _step(state, run, key):
+        case AddMessages(count, tokens, run, key, size, op):
+            if op in state.operations or (key and _step(state, run, key)):
                 return [], False
             _open(state)
             _require_room(state, size)
-            return [MessagesAdded(count, tokens, run, key, size)], True
+            return [MessagesAdded(count, tokens, run, key, size, op)], True
         case ClearMessages(run, key):
             if key and _step(state, run, key):
                 return [], None
@@ -467,11 +476,12 @@ def evolve(state: State, event: Event) -> State:
                 run.cost += actual
         case StepRecorded(run_id, key, step):
             _take_step(state.runs[run_id], key, step)
-        case MessagesAdded(count, tokens, run_id, key, size):
+        case MessagesAdded(count, tokens, run_id, key, size, op):
             state.messages += count
             state.message_bytes += size
             state.token_count += tokens
             _mark(state, run_id, key, "message")
+            _remember(state, op)
         case MessagesCleared(run_id, key):
             state.first_message = state.messages
             state.token_count = 0
@@ -752,6 +762,12 @@ def _require_room(state: State, size: int) -> None:
 def _mark(state: State, run: str, key: str, kind: str) -> None:
     if key:
         _take_step(state.runs[run], key, Step(kind, "", b""))
+
+
+def _remember(state: State, op: str) -> None:
+    if op:
+        state.operations.append(op)
+        del state.operations[:-KEPT_OPERATIONS]
 
 
 def _ids(children: list[ChildSpec]) -> bytes:

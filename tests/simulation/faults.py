@@ -245,7 +245,7 @@ class Network:
     def _route(self, name: str) -> Actor | None:
         """The actor of that name, or now and then one that was it before and is not dead yet."""
         former = self.former.get(name)
-        if former and not self._weather.calm and self._rng.random() < 0.0:
+        if former and not self._weather.calm and self._rng.random() < 0.1:
             return self._rng.choice(former)
         return self.actors.get(name)
 

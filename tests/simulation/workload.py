@@ -273,7 +273,7 @@ class Client:
 
     async def _say(self, session_id: str, text: str) -> None:
         try:
-            await self.on_host(session_id, "add_message", Message.user(text))
+            await self.on_host(session_id, "add_message", Message.user(text), f"op of {text}")
         except SessionEnded:
             return
         self.checker.was_said(session_id, text)

@@ -1,0 +1,86 @@
+"""What Redis has in the end, read without the actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from actors.audit import Report
+from actors.domain import allowances, approvals, budget, capabilities, session
+from actors.domain.messages import Message
+from actors.entity import Codec, read
+from actors.journal import Key
+from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.ports import SessionSummary
+from actors.wiring import Wiring
+from cluster.audit_log import CLUSTER_SCOPE, report, strands
+
+_MESSAGE = msgspec.msgpack.Decoder(Message)
+_ALL = 1 << 30
+
+
+@dataclass
+class Books:
+    """Sessions by id; the others by scope. ``reports`` has every audit strand, by its name."""
+
+    sessions: dict[str, session.State] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    summaries: dict[str, SessionSummary] = field(default_factory=dict)
+    budgets: dict[str, budget.State] = field(default_factory=dict)
+    allowances: dict[str, allowances.State] = field(default_factory=dict)
+    approvals: dict[str, approvals.State] = field(default_factory=dict)
+    capabilities: capabilities.State = field(default_factory=capabilities.initial)
+    reports: dict[str, Report] = field(default_factory=dict)
+
+    def spent(self, session_id: str) -> int:
+        """What a session itself has spent, in nano-USD."""
+        state = self.sessions.get(session_id)
+        return state.spent if state else 0
+
+
+async def read_books(wiring: Wiring, scopes: Iterable[str], families: Iterable[str]) -> Books:
+    """Read everything of these workspaces and root sessions. Raises Tampered or CorruptState."""
+    books = Books()
+    for scope in scopes:
+        await _read_scope(wiring, scope, books)
+    for family in families:
+        scope = (await wiring.registry.locate(family)).scope
+        for summary in await wiring.registry.family(scope, family):
+            books.summaries[summary.id] = summary
+            await _read_session(wiring, Key(scope, SESSION.kind, summary.id), books)
+    key = Key(CLUSTER_SCOPE, CAPABILITIES.kind, "capabilities")
+    state = await read(CAPABILITIES, key, wiring.journal, wiring.keyring)
+    books.capabilities = state or capabilities.initial()
+    return books
+
+
+async def read_budget(wiring: Wiring, scope: str) -> budget.State:
+    """A workspace's budget as it is stored now."""
+    key = Key(scope, BUDGET.kind, "budget")
+    return await read(BUDGET, key, wiring.journal, wiring.keyring) or budget.initial()
+
+
+async def _read_scope(wiring: Wiring, scope: str, books: Books) -> None:
+    journal, keyring = wiring.journal, wiring.keyring
+    books.budgets[scope] = await read_budget(wiring, scope)
+    kept = await read(ALLOWANCES, Key(scope, "allowances", "allowances"), journal, keyring)
+    books.allowances[scope] = kept or allowances.initial()
+    asked = await read(APPROVALS, Key(scope, "approvals", "approvals"), journal, keyring)
+    books.approvals[scope] = asked or approvals.initial()
+    for strand in await strands(wiring, scope):
+        found = await report(wiring, strand)
+        books.reports[f"{strand.key.scope}/{found.strand}"] = found
+
+
+async def _read_session(wiring: Wiring, key: Key, books: Books) -> None:
+    state = await read(SESSION, key, wiring.journal, wiring.keyring)
+    if state is None:
+        return
+    books.sessions[key.id] = state
+    codec = Codec(SESSION, key, wiring.keyring)
+    sealed = await wiring.journal.messages(key, 0, _ALL)
+    books.texts[key.id] = [
+        _MESSAGE.decode(codec.open_message(at, data)).text for at, data in enumerate(sealed)
+    ]

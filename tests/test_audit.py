@@ -1,0 +1,82 @@
+"""The audit log: strands that show what was changed, and documents that can be checked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.audit import Head, Report, Strand, verify
+from actors.domain.allowances import SessionCleared
+from actors.domain.errors import Tampered
+from actors.domain.keyring import Keyring
+from cluster.audit_export import check_audit, render_audit, sign_audit
+
+KEYRING = Keyring(b"k" * 32)
+
+
+def strand(length: int) -> tuple[list[bytes], Head]:
+    """A strand of as many rows, one event in each."""
+    writer = Strand(KEYRING)
+    rows = [writer.row(at, 1, [SessionCleared(f"family {at}")]) for at in range(length)]
+    return rows, writer.head
+
+
+def read(rows: list[bytes], head: Head) -> Report:
+    return verify("session/s", rows, head, KEYRING)
+
+
+def test_a_strand_reads_as_it_was_written() -> None:
+    rows, head = strand(3)
+    report = read(rows, head)
+    assert report.problem is None
+    assert [(entry.row, entry.kind, entry.detail) for entry in report.entries] == [
+        (at, "SessionCleared", {"family_id": f"family {at}"}) for at in range(3)
+    ]
+
+
+def test_rows_newer_than_the_head_are_no_problem() -> None:
+    rows, _ = strand(3)
+    _, head = strand(2)
+    assert read(rows, head).problem is None
+
+
+@given(st.data())
+def test_whatever_is_changed_removed_or_moved_is_named(data: st.DataObject) -> None:
+    rows, head = strand(6)
+    at = data.draw(st.integers(0, 5))
+    bent = list(rows)
+    match data.draw(st.sampled_from(["change", "remove", "swap", "cut"])):
+        case "change":
+            byte = data.draw(st.integers(0, len(rows[at]) - 1))
+            edited = bytearray(rows[at])
+            edited[byte] ^= data.draw(st.integers(1, 255))
+            bent[at] = bytes(edited)
+            expected = at
+        case "remove":
+            del bent[at]
+            expected = at
+        case "swap":
+            other = data.draw(st.integers(0, 5).filter(lambda one: one != at))
+            bent[at], bent[other] = bent[other], bent[at]
+            expected = min(at, other)
+        case _:
+            bent = bent[:at]
+            expected = at
+    problem = read(bent, head).problem
+    assert problem is not None
+    assert problem.startswith(f"session/s: entry {expected} ")
+
+
+def test_an_export_carries_a_signature_for_itself() -> None:
+    rows, head = strand(2)
+    text = sign_audit(KEYRING, render_audit("/data", [read(rows, head)]))
+    check_audit(KEYRING, text)
+    document = json.loads(text)
+    document["strands"][0]["entries"][0]["kind"] = "Nothing"
+    with pytest.raises(Tampered):
+        check_audit(KEYRING, json.dumps(document))
+    with pytest.raises(Tampered):
+        check_audit(Keyring(b"o" * 32), text)
