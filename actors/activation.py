@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +12,7 @@ from msgspec import structs
 from actors.domain import session
 from actors.domain.boundary import EscapeState
 from actors.domain.budget import Cap, OpenFamily
-from actors.domain.errors import Fenced, NotFound, StoreUnavailable
+from actors.domain.errors import Fenced, NotFound, StoreUnavailable, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Profile
 from actors.entity import Entity
@@ -46,6 +48,7 @@ class Activation:
         self.last_used = wiring.clock()
         self.calls = 0
         self.closing = False
+        self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
         self.purse = Purse(
             entity.key.id,
@@ -92,6 +95,15 @@ class Activation:
                 state.spent,
             )
         )
+
+    def keep_small(self) -> None:
+        """Write a snapshot in the background when enough rows have come together."""
+        if self.entity.wants_compaction and (self._compacting is None or self._compacting.done()):
+            self._compacting = asyncio.create_task(self._compact())
+
+    async def _compact(self) -> None:
+        with contextlib.suppress(Unavailable):
+            await self.entity.compact()
 
     def notify(self, kind: str, text: str = "", cost: int = 0, count: int = 0) -> None:
         """Tell those who watch the family; not durable."""

@@ -52,6 +52,7 @@ class TurnEngine:
         """Do what ``call`` asks, durably, and answer it."""
         if self.closed:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        self._activation.keep_small()
         if not self._always_replay:
             return await self._handle(branch, call)
         known = len(self._steps())

@@ -237,6 +237,8 @@ class Entity(Generic[S, C, E, R]):
         self._waiting: list[asyncio.Future[None]] = []
         self._in_flight: list[asyncio.Future[None]] | None = None
         self._rows_since_snapshot = 0
+        self._bytes_since_snapshot = 0
+        self._snapshot_bytes = 0
 
     @classmethod
     async def activate(
@@ -299,6 +301,19 @@ class Entity(Generic[S, C, E, R]):
         waiting.append(future)
         await future
 
+    async def confirmed(self) -> None:
+        """As `committed`, and when it was called this was still the newest activation.
+
+        For replies that may rest on no write of their own: one that was overtaken must not answer
+        from its memory.
+        """
+        if self.broken:
+            raise self.broken
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._committer.enlist(self)
+        await future
+
     async def execute(self, command: C) -> R:
         """`do` and `committed`."""
         reply = self.do(command)
@@ -313,19 +328,30 @@ class Entity(Generic[S, C, E, R]):
             await self.committed()
         if self._rows_since_snapshot == 0:
             return
-        self._rows_since_snapshot = 0
+        self._rows_since_snapshot = self._bytes_since_snapshot = 0
         seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._strand.head)
+        self._snapshot_bytes = len(data)
         outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
         if outcome is Outcome.FENCED:
             self.settle(outcome)
 
     @property
     def wants_compaction(self) -> bool:
-        """Whether enough rows have come together since the last snapshot."""
-        return self._rows_since_snapshot >= _COMPACT_AFTER_ROWS
+        """Whether enough has come together since the last snapshot.
+
+        A snapshot is written for as many bytes of rows as it has itself, so that the cost of
+        writing does not grow with the state.
+        """
+        return (
+            self._rows_since_snapshot >= _COMPACT_AFTER_ROWS
+            and self._bytes_since_snapshot >= self._snapshot_bytes
+        )
 
     def take(self) -> Append:
-        """For the committer: the queued events as one row."""
+        """For the committer: the queued events as one row, or a question if there are none."""
+        if not self._events:
+            self._in_flight, self._waiting = self._waiting, []
+            return Append(self.key, self.epoch, self.seq, b"")
         events, self._events = self._events, []
         encoded, self._encoded = self._encoded, []
         messages, self._messages = self._messages, []
@@ -345,6 +371,7 @@ class Entity(Generic[S, C, E, R]):
         )
         self.seq += 1
         self._rows_since_snapshot += 1
+        self._bytes_since_snapshot += len(row)
         return append
 
     def settle(self, outcome: Outcome) -> None:
@@ -385,6 +412,8 @@ class Entity(Generic[S, C, E, R]):
             for event in events:
                 self.state = self._machine.evolve(self.state, event)
         self._rows_since_snapshot = len(loaded.rows)
+        self._bytes_since_snapshot = sum(map(len, loaded.rows))
+        self._snapshot_bytes = len(loaded.snapshot or b"")
         self._machine.validate(self.state)
 
 

@@ -43,15 +43,19 @@ class Holder(Generic[S, C, E, R]):
         return entity
 
     async def execute(self, command: C) -> R:
-        """Do ``command`` and return its reply once it is durable."""
+        """Do ``command`` and return its reply, or raise its error, once it is durable."""
         entity = await self.entity()
-        reply = entity.do(command)
-        await self.committed(entity)
-        return reply
+        try:
+            return entity.do(command)
+        finally:
+            await self.committed(entity)
 
     async def committed(self, entity: Entity[S, C, E, R]) -> None:
-        """Wait until what was done is durable; compact when it is time."""
-        await entity.committed()
+        """Wait until what was done, or read, is durable; compact when it is time.
+
+        Raises Fenced, whatever was read, if another actor has taken over.
+        """
+        await entity.confirmed()
         if entity.wants_compaction and (self._compacting is None or self._compacting.done()):
             self._compacting = asyncio.create_task(entity.compact())
 

@@ -111,12 +111,13 @@ class SessionHost:
         try:
             state = activation.entity.state
             if run_id not in state.runs and run_id not in state.results:
+                await activation.entity.confirmed()
                 raise NotFound(f"run {run_id}: session {session_id} has no such run")
             if run_id in state.runs:
                 self._runs.work(activation)
                 await self._runs.wait(run_id, timeout_s)
             result = state.results.get(run_id)
-            await activation.entity.committed()
+            await activation.entity.confirmed()
             return result
         finally:
             activation.calls -= 1
@@ -131,20 +132,20 @@ class SessionHost:
         """The session as a client may see it."""
         activation = await self._get(session_id, scope)
         view = activation.view()
-        await activation.entity.committed()
+        await activation.entity.confirmed()
         return view
 
     async def state(self, session_id: str, scope: str) -> session.State:
         """The whole state, for export."""
         activation = await self._get(session_id, scope)
-        await activation.entity.committed()
+        await activation.entity.confirmed()
         return activation.entity.state
 
     async def messages(self, session_id: str, scope: str, last: int | None) -> list[Message]:
         """The last messages, or all; oldest first."""
         activation = await self._get(session_id, scope)
         messages = await activation.history.last(last)
-        await activation.entity.committed()
+        await activation.entity.confirmed()
         return messages
 
     async def add_message(self, session_id: str, scope: str, message: Message, op: str) -> None:

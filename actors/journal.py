@@ -7,7 +7,8 @@ The contract, which `tests/test_journal.py` holds for every implementation:
    `Outcome.FENCED`; rows that are there already (a repeated call) get `Outcome.OK` and are not
    written again, so a caller whose connection broke may simply send the same batch once more.
 3. Rows, messages, audit rows and the summary of one append become visible together.
-4. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
+4. An append without a row writes nothing, and tells whether its epoch is the current one.
+5. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class MemoryJournal:
         if stored.seq < seq:
             return Outcome.GAP
         kept = stored.seq - seq
+        if kept > len(stored.rows):  # it comes late: a newer one is there
+            return Outcome.OK
         stored.rows = stored.rows[len(stored.rows) - kept :] if kept else []
         stored.snapshot = data
         return Outcome.OK
@@ -63,6 +65,8 @@ class MemoryJournal:
             return Outcome.FENCED
         if one.create and stored.creator != one.create:
             return Outcome.FENCED
+        if not one.row:
+            return Outcome.OK if stored.seq == one.after else Outcome.GAP
         if stored.seq == one.after + 1:
             return Outcome.OK
         if stored.seq != one.after:

@@ -12,7 +12,7 @@ from actors.domain.actions import Action, resource
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.capability_token import Token, mint, verify
-from actors.domain.errors import Tampered
+from actors.domain.errors import CallError, Tampered
 from actors.domain.ids import derived_id
 from actors.domain.patterns import Pattern, from_action
 from actors.domain.resource_pattern import exactly
@@ -50,15 +50,20 @@ class BudgetActor:
     async def lease(self, wants: list[budget.Want]) -> list[budget.Granted | budget.Exceeded]:
         """Decide each wish. Before one is refused, slack that others hold is called back."""
         command = budget.Lease(wants)
-        if self._recall.any_lent:
-            entity = await self._holder.entity()
-            _, would_be = budget.decide(entity.state, command, self._clock())
-            if any(isinstance(one, budget.Exceeded) for one in _granted(would_be)):
-                await self._recall.call_back()
+        if self._recall.any_lent and await self._would_refuse(command):
+            await self._recall.call_back()
         replies = _granted(await self._holder.execute(command))
         if any(isinstance(one, budget.Granted) and one.warning for one in replies):
             self._recall.announce()  # near a threshold everybody asks, so that all see it
         return replies
+
+    async def _would_refuse(self, command: budget.Lease) -> bool:
+        entity = await self._holder.entity()
+        try:
+            _, would_be = budget.decide(entity.state, command, self._clock())
+        except CallError:
+            return False  # `lease` is about to meet the same error
+        return any(isinstance(one, budget.Exceeded) for one in _granted(would_be))
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
         """Answered when slack is called back. A host that has lent slack on always waits here."""
@@ -76,13 +81,13 @@ class BudgetActor:
         """How many sub-agents a family has had so far."""
         entity = await self._holder.entity()
         family = entity.state.families.get(family_id)
-        await entity.committed()
+        await entity.confirmed()
         return family.children if family else 0
 
     async def levels(self, names: list[str]) -> list[budget.Level]:
         entity = await self._holder.entity()
         levels = [budget.level(entity.state, name) for name in names]
-        await entity.committed()
+        await entity.confirmed()
         return levels
 
 
@@ -130,7 +135,7 @@ class PermissionsActor:
     async def allowances(self) -> list[Allowance]:
         entity = await self._allowances.entity()
         found = list(entity.state.allowances.values())
-        await entity.committed()
+        await entity.confirmed()
         return found
 
     async def import_allowances(self, given: list[Allowance]) -> int:
@@ -193,19 +198,21 @@ class PermissionsActor:
         root = (await self._wiring.registry.workspace(self._scope)).path
         known = approval_entity.state.requests.get(request_id)
         command = approvals.Decide(request_id, scope, decided_by, argument_hash, reason)
-        decision = cast(Decision, approval_entity.do(command))
-        allowance = known and _allowance_for(known.request, decision, pattern, root)
-        if allowance:
-            allowance_entity.do(allowances.Grant(self._signed(allowance)))
-        await self._allowances.committed(allowance_entity)
-        await self._approvals.committed(approval_entity)
+        try:
+            decision = cast(Decision, approval_entity.do(command))
+            allowance = known and _allowance_for(known.request, decision, pattern, root)
+            if allowance:
+                allowance_entity.do(allowances.Grant(self._signed(allowance)))
+        finally:
+            await self._allowances.committed(allowance_entity)
+            await self._approvals.committed(approval_entity)
         await self._announce()
         return decision
 
     async def open_requests(self) -> list[Entry]:
         entity = await self._approvals.entity()
         found = approvals.open_requests(entity.state, self._wiring.clock())
-        await entity.committed()
+        await entity.confirmed()
         return found
 
     async def watch(
@@ -308,7 +315,7 @@ class CapabilitiesActor:
             op=op,
             only=only,
         )
-        await entity.committed()
+        await entity.confirmed()
         return token
 
     async def use(self, op: str, token_id: str) -> bool:
@@ -332,7 +339,7 @@ class CapabilitiesActor:
         known = entity.state.tokens.get(token.id)
         if known is None:
             await self._holder.execute(capabilities.Add(token))
-        await entity.committed()
+        await entity.confirmed()
         return known or token
 
     async def revoke(self, token_id: str) -> None:
@@ -341,5 +348,5 @@ class CapabilitiesActor:
     async def tokens(self) -> list[Token]:
         entity = await self._holder.entity()
         found = capabilities.usable(entity.state, self._wiring.clock())
-        await entity.committed()
+        await entity.confirmed()
         return found

@@ -103,16 +103,16 @@ def references_exist(manifests: Sequence[Manifest], secrets: Mapping[str, set[st
     return [
         f"{name_of(one)}: no {kind} {name}" + (f" with {key}" if key else "")
         for one in manifests
-        for kind, name, key in _references(one)
+        for kind, name, key in references(one)
         if name not in known[kind] or (key and key not in known[kind][name])
     ]
 
 
-def _references(node: object) -> Iterator[tuple[str, str, str | None]]:
-    """Kind, name and key of all that is named anywhere in a manifest."""
+def references(node: object) -> Iterator[tuple[str, str, str | None]]:
+    """Kind, name and key (None: the whole) of all that is named anywhere in a manifest."""
     if isinstance(node, list):
         for child in node:
-            yield from _references(child)
+            yield from references(child)
     if not isinstance(node, dict):
         return
     for field, child in node.items():
@@ -132,7 +132,7 @@ def _references(node: object) -> Iterator[tuple[str, str, str | None]]:
             case "persistentVolumeClaim", {"claimName": name}:
                 yield "claim", name, None
             case _:
-                yield from _references(child)
+                yield from references(child)
 
 
 def images_are_pinned(manifests: Sequence[Manifest]) -> list[str]:

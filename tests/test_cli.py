@@ -601,6 +601,11 @@ class Finished(SimpleNamespace):
         return cast("dict[str, object]", json.loads(self.out))
 
     @property
+    def budgets(self) -> list[dict[str, object]]:
+        """What `budget` listed."""
+        return cast("list[dict[str, object]]", self.document["budgets"])
+
+    @property
     def session(self) -> str:
         """The id that `run` said first."""
         return self.err.splitlines()[0].removeprefix("troupe: session ")
@@ -691,17 +696,9 @@ def test_the_same_run_id_in_the_same_session_is_one_run(shell: Shell) -> None:
     assert first.code == again.code == 0
     assert first.document == again.document
     assert again.document["output"] == "once"
-    shown = shell.troupe("show", OTHER, "--json").document
-    assert [one["text"] for one in cast("list[dict[str, str]]", shown["last_messages"])] == [
-        "once",
-        "heard once",
-    ]
     refused = shell.run("echo", "", "--session", OTHER, "--budget", "3")
     assert refused.code == 2
     assert "keeps what it was made with" in refused.err
-    other = shell.troupe("run", f"{AGENTS}:fails", "--session", OTHER)
-    assert other.code == 2
-    assert "runs the agent echo, not fails" in other.err
 
 
 @pytest.mark.cluster
@@ -722,9 +719,7 @@ def test_ps_tree_and_budget_tell_the_same_story(shell: Shell) -> None:
     assert sum(Decimal(str(one["total_usd"])) for one in children) == cost
     assert f"branch {cost.normalize()} USD" in shell.troupe("tree", id).out.splitlines()[0]
 
-    (budget,) = cast(
-        "list[dict[str, object]]", shell.troupe("budget", id, "--json").document["budgets"]
-    )
+    (budget,) = shell.troupe("budget", id, "--json").budgets
     assert Decimal(str(budget["spent_usd"])) == cost
     assert budget["max_usd"] == "1"
 
@@ -734,9 +729,6 @@ def test_an_id_that_fits_several_or_none_is_refused(shell: Shell) -> None:
     many = shell.troupe("show", shell.run("has_children", "2").session[:9])
     assert many.code == 2
     assert "fits " in many.err
-    none = shell.troupe("cancel", "ffffffffffff")
-    assert none.code == 2
-    assert none.err == "troupe: session ffffffffffff: there is none; `troupe ps` lists them\n"
     unknown = shell.troupe("tree", "01900000-0000-7000-8000-0000000000ff", "--json")
     assert unknown.code == 2
     assert cast("dict[str, object]", unknown.document["error"])["kind"] == "NotFound"
@@ -745,16 +737,12 @@ def test_an_id_that_fits_several_or_none_is_refused(shell: Shell) -> None:
 @pytest.mark.cluster
 def test_caps_are_changed_while_things_run(shell: Shell) -> None:
     workspace = ["budget", "--workspace", str(shell.workspace)]
-    assert shell.troupe(*workspace, "--set", "7.5").code == 0
-    (capped,) = cast(
-        "list[dict[str, object]]", shell.troupe(*workspace, "--json").document["budgets"]
-    )
-    assert capped["max_usd"] == "7.5"
+    capped = shell.troupe(*workspace, "--set", "7.5", "--json")
+    (one,) = capped.budgets
+    assert one["max_usd"] == "7.5"
     shell.troupe(*workspace, "--set", "none")
-    every = cast("list[dict[str, object]]", shell.troupe("budget", "--json").document["budgets"])
+    every = shell.troupe("budget", "--json").budgets
     assert {"name": str(shell.workspace), "max_usd": None}.items() <= every[0].items()
-    unknown = shell.troupe("budget", "--workspace", "/")
-    assert unknown.code == 2
 
 
 @pytest.mark.cluster
@@ -764,7 +752,6 @@ def test_an_approval_given_later_lets_the_retried_action_pass(shell: Shell) -> N
     assert "1 action waits for a decision" in done.err
     listed = cast("list[dict[str, str]]", shell.troupe("approvals", "--json").document["approvals"])
     (request,) = [one for one in listed if one["session"] == done.session]
-    assert request["id"] in shell.troupe("approvals").out
 
     approved = shell.troupe(
         "approvals", request["id"][:8], "approve", "--scope", "session", "--json"
@@ -772,8 +759,6 @@ def test_an_approval_given_later_lets_the_retried_action_pass(shell: Shell) -> N
     assert approved.document == {"id": request["id"], "approved": True, "scope": "session"}
     same = [f"{AGENTS}:runs_command", "--prompt", "git push", "--session", done.session]
     assert shell.troupe("run", *same).out == "allowed\n"
-    again = shell.troupe("approvals", request["id"], "deny")
-    assert again.code == 2
 
 
 @pytest.mark.cluster
@@ -786,7 +771,6 @@ def test_a_session_goes_out_and_comes_in_as_a_document(shell: Shell, tmp_path: P
     done, file = shell.run("echo", "kept"), tmp_path / "session.json"
     assert shell.troupe("export", done.session, "-o", str(file)).code == 0
     document = json.loads(file.read_text())
-    assert json.loads(shell.troupe("export", done.session).out)["id"] == document["id"]
 
     twice = shell.troupe("import", str(file))
     assert twice.code == 2
@@ -798,7 +782,6 @@ def test_a_session_goes_out_and_comes_in_as_a_document(shell: Shell, tmp_path: P
     strict = shell.troupe("import", str(file))
     assert strict.code == 2
     assert "messages[2]" in strict.err
-    assert shell.troupe("show", ONE).code == 2
     lax = shell.troupe(
         "import", str(file), "--skip-bad-messages", "--agent", f"{AGENTS}:echo", "--json"
     )
@@ -809,13 +792,12 @@ def test_a_session_goes_out_and_comes_in_as_a_document(shell: Shell, tmp_path: P
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell, sign: signal.Signals) -> None:
+def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell) -> None:
     watching = shell.start("run", *shell.arguments("sleeps", ""))
     assert watching.stderr is not None
     id = watching.stderr.readline().strip().removeprefix("troupe: session ")
     asyncio.run(_until_running(shell, id))
-    watching.send_signal(sign)
+    watching.send_signal(signal.SIGTERM)
     left = shell.finish(watching)
     assert left.code == 130
     assert f"`troupe resume {id}`" in left.err
@@ -838,13 +820,9 @@ def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell, sign: signal.Si
 def test_an_ended_session_takes_no_more_runs(shell: Shell) -> None:
     done = shell.run("echo", "first")
     assert shell.troupe("end", done.session).code == 0
-    assert shell.troupe("end", done.session).code == 0
     refused = shell.troupe("run", f"{AGENTS}:echo", "--session", done.session)
     assert refused.code == 2
     assert "ended" in refused.err
-    nothing = shell.troupe("resume", done.session)
-    assert nothing.code == 0
-    assert "nothing to resume" in nothing.err
 
 
 @pytest.mark.cluster

@@ -1,6 +1,7 @@
 -- Append to many entities of one scope. For each, two keys: the entity's, from which those of its
 -- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
 -- row, n, n messages, n, n audit rows, summary ('' = none).
+-- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
 -- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
 local answers, arg = {}, 1
 local function take() arg = arg + 1; return ARGV[arg - 1] end
@@ -21,6 +22,8 @@ for first = 1, #KEYS, 2 do
   end
   if stored[1] ~= epoch or (creator ~= '' and stored[3] ~= creator) then
     answer = 'FENCED'
+  elseif row == '' then
+    if seq ~= after then answer = 'GAP' end
   elseif seq == after then
     write = true
     redis.call('HSET', meta, 'seq', after + 1)

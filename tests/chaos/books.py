@@ -39,6 +39,11 @@ class Books:
         state = self.sessions.get(session_id)
         return state.spent if state else 0
 
+    def is_done(self, session_id: str) -> bool:
+        """Whether a session has had all its runs."""
+        state = self.sessions[session_id]
+        return bool(state.results) and not state.runs
+
 
 async def read_books(wiring: Wiring, scopes: Iterable[str], families: Iterable[str]) -> Books:
     """Read everything of these workspaces and root sessions. Raises Tampered or CorruptState."""

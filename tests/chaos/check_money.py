@@ -71,12 +71,15 @@ def _books_agree(records: Records, books: Books, findings: Findings) -> None:
 def _results_agree(records: Records, books: Books, findings: Findings) -> None:
     """The runs of a root cost what its whole family has spent."""
     families: Counter[str] = Counter()
+    cut_short: set[str] = set()
     for id, summary in books.summaries.items():
         families[summary.family_id] += books.spent(id)
+        if books.sessions[id].closed == "cancelled" or not books.is_done(id):
+            cut_short.add(summary.family_id)
     for family, spent in families.items():
         state = books.sessions.get(family)
-        if state is None or state.runs or any(not one.success for one in state.results.values()):
-            continue  # what was cancelled does not know what its sub-agents went on to spend
+        if state is None or state.runs or family in cut_short:
+            continue  # what was cancelled does not know all that its sub-agents have spent
         total = sum(result.cost for result in state.results.values())
         if total != spent:
             kind = "lost" if total < spent else "double"
@@ -122,3 +125,4 @@ def _levels(books: Books) -> dict[str, list[str]]:
     return found
 
 
+CHECKS = (_decisions, _spend, _books_agree, _results_agree, _caps)

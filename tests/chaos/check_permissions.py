@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
+from actors.audit import Entry
 from tests.chaos.books import Books
 from tests.chaos.findings import Findings
-from tests.chaos.records import Op, Records
+from tests.chaos.records import Records
 
 
 def _uses(records: Records, books: Books, findings: Findings) -> None:
@@ -39,7 +41,9 @@ def _uses(records: Records, books: Books, findings: Findings) -> None:
 
 def _approvals(users: dict[str, set[str]], books: Books, findings: Findings) -> None:
     decisions = {
-        id: entry.decision for state in books.approvals.values() for id, entry in state.requests.items()
+        id: entry.decision
+        for state in books.approvals.values()
+        for id, entry in state.requests.items()
     }
     for proof, used in users.items():
         kind, _, id = proof.partition(":")
@@ -80,32 +84,63 @@ def _grants(records: Records, books: Books, findings: Findings) -> None:
 
 
 def _audit(records: Records, books: Books, findings: Findings) -> None:
-    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    logged: Counter[tuple[str, str, str]] = Counter()
     for report in books.reports.values():
         if report.problem:
             findings.add("audit_gaps", report.problem)
         for entry in report.entries:
-            for name in _names(entry.kind, entry.detail):
-                seen[entry.kind][f"{report.strand} {name}"] += 1
-    wanted: list[tuple[str, str]] = []
+            logged[entry.kind, report.strand, _subject(entry)] += 1
+    for wanted in _told_to_all(records):
+        if not logged[wanted]:
+            findings.add("audit_gaps", f"{' '.join(wanted)} is not in the log")
+    for (kind, strand, subject), count in logged.items():
+        if kind in _ONCE and count > 1:
+            findings.add("double", f"{kind} {strand} {subject} is in the log {count} times")
+
+
+_ONCE = ("authorized", "created", "closed", "Decided")
+
+
+def _subject(entry: Entry) -> str:
+    """What an entry is about."""
+    detail = entry.detail
+    match entry.kind:
+        case "authorized":
+            return _inner(detail, "decision", "operation")
+        case "Decided":
+            return _inner(detail, "decision", "request_id")
+        case "Granted":
+            return _inner(detail, "allowance", "id")
+        case "TokenAdded":
+            return _inner(detail, "token", "id")
+        case "Revoked":
+            return str(detail["id"])
+    return ""
+
+
+def _inner(detail: dict[str, object], field: str, name: str) -> str:
+    inner = detail[field]
+    return str(inner[name]) if isinstance(inner, dict) else ""
+
+
+def _told_to_all(records: Records) -> Iterator[tuple[str, str, str]]:
+    """What was acknowledged, as the log should have it."""
     for op in records.of("authorize"):
         if op.told:
-            wanted.append(("authorized", f"session/{op.line.session} {op.told[0][1].id}"))
-    for op in records.of("create"):
-        if op.told:
-            wanted.append(("created", f"session/{op.line.session} {op.line.session}"))
-    for how in ("cancel", "end"):
-        wanted += [
-            ("closed", f"session/{op.line.session} ") for op in records.of(how) if op.told
-        ]
-    wanted += [("Granted", f"allowances/allowances {op.line.id}") for op in _told(records, "allow")]
-    wanted += [("Revoked", f"allowances/allowances {op.line.id}") for op in _told(records, "revoke")]
-    wanted += [("Decided", f"approvals/approvals {op.line.id}") for op in _told(records, "decide")]
-    wanted += [("TokenAdded", f"capabilities/capabilities {op.line.id}") for op in _told(records, "token")]
-    for kind, name in wanted:
-        if not seen[kind][name]:
-            findings.add("audit_gaps", f"{kind} {name} is not in the log")
-    for kind in ("authorized", "created", "closed", "Granted", "Decided"):
-        for name, count in seen[kind].items():
-            if count > 1:
-                findings.add("double", f"{kind} {name} is in the log {count} times")
+            yield "authorized", f"session/{op.line.session}", op.told[0][1].id
+    for what, kind in (("create", "created"), ("cancel", "closed"), ("end", "closed")):
+        for op in records.of(what):
+            if op.told:
+                yield kind, f"session/{op.line.session}", ""
+    for what, kind, strand in (
+        ("allow", "Granted", "allowances/allowances"),
+        ("revoke", "Revoked", "allowances/allowances"),
+        ("decide", "Decided", "approvals/approvals"),
+        ("token", "TokenAdded", "capabilities/capabilities"),
+    ):
+        for op in records.of(what):
+            if op.told:
+                yield kind, strand, op.line.id
+
+
+CHECKS = (_uses, _grants, _audit)

@@ -9,7 +9,7 @@ from tests.chaos.findings import Findings
 from tests.chaos.records import Records
 
 
-def messages(records: Records, books: Books, findings: Findings) -> None:
+def _messages(records: Records, books: Books, findings: Findings) -> None:
     there = {id: Counter(texts) for id, texts in books.texts.items()}
     for op in records.of("say"):
         count = there.get(op.line.session, Counter())[op.op]
@@ -19,7 +19,7 @@ def messages(records: Records, books: Books, findings: Findings) -> None:
             findings.add("double", f"message {op.op} is there {count} times")
 
 
-def reads(records: Records, books: Books, findings: Findings) -> None:
+def _reads(records: Records, books: Books, findings: Findings) -> None:
     """Whoever answers a read knows all that was acknowledged before it was sent."""
     said: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for op in records.of("say"):
@@ -35,7 +35,7 @@ def reads(records: Records, books: Books, findings: Findings) -> None:
                 )
 
 
-def steps(records: Records, books: Books, findings: Findings) -> None:
+def _steps(records: Records, books: Books, findings: Findings) -> None:
     for op in records.of("careful"):
         if len(op.ran) > 1:
             findings.add("double", f"step {op.op} ran {len(op.ran)} times")
@@ -51,7 +51,7 @@ def steps(records: Records, books: Books, findings: Findings) -> None:
                 findings.add("double", f"step {op.op} ran again after its result was known")
 
 
-def runs(records: Records, books: Books, findings: Findings) -> None:
+def _runs(records: Records, books: Books, findings: Findings) -> None:
     for op in records.of("start"):
         state = books.sessions.get(op.line.session)
         run = op.line.run
@@ -76,7 +76,7 @@ def runs(records: Records, books: Books, findings: Findings) -> None:
                 findings.add("lost", f"session {id}: {result.status}: {result.error}")
 
 
-def families(records: Records, books: Books, findings: Findings) -> None:
+def _families(records: Records, books: Books, findings: Findings) -> None:
     for op in records.of("create"):
         if op.told and op.line.session not in books.sessions:
             findings.add("lost", f"session {op.line.session}")
@@ -86,3 +86,4 @@ def families(records: Records, books: Books, findings: Findings) -> None:
         findings.add("lost", f"{name} never came to its end")
 
 
+CHECKS = (_messages, _reads, _steps, _runs, _families)

@@ -92,10 +92,9 @@ class ChaosCluster:
         """Where Ray is joined."""
         return str(self._cluster.address)
 
-    @property
-    def redis_url(self) -> str:
-        """Troupe's Redis, past the line."""
-        return self._redis.url
+    def direct_settings(self) -> ClusterSettings:
+        """As `settings`, with the Redis past the line."""
+        return msgspec.structs.replace(self.settings, redis_url=self._redis.url)
 
     def others(self) -> list[Node]:
         """The nodes that may be killed."""
@@ -195,7 +194,6 @@ class ChaosCluster:
         self._password = secrets.token_hex(16)
         os.environ["TROUPE_HOME"] = str(self.home)
         os.environ["PYTHONPATH"] = str(ROOT)
-        os.environ["RAY_AUTH_MODE"] = ""
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
             os.environ.pop(name, None)
         os.environ.update(_RAY_SETTINGS)

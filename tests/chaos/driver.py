@@ -163,9 +163,7 @@ class Driver:
             self._note("tried", "create", f"create {plan.id}", session=plan.id, amount=plan.budget)
             session = await self._insist(lambda: self._create(plan, wave, workspace))
             self._note("told", "create", f"create {plan.id}", session=plan.id, value=workspace.id)
-            talk = [
-                self._say(session, plan, at, after) for at, after in enumerate(plan.messages)
-            ]
+            talk = [self._say(session, plan, at, after) for at, after in enumerate(plan.messages)]
             runs = [self._run(session, plan, run) for run in plan.runs]
             await asyncio.gather(*runs, *talk, self._end(session, plan))
             self._note("told", "family", op, family=plan.id)

@@ -54,11 +54,19 @@ async def run_errand(turn: Turn, prompt: str) -> str:
         ledger = _ledgers[errand.ledger] = Ledger(errand.ledger)
     life = os.urandom(8).hex()
     run = _Run(turn, errand, ledger, life)
-    ledger.note(run.line("began", value=errand.label))
+    ledger.note(run.line("began", value=errand.label, amount=_host()))
     try:
         return await run.all()
     finally:
         ledger.note(run.line("ended", value=errand.label))
+
+
+def _host() -> int:
+    """The process id of the session host: this process, or what has forked it."""
+    if not _HAS_PROCESS:
+        return os.getpid()
+    with open(f"/proc/{os.getppid()}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
 
 
 class _Run:
@@ -251,15 +259,15 @@ class _Run:
         reserved = decision.amount
         if way < 0.1:
             return
-        actual = reserved
+        actual, how = reserved, ""
         if way < 0.3:
             actual = reserved // 2
         elif way < 0.4:
             actual = 0
         elif way > 0.97:
-            actual = reserved + CENT
+            actual, how = reserved + CENT, "over"
         id = decision.operation
-        self.ledger.note(self.line("tried", "settle", op, id=id, amount=actual))
+        self.ledger.note(self.line("tried", "settle", op, id=id, amount=actual, value=how))
         await self.turn.settle(decision, to_usd(actual))
         self.ledger.note(self.line("told", "settle", op, id=id, amount=actual))
 

@@ -116,6 +116,7 @@ class Faults:
         sessions = await self._sessions(name)
         if not processes.kill(pid, signal.SIGSTOP):
             return ""
+        self._ledger.note(Line("paused", amount=pid))
         try:
             if fault.strength < 0.3:
                 how = "its directory died"
@@ -127,6 +128,7 @@ class Faults:
                 await asyncio.gather(*(self._take_over(other, id) for id in sessions))
                 await asyncio.sleep(_TAKEN_OVER_S * fault.strength)
         finally:
+            self._ledger.note(Line("woken", amount=pid))
             processes.kill(pid, signal.SIGCONT)
         await asyncio.gather(*(self._ask_zombie(name, id) for id in sessions))
         return f"pid {pid}, {how}"

@@ -34,6 +34,11 @@ class Findings:
     def add(self, kind: str, text: str) -> None:
         self.found[kind].append(text)
 
+    def take(self, other: Findings) -> None:
+        """Add what another has."""
+        for kind, texts in other.found.items():
+            self.found[kind] += texts
+
     @property
     def counts(self) -> dict[str, int]:
         """How many of each kind."""

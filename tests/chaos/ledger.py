@@ -20,9 +20,9 @@ class Line(Struct, frozen=True, omit_defaults=True):
 
     ``kind`` is *tried* (about to be asked for), *told* (acknowledged), *ran* (a step's function was
     called), *began* or *ended* (an agent, in one ``life`` of many), *alive* (it still does
-    something), *wrong* (an answer that should not be) or *fault*. ``id`` is what the system
-    calls it, ``at`` is in microseconds, on a clock that all processes of the machine share, and
-    ``amount`` in nano-USD.
+    something), *unavailable*, *fault*, *paused* or *woken*. ``id`` is what the system calls it,
+    ``at`` is in microseconds, on a clock that all processes of the machine share, and ``amount``
+    in nano-USD, or a process id.
     """
 
     kind: str

@@ -90,9 +90,7 @@ def wave(seed: int, number: int) -> WavePlan:
 def allowance(id: str, tool: str, uses: int | None, root: str) -> Allowance:
     """An allowance for one tool: the same one, however often it is made."""
     pattern = ExactTool(GUARDED, tool)
-    return Allowance(
-        id, pattern, _MADE_US, max_uses=uses, uses_left=uses, workspace_root=root
-    )
+    return Allowance(id, pattern, _MADE_US, max_uses=uses, uses_left=uses, workspace_root=root)
 
 
 def token(keyring: Keyring, plan: WavePlan, at: int) -> Token:

@@ -266,7 +266,11 @@ class Client:
             return
         self.checker.was_accepted(session_id, run)
         while True:
-            result = await self.on_host(session_id, "result", run, 0.5)
+            try:
+                result = await self.on_host(session_id, "result", run, 0.5)
+            except NotFound as error:
+                self.checker.wrong(f"a client that had its run accepted got {error!r}")
+                return
             if result is not None:
                 self.checker.was_finished(session_id, run, cast(Result, result))
                 return
