@@ -153,6 +153,7 @@ class SessionHost:
         activation = await self._get(session_id, scope)
         activation.history.add(message, op=op)
         await activation.entity.committed()
+        activation.keep_small()
 
     async def clear_messages(self, session_id: str, scope: str) -> None:
         activation = await self._get(session_id, scope)
@@ -407,7 +408,8 @@ class SessionHost:
         while True:
             await asyncio.sleep(_OUTAGE_PAUSE_S)
             with contextlib.suppress(Unavailable):
-                self._runs.work(await self._get(activation.id, activation.profile.scope))
+                with contextlib.suppress(NotFound):  # its first write never arrived
+                    self._runs.work(await self._get(activation.id, activation.profile.scope))
                 return
 
     # --- housekeeping --------------------------------------------------------------------

@@ -24,6 +24,8 @@ _STOP_LIMIT_S = 2.0
 """How long a cancelled agent may take to clean up before its process group is killed."""
 
 _EXIT_NEWS_S = 1.0
+_KILLED_LIMIT_S = 10.0
+_LOOK_AGAIN_S = 0.005
 _FORK_LIMIT_S = 30.0
 
 
@@ -135,9 +137,12 @@ class AgentProcesses:
         return f"the agent's process exited with code {code} before the agent returned"
 
     async def _gone(self, pid: int) -> None:
+        """Return when nothing of the process's group runs any more."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_EXIT_NEWS_S):
+            async with asyncio.timeout(_KILLED_LIMIT_S):
                 await asyncio.shield(self._exit(pid))
+                while _group_runs(pid):
+                    await asyncio.sleep(_LOOK_AGAIN_S)
         self._exits.pop(pid, None)
 
 
@@ -202,6 +207,23 @@ def agent_memory() -> int:
     if megabytes and megabytes.isdigit():
         return int(megabytes) * 1024 * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _group_runs(leader: int) -> bool:
+    """Whether any process of a killed group is still on its way out; a zombie is not."""
+    try:
+        os.killpg(leader, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return any(_is_of_group(stat, leader) for stat in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _is_of_group(stat: Path, group: int) -> bool:
+    try:
+        state, _, own_group = stat.read_text().rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):
+        return False
+    return state != "Z" and int(own_group) == group
 
 
 def _kill_group(leader: int) -> None:

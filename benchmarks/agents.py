@@ -94,18 +94,22 @@ async def adds_messages(turn: Turn, prompt: str) -> list[float]:
 async def converses(turn: Turn, prompt: str) -> float:
     """A usual turn: reads the last messages, adds two, and is authorised once.
 
-    With a path as its prompt it only waits for that file, so that turns can queue behind it.
-    Answers with the time at which it was called.
+    Answers with the time at which it was called. With a number as its prompt it adds as many
+    messages instead; with a path it only waits for that file, so that turns can queue behind it.
     """
     begin = time.monotonic()
-    if prompt:
+    if prompt.isdigit():
+        for at in range(int(prompt)):
+            await turn.add_message(Message.user(f"message number {at} of this conversation"))
+    elif prompt:
         while not os.path.exists(prompt):
             await asyncio.sleep(0.005)
-        return time.monotonic()
-    await turn.messages(last=5)
-    await turn.add_message(Message.user("what do you make of it?"))
-    await turn.authorize(READ, cost_usd=COST)
-    await turn.add_message(Message.assistant("not much, to be honest"))
+        begin = time.monotonic()
+    else:
+        await turn.messages(last=5)
+        await turn.add_message(Message.user("what do you make of it?"))
+        await turn.authorize(READ, cost_usd=COST)
+        await turn.add_message(Message.assistant("not much, to be honest"))
     return begin
 
 

@@ -57,6 +57,7 @@ def secrets_told_of(text: str) -> dict[str, set[str]]:
     }
 
 
+@functools.cache
 def ray_schema(kind: str) -> Manifest | None:
     """The closed schema of a kind of Ray's, where there is one."""
     file = RAY_SCHEMAS / f"{kind.lower()}-v1.schema.json"

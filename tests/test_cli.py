@@ -45,6 +45,7 @@ from cluster.redis.server import holder
 from cluster.running import Running, announce, hold, running, withdraw
 from cluster.settings import ClusterSettings
 from cluster.tree import build_tree
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 AGENTS = Path("tests/cluster_agents.py")
@@ -618,7 +619,16 @@ class Shell:
         self.workspace = workspace
         self.environment = {**os.environ, "TROUPE_HOME": str(home)}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that is under way."""
+        with self._start(*arguments) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", *arguments],
             env=self.environment,
@@ -630,10 +640,11 @@ class Shell:
         )
 
     def troupe(self, *arguments: str) -> Finished:
-        return self.finish(self.start(*arguments))
+        with self.started(*arguments) as process:
+            return self.finish(process)
 
     def finish(self, process: subprocess.Popen[str]) -> Finished:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
         return Finished(code=process.returncode, out=out, err=err)
 
     def run(self, agent: str, prompt: str = "", *options: str) -> Finished:
@@ -793,24 +804,20 @@ def test_a_session_goes_out_and_comes_in_as_a_document(shell: Shell, tmp_path: P
 
 @pytest.mark.cluster
 def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell) -> None:
-    watching = shell.start("run", *shell.arguments("sleeps", ""))
-    assert watching.stderr is not None
-    id = watching.stderr.readline().strip().removeprefix("troupe: session ")
-    asyncio.run(_until_running(shell, id))
-    watching.send_signal(signal.SIGTERM)
-    left = shell.finish(watching)
+    with shell.started("run", *shell.arguments("sleeps", "")) as watching:
+        id = _first_line(watching).removeprefix("troupe: session ")
+        asyncio.run(until(lambda: _status(shell, id) == "running", 60))
+        watching.send_signal(signal.SIGTERM)
+        left = shell.finish(watching)
     assert left.code == 130
     assert f"`troupe resume {id}`" in left.err
-    listed = cast("list[dict[str, object]]", shell.troupe("ps", "--json").document["sessions"])
-    assert {one["id"]: one["status"] for one in listed}[id] == "running"
+    assert _status(shell, id) == "running"
 
-    back = shell.start("resume", id, "--json")
-    assert back.stderr is not None
-    while f"session {id}" not in back.stderr.readline():
-        pass
-    cancelled = shell.troupe("cancel", id, "--json")
-    assert cancelled.document == {"session": id, "status": "cancelled"}
-    result = shell.finish(back)
+    with shell.started("resume", id, "--json", "--approve", "none") as back:
+        assert _first_line(back) == f"troupe: session {id}"
+        cancelled = shell.troupe("cancel", id, "--json")
+        assert cancelled.document == {"session": id, "status": "cancelled"}
+        result = shell.finish(back)
     assert result.code == 1
     (came_to,) = cast("list[dict[str, object]]", result.document["results"])
     assert came_to["status"] == "cancelled"
@@ -834,11 +841,10 @@ def test_the_doctor_sees_the_running_cluster(shell: Shell) -> None:
     assert "state directory in use" not in verdicts
 
 
-async def _until_running(shell: Shell, id: str) -> None:
-    """Wait until a session is at work: `tree` reads what is stored."""
-    async with asyncio.timeout(30):
-        while True:
-            found = await asyncio.to_thread(shell.troupe, "tree", id, "--json")
-            with contextlib.suppress(json.JSONDecodeError):
-                if found.document.get("status") == "running":
-                    return
+def _first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return process.stderr.readline().strip()
+
+
+def _status(shell: Shell, id: str) -> object:
+    return shell.troupe("tree", id, "--json").document.get("status")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,8 +100,8 @@ def test_what_is_not_rays_holds_to_its_schema(overlay: str, version: str) -> Non
 def test_what_is_rays_holds_to_its_schema(overlay: str, kind: str) -> None:
     found = [one for one in applied(overlay) if one["kind"] == kind]
 
-    for manifest in found:
-        jsonschema.validate(manifest, ray_schema(kind) or {})
+    validator = jsonschema.Draft202012Validator(ray_schema(kind) or {})
+    assert [error.message for one in found for error in validator.iter_errors(one)] == []
     assert len(found) == (1 if overlay in APPLIED and ray_schema(kind) else 0)
 
 
@@ -151,7 +152,7 @@ STRANGER = {"app": "web"}
 ELSEWHERE = {"kubernetes.io/metadata.name": "elsewhere"}
 
 
-@pytest.mark.parametrize("overlay", [one for one in OVERLAYS if one in APPLIED] or OVERLAYS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize(
     ("source", "namespace", "target", "port", "open_"),
     [
@@ -181,9 +182,9 @@ ELSEWHERE = {"kubernetes.io/metadata.name": "elsewhere"}
 def test_ports_open_to_their_peers_only(
     overlay: str, source: Labels, namespace: Labels | None, target: Labels, port: int, open_: bool
 ) -> None:
-    manifests = applied(overlay) or _nothing(open_)
+    manifests = applied(overlay)
 
-    assert may_reach(manifests, source, target, port, namespace=namespace) is open_
+    assert not manifests or may_reach(manifests, source, target, port, namespace=namespace) is open_
 
 
 @pytest.mark.parametrize("overlay", [one for one in OVERLAYS if one != "outside-redis"])
@@ -202,15 +203,12 @@ def test_ports_open_to_their_peers_only(
 def test_the_sessions_redis_is_open_to_ray_nodes_and_backups(
     overlay: str, source: Labels, namespace: Labels | None, open_: bool
 ) -> None:
-    manifests = applied(overlay) or _nothing(open_)
+    manifests = applied(overlay)
 
-    assert may_reach(manifests, source, SESSION_REDIS, 6379, namespace=namespace) is open_
-
-
-def _nothing(open_: bool) -> list[Manifest]:
-    """A policy that gives the answer wanted, for a machine that can't build the real ones."""
-    policy = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}] if open_ else []}
-    return [{"kind": "NetworkPolicy", "metadata": {"name": "nothing"}, "spec": policy}]
+    assert (
+        not manifests
+        or may_reach(manifests, source, SESSION_REDIS, 6379, namespace=namespace) is open_
+    )
 
 
 # --- Redis as it is started in a pod -------------------------------------------------------------
@@ -320,6 +318,7 @@ def test_the_jobs_program_is_in_the_image() -> None:
     assert python == "python"
     assert ("WORKDIR", os.path.dirname(path)) in instructions(DOCKERFILE)
     assert ("COPY", f"k8s/survey/job.py {os.path.basename(path)}") in instructions(DOCKERFILE)
+    assert callable(runpy.run_path(str(K8S / "survey/job.py"))["main"])
 
 
 # --- that each check can fail --------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from autogen_core import (
     AgentId,
     AgentRuntime,
+    BaseAgent,
     MessageContext,
     RoutedAgent,
     rpc,
@@ -32,13 +33,23 @@ class Reply:
 
 
 class Leaf(RoutedAgent):
-    """Replies at once."""
+    """Replies at once. This is how its documentation writes agents."""
 
     def __init__(self) -> None:
         super().__init__("leaf")
 
     @rpc
     async def ask(self, message: Ask, ctx: MessageContext) -> Reply:
+        return Reply("ok")
+
+
+class Bare(BaseAgent):
+    """The same without routing by the type of the message: the least that an agent can be."""
+
+    def __init__(self) -> None:
+        super().__init__("bare")
+
+    async def on_message_impl(self, message: object, ctx: MessageContext) -> Reply:
         return Reply("ok")
 
 

@@ -7,25 +7,23 @@ import logging
 
 from autogen_core import SingleThreadedAgentRuntime
 
-from benchmarks.peers.autogen_agents import FanOut, Leaf, teach
+from benchmarks.peers.autogen_agents import Bare, FanOut, Leaf, teach
 from benchmarks.peers.serve import serve
 
 
 async def main() -> None:
     logging.disable(logging.WARNING)
-
-    async def fan_out(count: int) -> float:
-        # A runtime of its own each time: it keeps every agent, and so gets slower.
-        runtime = SingleThreadedAgentRuntime()
-        teach(runtime)
-        await Leaf.register(runtime, "leaf", Leaf)
-        runtime.start()
-        try:
-            return await FanOut(runtime, ["leaf"], None)(count)
-        finally:
-            await runtime.stop()
-
-    await serve({"fan_out": fan_out}, ("autogen-core",))
+    runtime = SingleThreadedAgentRuntime()
+    teach(runtime)
+    await Leaf.register(runtime, "leaf", Leaf)
+    await Bare.register(runtime, "bare", Bare)
+    runtime.start()
+    handlers = {
+        "fan_out": FanOut(runtime, ["leaf"], None),
+        "fan_out_bare": FanOut(runtime, ["bare"], None),
+    }
+    await serve(handlers, ("autogen-core",))
+    await runtime.stop()
 
 
 if __name__ == "__main__":

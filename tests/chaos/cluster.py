@@ -20,11 +20,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 import msgspec
 import ray
 from ray._private.node import Node
+from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
 from cluster import bootstrap
@@ -36,12 +37,7 @@ from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_NODE: dict[str, object] = {
-    "num_cpus": 1,
-    "object_store_memory": 80 * 1024 * 1024,
-    "include_dashboard": False,
-    "node_ip_address": "127.0.0.1",
-}
+_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NODES = 3
 _RAY_SETTINGS = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -111,7 +107,7 @@ class ChaosCluster:
 
     def add_node(self) -> None:
         """Add a node in place of one that is gone."""
-        self._cluster.add_node(**_NODE)
+        self._add_node()
 
     def missing_nodes(self) -> int:
         """How many nodes there are too few, since Ray has given one up."""
@@ -122,11 +118,11 @@ class ChaosCluster:
 
     def kill_gcs(self) -> None:
         """Kill the head's control service."""
-        self._cluster.head_node.kill_gcs_server()
+        self._head.kill_gcs_server()
 
     def start_gcs(self) -> None:
         """Start it again, with what it has in its Redis."""
-        self._cluster.head_node.start_gcs_server()
+        self._head.start_gcs_server()  # type: ignore[no-untyped-call]
 
     def kill_redis(self) -> None:
         """Kill Troupe's Redis with SIGKILL."""
@@ -154,7 +150,7 @@ class ChaosCluster:
         with contextlib.suppress(Exception):
             ray.shutdown()
         if self._cluster.head_node or self._cluster.worker_nodes:
-            self._cluster.shutdown()
+            self._cluster.shutdown()  # type: ignore[no-untyped-call]
         if self._line:
             self._line.kill()
             self._line.communicate()
@@ -173,10 +169,26 @@ class ChaosCluster:
         self._gcs_redis.start()
         self._redis.start()
         self._start_line()
-        self._cluster.add_node(redis_password=self._password, temp_dir=f"{self.home}/r", **_NODE)
+        self._add_node(redis_password=self._password, temp_dir=f"{self.home}/r")
         for _ in range(_NODES - 1):
             self.add_node()
         bootstrap.join(self.address, self.settings)
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")  # deaths are no news
+
+    @property
+    def _head(self) -> Node:
+        head = self._cluster.head_node
+        assert head is not None
+        return cast(Node, head)
+
+    def _add_node(self, **settings: Any) -> None:
+        self._cluster.add_node(
+            num_cpus=1,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            node_ip_address="127.0.0.1",
+            **settings,
+        )
 
     def _start_line(self) -> None:
         words = [f"{self.home}/line.sock", str(self._redis.socket), str(self._seed)]

@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,10 +74,7 @@ class Driver:
     async def run(self) -> None:
         """Wave after wave, until it is told to stop."""
         for path in self._place.workspaces:
-            policy = Policy(approval_required_tools=(GUARDED,))
-            self._workspaces.append(
-                await self._insist(lambda path=path, p=policy: self._workspace(path, p))
-            )
+            self._workspaces.append(await self._insist(partial(self._workspace, path)))
         inbox = asyncio.create_task(self._decide())
         number = self._first
         async with asyncio.TaskGroup() as families:
@@ -91,7 +89,8 @@ class Driver:
         ops = {f"family {family.number}" for family in plan.families} | {f"revoke {plan.shared}"}
         return ops <= self._told
 
-    async def _workspace(self, path: str, policy: Policy) -> Workspace:
+    async def _workspace(self, path: str) -> Workspace:
+        policy = Policy(approval_required_tools=(GUARDED,))
         return await self._troupe.workspace(path, policy=policy)
 
     async def _wave(self, plan: WavePlan, families: asyncio.TaskGroup) -> None:
@@ -160,9 +159,10 @@ class Driver:
         op = f"family {plan.number}"
         try:
             self._note("tried", "family", op, family=plan.id)
-            self._note("tried", "create", f"create {plan.id}", session=plan.id, amount=plan.budget)
+            create, budget = f"create {plan.id}", plan.budget
+            self._note("tried", "create", create, session=plan.id, amount=budget)
             session = await self._insist(lambda: self._create(plan, wave, workspace))
-            self._note("told", "create", f"create {plan.id}", session=plan.id, value=workspace.id)
+            self._note("told", "create", create, session=plan.id, amount=budget)
             talk = [self._say(session, plan, at, after) for at, after in enumerate(plan.messages)]
             runs = [self._run(session, plan, run) for run in plan.runs]
             await asyncio.gather(*runs, *talk, self._end(session, plan))
@@ -259,10 +259,13 @@ class Driver:
         scope = workload.scope_for(request.id, shared)
         self._note("tried", "decide", op, id=request.id, value=scope, proof=name)
         try:
-            if scope == "deny":
-                decision = await self._insist(lambda: request.deny("no", by=name))
-            else:
-                decision = await self._insist(lambda: request.approve(scope, by=name))
+            decision = await self._insist(
+                lambda: (
+                    request.deny("no", by=name)
+                    if scope == "deny"
+                    else request.approve(scope, by=name)
+                )
+            )
         except (AlreadyDecided, NotFound):
             return
         self._note("told", "decide", op, id=request.id, value=decision.scope, proof=name)

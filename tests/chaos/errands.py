@@ -125,10 +125,10 @@ class _Run:
 
     async def step(self, number: int) -> None:
         """One step of any kind."""
-        kinds = (self.spend,) * 5 + (self.permitted,) * 4 + (self.say,) * 4
-        kinds += (self.think,) * 3 + (self.compute,) * 2 + (self.careful,) * 2
+        kinds = [self.spend] * 5 + [self.permitted] * 4 + [self.say] * 4
+        kinds += [self.think] * 3 + [self.compute] * 2 + [self.careful] * 2
         if not self.branch:
-            kinds += (self.parallel, self.helper)
+            kinds += [self.parallel, self.helper]
         await self.rng.choice(kinds)()
 
     async def think(self) -> None:
@@ -167,7 +167,7 @@ class _Run:
             return os.urandom(6).hex()
 
         try:
-            value = await self.turn.step(op, function, idempotent=False)
+            value: str = await self.turn.step(op, function, idempotent=False)
         except StepInterrupted:
             return
         self.ledger.note(self.line("told", "careful", op, value=value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Literal, cast
 
 from actors.domain.errors import TroupeError
 from actors.domain.messages import Message
@@ -220,7 +220,7 @@ class Faults:
     # --- the line to Redis ---------------------------------------------------------------
 
     async def _cut(self, fault: Fault) -> str:
-        how = "before" if fault.kind == "cut_before" else "after"
+        how: Literal["before", "after"] = "before" if fault.kind == "cut_before" else "after"
         order = Order(how, 0.1 + 0.4 * fault.strength, 0.5 + 2.0 * fault.pick)
         return await self._order(order)
 

@@ -56,7 +56,7 @@ def is_alive(pid: int) -> bool:
 def is_ours(pid: int) -> bool:
     """Whether it runs and is of this run of the harness."""
     with contextlib.suppress(*_GONE):
-        return psutil.Process(pid).environ().get(MARK) == os.environ[MARK]
+        return bool(psutil.Process(pid).environ().get(MARK) == os.environ[MARK])
     return False
 
 

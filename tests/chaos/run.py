@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 from actors.domain import budget
 from actors.domain.errors import TroupeError

@@ -12,7 +12,6 @@ from typing import Literal
 from msgspec import Struct
 
 from actors.domain.allowances import Allowance
-from actors.domain.approvals import Scope
 from actors.domain.capability_token import Token, mint
 from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
@@ -27,6 +26,7 @@ TOKENS = 2
 _MADE_US = 1_750_000_000_000_000
 _YEARS_US = 20 * 365 * 24 * 3_600_000_000
 
+Answer = Literal["once", "session", "workspace", "always", "deny"]
 Ending = Literal["none", "end", "cancel", "cancel_child"]
 
 
@@ -108,12 +108,12 @@ def token(keyring: Keyring, plan: WavePlan, at: int) -> Token:
     )
 
 
-def scope_for(request_id: str, shared: bool) -> Scope:
+def scope_for(request_id: str, shared: bool) -> Answer:
     """How a request is decided, whoever is asked and however often; ``shared`` for a tool that
     many want, so that no approval makes them stop competing for it."""
-    scopes = (Scope.ONCE, Scope.ONCE, Scope.DENY)
+    scopes: list[Answer] = ["once", "once", "deny"]
     if not shared:
-        scopes += (Scope.SESSION, Scope.WORKSPACE, Scope.ALWAYS)
+        scopes += ["session", "workspace", "always"]
     return random.Random(f"scope/{request_id}").choice(scopes)
 
 

@@ -355,9 +355,7 @@ class Checker:
     def was_decided(self, decision: approvals.Decision) -> None:
         """Somebody was told that his decision stands."""
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
-        self._told(
-            f"decision on {decision.request_id}", bool(entry) and entry.decision == decision
-        )
+        self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)
         self._same(("request", decision.request_id), decision)
 
     def was_capped(self, cap: int) -> None:

@@ -1,0 +1,79 @@
+"""Many shared sub-agents at once, against AutoGen Core in one process and over gRPC."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks import agents
+from benchmarks.bench import Bench, run
+from benchmarks.figures import Figure, Series, figure
+from benchmarks.harness import in_turns, median, ratios
+from benchmarks.peer import Peer
+from cluster import Session
+
+COUNT = 1000
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    async with (
+        bench.peer("autogen_inprocess") as inprocess,
+        bench.peer("autogen_grpc") as grpc,
+    ):
+        root = await bench.session(agents.fans_out, await bench.workspace("fanout"))
+
+        ours, local, least, remote = await in_turns(
+            bench.sizes.rounds,
+            partial(_troupe, root, COUNT),
+            partial(_autogen, inprocess, COUNT),
+            partial(_autogen, inprocess, COUNT, "fan_out_bare"),
+            partial(_autogen, grpc, COUNT),
+        )
+        series = await _series(bench, root, inprocess, grpc)
+    notes = (
+        "Troupe: each sub-agent's start and end are durable, it is authorised three times against "
+        "budget and policy, and audited; results come back to the parent.",
+        "AutoGen: create and call; not durable, no budget, no permissions.",
+    )
+    return [
+        figure(
+            "fanout_shared_vs_autogen_inprocess",
+            ratios(ours, local),
+            {
+                "troupe_per_s": median(ours),
+                "autogen_inprocess_per_s": median(local),
+                "autogen_inprocess_without_routing_per_s": median(least),
+            },
+            notes,
+            series,
+        ),
+        figure(
+            "fanout_shared_vs_autogen_grpc",
+            ratios(ours, remote),
+            {"troupe_per_s": median(ours), "autogen_grpc_per_s": median(remote)},
+            (*notes, "AutoGen over gRPC: host, caller and two workers, a process each."),
+        ),
+    ]
+
+
+async def _series(bench: Bench, root: Session, inprocess: Peer, grpc: Peer) -> Series:
+    """Throughput against fan-out, the median of three."""
+    found: Series = {"Troupe": [], "AutoGen in-process": [], "AutoGen gRPC": []}
+    for count in bench.sizes.fan_outs:
+        rates = await in_turns(
+            3,
+            partial(_troupe, root, count),
+            partial(_autogen, inprocess, count),
+            partial(_autogen, grpc, count),
+        )
+        for line, measured in zip(found.values(), rates, strict=True):
+            line.append((count, median(measured)))
+    return found
+
+
+async def _troupe(root: Session, count: int) -> float:
+    seconds = await run(root, str(count))
+    return count / float(str(seconds))
+
+
+async def _autogen(peer: Peer, count: int, what: str = "fan_out") -> float:
+    return count / await peer.number(what, count=count)

@@ -1,0 +1,68 @@
+"""What a live session costs that does nothing: the growth of its host's process."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psutil
+
+from benchmarks import agents
+from benchmarks.bench import Bench, run
+from benchmarks.figures import Figure, figure
+from benchmarks.harness import each
+from cluster.remote import DIRECTORY, Proxy, allowances_name, budget_name
+
+_WARM_UP = 200
+_SETTLE_S = 3.0
+
+
+async def measure(bench: Bench) -> list[Figure]:
+    """On new hosts, so that no memory is there already that earlier sessions have left."""
+    count = bench.sizes.live
+    await bench.kill_hosts()
+    await bench.warm_hosts()
+    workspace = await bench.workspace("live")
+    await _chat(bench, _WARM_UP)
+    stores = [DIRECTORY, budget_name(workspace.id), allowances_name(workspace.id)]
+    before, stores_before = await _resident(await bench.pids()), await _of_actors(bench, stores)
+    await _chat(bench, count)
+    pids = await bench.pids()
+    after, stores_after = await _resident(pids), await _of_actors(bench, stores)
+    live = sum(host.sessions for host in (await bench.troupe.status()).hosts)
+    if live < count:
+        raise RuntimeError(f"{live} sessions of {count} are live")
+    return [
+        figure(
+            "live_session_kib",
+            [(after - before) / count / 1024],
+            {
+                "sessions": count,
+                "hosts": len(pids),
+                "hosts_resident_growth_mib": (after - before) / 2**20,
+                "directory_and_stores_kib_per_session": (stores_after - stores_before)
+                / count
+                / 1024,
+            },
+            (
+                "Resident memory of all hosts, per session, after each had one run that added two "
+                "messages; they stay live, and hold an epoch.",
+            ),
+        )
+    ]
+
+
+async def _chat(bench: Bench, count: int) -> None:
+    sessions = await bench.sessions(agents.chats, count, await bench.workspace("live"))
+    await each(sessions, lambda one: run(one, "2"))
+    await asyncio.sleep(_SETTLE_S)
+
+
+async def _resident(pids: list[int]) -> int:
+    """Bytes of memory that the processes hold together."""
+    return sum(psutil.Process(pid).memory_info().rss for pid in pids)
+
+
+async def _of_actors(bench: Bench, names: list[str]) -> int:
+    namespace = bench.troupe.calls.settings.namespace
+    pids = [int(str(await Proxy(name, namespace).process_id())) for name in names]
+    return await _resident(pids)

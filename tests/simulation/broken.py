@@ -1,0 +1,184 @@
+"""Systems that are wrong on purpose: what the simulation must catch, to be believed when it doesn't.
+
+Each variant breaks one rule, in the way that somebody might break it by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from unittest.mock import patch
+
+from msgspec import structs
+
+from actors import activation, engine, host, stores
+from actors.domain import allowances, budget, capabilities, session
+from actors.entity import Entity
+from actors.journal import Append, Outcome
+from actors.memory_journal import MemoryJournal
+from actors.purse import Purse
+
+AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A mistake: a journal that makes it, or a patch that does."""
+
+    journal: Callable[[], MemoryJournal] = MemoryJournal
+    patched: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+class _Unfenced(MemoryJournal):
+    """Takes rows from any epoch."""
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        epochs = {key: stored.epoch for key, stored in self.entities.items()}
+        return await super().append(
+            [replace(one, epoch=epochs.get(one.key, one.epoch)) for one in batch]
+        )
+
+
+class _Forgetful(MemoryJournal):
+    """Writes a row again that is sent again."""
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        return [outcome for one in batch for outcome in await self._again(one)]
+
+    async def _again(self, one: Append) -> Sequence[Outcome]:
+        stored = self.entities.get(one.key)
+        repeated = stored is not None and stored.seq == one.after + 1 and one.row
+        return await super().append([replace(one, after=one.after + 1) if repeated else one])
+
+
+@contextmanager
+def _reply_before_commit() -> Iterator[None]:
+    async def at_once(entity: AnyEntity) -> None:
+        if entity.broken:
+            raise entity.broken
+
+    with patch.object(Entity, "committed", at_once), patch.object(Entity, "confirmed", at_once):
+        yield
+
+
+@contextmanager
+def _answers_from_memory() -> Iterator[None]:
+    with patch.object(Entity, "confirmed", Entity.committed):
+        yield
+
+
+@contextmanager
+def _reports_before_commit() -> Iterator[None]:
+    def hasty(*arguments: Any, committed: object, **options: Any) -> Purse:
+        return Purse(*arguments, **options)
+
+    with patch.object(activation, "Purse", hasty):
+        yield
+
+
+@contextmanager
+def _begins_before_commit() -> Iterator[None]:
+    """A step that must not run twice runs while the note of it is still on its way."""
+    handle = engine.TurnEngine._handle
+
+    async def hasty(self: engine.TurnEngine, branch: int, call: Any) -> Any:
+        if isinstance(call, engine.calls.BeginStep):
+            return self._begin_step(branch, call.name, call.idempotent)
+        return await handle(self, branch, call)
+
+    with patch.object(engine.TurnEngine, "_handle", hasty):
+        yield
+
+
+@contextmanager
+def _refund_on_death() -> Iterator[None]:
+    recover = host.stored_entity
+
+    async def refunded(*arguments: Any) -> Any:
+        entity = await recover(*arguments)
+        entity.state.reservations.clear()
+        return entity
+
+    with patch.object(host, "stored_entity", refunded):
+        yield
+
+
+@contextmanager
+def _stale_leases() -> Iterator[None]:
+    """The budget takes every message for the newest, whatever its epoch and number."""
+
+    def decide(state: budget.State, command: budget.Command, now: int) -> Any:
+        if isinstance(command, budget.Lease):
+            command = budget.Lease([_as_newest(state, want) for want in command.wants])
+        return budget.decide(state, command, now)
+
+    with patch.object(stores, "BUDGET", replace(stores.BUDGET, decide=decide)):
+        yield
+
+
+def _as_newest(state: budget.State, want: budget.Want) -> budget.Want:
+    account = state.accounts.get(want.session)
+    if account is None:
+        return want
+    return structs.replace(want, epoch=account.epoch, number=account.number + 1)
+
+
+@contextmanager
+def _forgets_operations() -> Iterator[None]:
+    """The allowance store consumes once more for an operation that is sent again."""
+
+    def decide(state: allowances.State, command: allowances.Command, now: int) -> Any:
+        known, state.index.by_operation = state.index.by_operation, {}
+        try:
+            return allowances.decide(state, command, now)
+        finally:
+            state.index.by_operation = known
+
+    with patch.object(stores, "ALLOWANCES", replace(stores.ALLOWANCES, decide=decide)):
+        yield
+
+
+@contextmanager
+def _forgets_steps() -> Iterator[None]:
+    """A replayed step is taken once more."""
+    with patch.object(session, "_step", lambda state, run, key: None):
+        yield
+
+
+@contextmanager
+def _tokens_for_all() -> Iterator[None]:
+    """A token that is good for one use is good for everybody who asks."""
+
+    def decide(state: capabilities.State, command: capabilities.Command, now: int) -> Any:
+        if isinstance(command, capabilities.Use):
+            return [], capabilities.Used(command.token_id)
+        return capabilities.decide(state, command, now)
+
+    machine = replace(stores.CAPABILITIES, decide=decide)
+    with patch.object(stores, "CAPABILITIES", machine):
+        yield
+
+
+@contextmanager
+def _comes_back() -> Iterator[None]:
+    """A session that was closed takes new runs and steps."""
+    with patch.object(session, "_open", session.the_profile):
+        yield
+
+
+BROKEN: dict[str, Variant] = {
+    "no fencing": Variant(journal=_Unfenced),
+    "repeated rows": Variant(journal=_Forgetful),
+    "reply before commit": Variant(patched=_reply_before_commit),
+    "zombies answer from memory": Variant(patched=_answers_from_memory),
+    "reports before commit": Variant(patched=_reports_before_commit),
+    "steps begin before commit": Variant(patched=_begins_before_commit),
+    "refund on death": Variant(patched=_refund_on_death),
+    "stale leases": Variant(patched=_stale_leases),
+    "operations forgotten": Variant(patched=_forgets_operations),
+    "steps forgotten": Variant(patched=_forgets_steps),
+    "tokens for all": Variant(patched=_tokens_for_all),
+    "closed sessions come back": Variant(patched=_comes_back),
+}
