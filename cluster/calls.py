@@ -74,7 +74,6 @@ class Calls:
         self.settings = settings
         self.directory = cast(DirectoryClient, self._proxy(DIRECTORY))
         self._where: dict[str, tuple[str, str]] = {}
-        self._open: set[str] = set()
 
     def now(self) -> int:
         """Microseconds since the epoch, UTC."""
@@ -150,14 +149,12 @@ class Calls:
         return await self.directory.locate(session_id)
 
     def _store(self, name: str, scope: str) -> Proxy:
-        """A store of a scope, which the directory starts before its first call."""
+        """A store of a scope, which the directory starts if it is not there."""
 
-        async def open_scope() -> None:
-            if scope not in self._open:
-                await self.directory.open(scope)
-                self._open.add(scope)
+        async def start() -> None:
+            await self.directory.open(scope)
 
-        return Proxy(name, self.settings.namespace, before=open_scope)
+        return Proxy(name, self.settings.namespace, start=start)
 
     def _proxy(self, name: str) -> Proxy:
         return Proxy(name, self.settings.namespace)

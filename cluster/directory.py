@@ -261,7 +261,8 @@ class Directory:
         return await self._wiring.registry.find(fragment)
 
     async def open(self, scope: str) -> None:
-        """Start a scope's stores unless they run."""
+        """Start a scope's stores: somebody did not find them, whatever we believe."""
+        self._scopes.pop(scope, None)
         self.open_scope(scope)
 
     async def scope_names(self) -> list[str]:

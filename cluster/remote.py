@@ -80,12 +80,13 @@ class Proxy:
         namespace: str,
         *,
         restarts: bool = True,
-        before: Callable[[], Awaitable[None]] | None = None,
+        start: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """``start`` starts the actor if it is not there, and is harmless if it is."""
         self._name = name
         self._namespace = namespace
         self._patience_s = _PATIENCE_S if restarts else 0.0
-        self._before = before
+        self._start = start
         self._handle: ActorHandle[object] | None = None
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
@@ -98,8 +99,6 @@ class Proxy:
         return call
 
     async def _call(self, method: str, arguments: tuple[object, ...]) -> object:
-        if self._before is not None:
-            await self._before()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause = _PAUSE_S
@@ -119,6 +118,8 @@ class Proxy:
                         f"actor {self._name} does not answer: {_first_line(error)}",
                         actor=self._name,
                     ) from error
+            if self._start is not None:
+                await self._start()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 

@@ -125,11 +125,14 @@ class Peers:
         found = self._stores.get(scope)
         if found is None:
             namespace = self._settings.namespace
-            start_stores(self._settings, scope)
+
+            async def start() -> None:
+                start_stores(self._settings, scope)
+
             found = StoreHandles(
-                cast(BudgetPort, Proxy(remote.budget_name(scope), namespace)),
-                cast(PermissionsPort, Proxy(remote.allowances_name(scope), namespace)),
-                cast(CapabilitiesPort, Proxy(remote.CAPABILITIES, namespace)),
+                cast(BudgetPort, Proxy(remote.budget_name(scope), namespace, start=start)),
+                cast(PermissionsPort, Proxy(remote.allowances_name(scope), namespace, start=start)),
+                cast(CapabilitiesPort, Proxy(remote.CAPABILITIES, namespace, start=start)),
             )
             self._stores[scope] = found
         return found

@@ -77,7 +77,7 @@ async def resume(session_id: str | None, everything: bool, approve: str, as_json
             results = await follow(runs, display) if runs else []
         by_run = {run_id: session for session, run_id in runs}
         for result in results:
-            await _conclude(troupe, by_run[result.run_id], result)
+            await _conclude(troupe, by_run[result.run_id], result, several=len(results) > 1)
         if as_json:
             print_json({"results": [result_json(result) for result in results]})
         else:
@@ -229,9 +229,12 @@ def _how_to_go_on(id: str) -> str:
     return f"troupe: interrupted; nothing is lost: `troupe resume {id}` goes on"
 
 
-async def _conclude(troupe: Troupe, session: Session, result: Result) -> None:
+async def _conclude(
+    troupe: Troupe, session: Session, result: Result, several: bool = False
+) -> None:
     agents = len(await session.family()) - 1
-    say(f"troupe: {conclusion(result, agents)}")
+    which = f"session {session.id}: " if several else ""
+    say(f"troupe: {which}{conclusion(result, agents)}")
     place = await troupe.calls.directory.place_of(session.id)
     requests = await troupe.calls.permissions(place.scope).open_requests()
     waiting = sum(1 for one in requests if one.request.family_id == place.family_id)

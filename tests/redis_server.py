@@ -7,6 +7,7 @@ import contextlib
 import socket
 import subprocess
 import time
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -109,33 +110,46 @@ class Line:
 
     async def _carry(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_unix_connection(self._target)
-        pump = asyncio.create_task(self._pump(client, server, to_client, to_server))
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
+        ends = (to_client, to_server)
+        broken = asyncio.Event()
+        for pump in (
+            self._requests(client, to_server, broken),
+            self._answers(server, to_client, broken),
+        ):
+            task = asyncio.create_task(self._until_closed(pump, ends))
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
 
-    async def _pump(
-        self,
-        client: asyncio.StreamReader,
-        server: asyncio.StreamReader,
-        to_client: asyncio.StreamWriter,
-        to_server: asyncio.StreamWriter,
+    async def _requests(
+        self, client: asyncio.StreamReader, server: asyncio.StreamWriter, broken: asyncio.Event
     ) -> None:
-        """One request, one answer: so a client without pipelining talks."""
-        try:
-            while request := await client.read(1 << 20):
-                cut = bool(self._sign) and self._sign in request
-                if cut:
-                    self.cuts += 1
-                    self._sign = b""
-                    if self._moment == "before":
-                        return
-                to_server.write(request)
-                answer = await server.read(1 << 20)
-                if cut:
+        while request := await client.read(1 << 20):
+            if self._sign and self._sign in request:
+                self.cuts += 1
+                self._sign = b""
+                if self._moment == "before":
                     return
-                to_client.write(answer)
+                broken.set()
+            server.write(request)
+
+    async def _answers(
+        self, server: asyncio.StreamReader, client: asyncio.StreamWriter, broken: asyncio.Event
+    ) -> None:
+        while answer := await server.read(1 << 20):
+            if broken.is_set():
+                return
+            client.write(answer)
+
+    async def _until_closed(
+        self, pump: Coroutine[None, None, None], ends: Sequence[asyncio.StreamWriter]
+    ) -> None:
+        """Either end that is closed closes the other."""
+        try:
+            with contextlib.suppress(ConnectionError):
+                await pump
         finally:
-            for writer in (to_client, to_server):
-                writer.close()
+            for end in ends:
+                end.close()
+            for end in ends:
                 with contextlib.suppress(ConnectionError):
-                    await writer.wait_closed()
+                    await end.wait_closed()

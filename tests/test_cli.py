@@ -131,7 +131,7 @@ def test_a_bad_agent_is_one_line(agent_file: Path, source: str, name: str, said:
     [
         ("nowhere.py:agent", NotFound),
         ("tests:agent", NotFound),
-        ("README.md:agent", InvalidAgent),
+        ("pyproject.toml:agent", InvalidAgent),
         ("tests/cluster_agents.py", InvalidAgent),
         (":agent", InvalidAgent),
         ("", InvalidAgent),
@@ -139,7 +139,7 @@ def test_a_bad_agent_is_one_line(agent_file: Path, source: str, name: str, said:
 )
 def test_what_names_no_agent_file_is_refused(text: str, error: type[TroupeError]) -> None:
     with pytest.raises(error):
-        load_agent(str(ROOT / text) if text.startswith(("tests", "README")) else text)
+        load_agent(str(ROOT / text) if text.startswith(("tests", "pyproject")) else text)
 
 
 def test_what_an_agent_file_prints_does_not_mix_with_results(

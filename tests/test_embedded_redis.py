@@ -66,6 +66,8 @@ def start() -> Iterator[Start]:
     yield one
     for server in running:
         server.stop()
+        if server.socket.parent != server.directory:
+            shutil.rmtree(server.socket.parent, ignore_errors=True)
 
 
 class Owner:

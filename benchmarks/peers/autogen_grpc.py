@@ -76,6 +76,10 @@ def _free_port() -> int:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    roles = {"host": host, "worker": worker}
-    role = roles[sys.argv[1]](*sys.argv[2:]) if len(sys.argv) > 1 else caller()
-    asyncio.run(role)
+    match sys.argv[1:]:
+        case ["host", address]:
+            asyncio.run(host(address))
+        case ["worker", kind, address]:
+            asyncio.run(worker(kind, address))
+        case _:
+            asyncio.run(caller())

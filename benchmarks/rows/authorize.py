@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import cast
 
-import ray
-from ray.actor import ActorClass, ActorHandle
+from ray.actor import ActorHandle
 
-from benchmarks import agents
+from benchmarks import agents, plain_ray
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, floats, in_turns, median, ratios
@@ -32,12 +30,12 @@ class Adder:
 class Caller:
     """Calls an adder from several loops at once."""
 
-    async def call(self, adder: ActorHandle[Adder], loops: int, count: int) -> list[float]:
+    async def call(self, adder: ActorHandle[object], loops: int, count: int) -> list[float]:
         """When the first call was made, and when the last was answered."""
 
         async def one_loop() -> None:
             for _ in range(count):
-                await adder.add.remote(1)
+                await plain_ray.call(adder, "add", 1)
 
         begin = time.monotonic()
         await asyncio.gather(*(one_loop() for _ in range(loops)))
@@ -48,9 +46,8 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
     count = bench.sizes.authorizations
     workspace = await bench.workspace("authorize")
     sessions = await bench.sessions(agents.authorizes_along, SESSIONS, workspace)
-    remote = ray.remote(num_cpus=0)
-    adder = cast("ActorClass[Adder]", remote(Adder)).remote()
-    callers = [cast("ActorClass[Caller]", remote(Caller)).remote() for _ in range(_CALLERS)]
+    adder = plain_ray.start(Adder)
+    callers = [plain_ray.start(Caller) for _ in range(_CALLERS)]
 
     async def troupe() -> float:
         times = await each(sessions, lambda one: run(one, str(count)), SESSIONS)
@@ -58,15 +55,17 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
 
     async def ray_calls() -> float:
         times = await asyncio.gather(
-            *(caller.call.remote(adder, SESSIONS // _CALLERS, count) for caller in callers)
+            *(
+                plain_ray.call(caller, "call", adder, SESSIONS // _CALLERS, count)
+                for caller in callers
+            )
         )
         return SESSIONS * count / _span([floats(one) for one in times])
 
     try:
         ours, theirs = await in_turns(bench.sizes.rounds, troupe, ray_calls)
     finally:
-        for actor in (adder, *callers):
-            ray.kill(actor)
+        plain_ray.kill(adder, *callers)
     return [
         figure(
             "authorize_vs_ray_call",

@@ -7,12 +7,12 @@ for a model. What the racers leave is then claimed by one more session.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from actors.domain.budget import WORKSPACE
 from benchmarks import agents
 from benchmarks.bench import Bench, answer, run
 from benchmarks.figures import Figure, figure
@@ -102,7 +102,7 @@ def _watched(bench: Bench, workspace: Workspace, cap: int) -> Iterator[list[int]
     async def watch() -> None:
         budget = bench.troupe.calls.budget(workspace.id)
         while True:
-            (level,) = await budget.levels(["workspace"])
+            (level,) = await budget.levels([WORKSPACE])
             most[0] = max(most[0], level.held - cap)
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -111,8 +111,6 @@ def _watched(bench: Bench, workspace: Workspace, cap: int) -> Iterator[list[int]
         yield most
     finally:
         task.cancel()
-        with contextlib.suppress(RuntimeError):
-            pass
 
 
 async def _all_hold(bench: Bench, gate: str) -> bool:

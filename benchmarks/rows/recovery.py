@@ -52,9 +52,7 @@ async def _recovery(bench: Bench, number: int, count: int) -> tuple[float, float
         session, at = line.split()
         again.setdefault(session, float(at) - killed)
     go.touch()
-    results = await each(
-        list(zip(sessions, runs, strict=True)), lambda one: one[0].result(one[1])
-    )
+    results = await each(list(zip(sessions, runs, strict=True)), lambda one: one[0].result(one[1]))
     if any(answer(result) != "done" for result in results):
         raise RuntimeError("a revived run came to another result")
     spent = (await workspace.budget()).spent - spent_before

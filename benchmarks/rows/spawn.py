@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import cast
 
-import ray
-from ray.actor import ActorClass
-
-from benchmarks import agents
+from benchmarks import agents, plain_ray
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import floats, in_turns, median, ratios
@@ -25,10 +21,9 @@ class Plain:
 async def measure(bench: Bench) -> list[Figure]:
     sizes = bench.sizes
     parent = await bench.session(agents.spawns_processes, await bench.workspace("spawn"))
-    actor = cast("ActorClass[Plain]", ray.remote(num_cpus=0)(Plain))
 
     async def ray_actor() -> float:
-        return median([await _started(actor) for _ in range(sizes.actor_starts)])
+        return median([await _started() for _ in range(sizes.actor_starts)])
 
     async def process_child() -> float:
         return median(floats(await run(parent, str(sizes.process_spawns))))
@@ -48,11 +43,11 @@ async def measure(bench: Bench) -> list[Figure]:
     ]
 
 
-async def _started(actor: ActorClass[Plain]) -> float:
+async def _started() -> float:
     begin = time.perf_counter()
-    handle = actor.remote()
-    await handle.hello.remote()
+    handle = plain_ray.start(Plain)
+    await plain_ray.call(handle, "hello")
     seconds = time.perf_counter() - begin
-    ray.kill(handle)
+    plain_ray.kill(handle)
     await asyncio.sleep(0.1)
     return seconds

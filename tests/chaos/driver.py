@@ -41,7 +41,7 @@ from tests.chaos.workload import FamilyPlan, RunPlan, WavePlan
 
 T = TypeVar("T")
 
-_AT_ONCE = 4
+_AT_ONCE = 8
 _PAUSE_S = 0.2
 
 

@@ -14,6 +14,7 @@ from typing import Literal, cast
 from actors.domain.errors import TroupeError
 from actors.domain.messages import Message
 from cluster.calls import Calls
+from cluster.directory import HostStatus
 from cluster.remote import Proxy
 from tests.chaos import processes
 from tests.chaos.cluster import ChaosCluster, raylet_of
@@ -109,13 +110,10 @@ class Faults:
         Either another host is asked for the sessions, or the directory is killed, and the new one
         finds that the host does not answer.
         """
-        pid = self._busy_host(fault.pick < 0.4) or self._any("SessionActor", fault.pick)
-        if pid is None:
+        pid, name, sessions = await self._host_at_work(fault)
+        if pid is None or not processes.kill(pid, signal.SIGSTOP):
             return ""
-        name, other = await self._names(pid)
-        sessions = await self._sessions(name)
-        if not processes.kill(pid, signal.SIGSTOP):
-            return ""
+        other = await self._another(name)
         self._ledger.note(Line("paused", amount=pid))
         try:
             if fault.strength < 0.3:
@@ -133,19 +131,28 @@ class Faults:
         await asyncio.gather(*(self._ask_zombie(name, id) for id in sessions))
         return f"pid {pid}, {how}"
 
-    async def _names(self, pid: int) -> tuple[str, str]:
-        """The actor's name, and that of another host; '' where there is none."""
+    async def _host_at_work(self, fault: Fault) -> tuple[int | None, str, list[str]]:
+        """Process id and name of one of the hosts where most is under way, and its sessions."""
+        hosts = [host for host in await self._hosts() if host.pid is not None]
+        working = await asyncio.gather(*(self._sessions(host.name) for host in hosts))
+        found = [(host, ids) for host, ids in zip(hosts, working, strict=True) if ids]
+        if not found:
+            return self._any("SessionActor", fault.pick), "", []
+        host, ids = found[int(fault.pick * len(found))]
+        return host.pid, host.name, ids
+
+    async def _another(self, name: str) -> str:
+        """A host that is not the one of that name; '' if there is none."""
+        return next((host.name for host in await self._hosts() if host.name != name), "")
+
+    async def _hosts(self) -> list[HostStatus]:
         try:
             async with asyncio.timeout(_CALL_LIMIT_S):
-                hosts = (await self._calls.directory.status()).hosts
+                return (await self._calls.directory.status()).hosts
         except (TroupeError, TimeoutError):
-            return "", ""
-        name = next((host.name for host in hosts if host.pid == pid), "")
-        return name, next((host.name for host in hosts if host.pid not in (pid, None)), "")
+            return []
 
     async def _sessions(self, host: str) -> list[str]:
-        if not host:
-            return []
         try:
             async with asyncio.timeout(_CALL_LIMIT_S):
                 found = await self._host(host).working()

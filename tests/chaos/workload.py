@@ -77,7 +77,7 @@ def wave(seed: int, number: int) -> WavePlan:
         number,
         workspace=number % WORKSPACES,
         user=f"{number:016x}",
-        margin=rng.randint(150, 500) * CENT,
+        margin=rng.randint(250, 800) * CENT,
         uses=rng.randint(2, 6),
         limited=derived_id(f"{seed}/limited/{number}"),
         shared=derived_id(f"{seed}/shared/{number}"),
@@ -131,7 +131,7 @@ def _family(seed: int, number: int, wave: int) -> FamilyPlan:
         wave,
         id=derived_id(f"{seed}/family/{number}"),
         isolation=rng.choice(("shared", "shared", "process")),
-        budget=rng.randint(60, 300) * CENT,
+        budget=rng.randint(60, 400) * CENT,
         levels=rng.choice((0, 1, 1, 2, 2)),
         slow=rng.choice((0.5, 1.0, 2.0)),
         runs=[

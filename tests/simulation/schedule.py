@@ -49,6 +49,8 @@ def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verd
             loop.run(_play(stage, stored), _MOST_STEPS)
     except Stuck as stuck:
         checker.wrong(f"stuck: {stuck}")
+    except Exception as error:  # a client got an error that no client should get
+        checker.wrong(f"broken off: {error!r}")
     finally:
         errors = loop.errors + _unexpected(loop)
         loop.close()
