@@ -14,7 +14,7 @@ from msgspec import structs
 from actors.agents import AgentFunction, name_of, ship
 from actors.domain.boundary import Boundary
 from actors.domain.document import SessionDocument, SkippedMessage
-from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
+from actors.domain.errors import ClusterUnavailable, InvalidValue, NotFound, TroupeError
 from actors.domain.ids import derived_id, parse_user, parse_uuid
 from actors.domain.messages import Message
 from actors.domain.money import Usd
@@ -208,15 +208,16 @@ class Troupe:
         """As `import_session`, with the messages that were skipped and why."""
         parsed, skipped, allowances = read_document(document, skip_bad_messages)
         shipped = ship(agent) if agent else None
+        await self._require_new(parsed.id)
+        scope = await self._scope_of(parsed)
+        if allowances:  # first, since one with a wrong signature refuses the whole document
+            await self.calls.permissions(scope).import_allowances(allowances)
         if shipped:
             await self.calls.directory.put_agent(shipped.digest, shipped.blob)
-        scope = await self._scope_of(parsed)
         profile = _imported_profile(
             parsed, scope, Agent(shipped.digest, shipped.name) if shipped else None, isolation
         )
         session = await self._create(profile, imported_state(parsed), list(parsed.messages))
-        if allowances:
-            await self.calls.permissions(scope).import_allowances(allowances)
         return session, skipped
 
     def session(self, session_id: str) -> Session:
@@ -303,6 +304,13 @@ class Troupe:
         calls = self.calls
         await calls.create(profile, imported, messages)
         return Session(calls, profile.id)
+
+    async def _require_new(self, session_id: str) -> None:
+        try:
+            await self.calls.directory.place_of(session_id)
+        except NotFound:
+            return
+        raise InvalidValue(f"session {session_id} is here already: nothing was imported")
 
     async def _scope_of(self, document: SessionDocument) -> str:
         if document.workspace_path is None:

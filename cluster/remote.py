@@ -104,8 +104,8 @@ class Proxy:
         pause = _PAUSE_S
         while True:
             try:
-                reference = getattr(self._find(), method).remote(*arguments)
-                return await reference
+                handle = await self._find()
+                return await getattr(handle, method).remote(*arguments)
             except RayTaskError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, TroupeError):
@@ -123,9 +123,12 @@ class Proxy:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    def _find(self) -> ActorHandle[object]:
+    async def _find(self) -> ActorHandle[object]:
+        """In a thread: while Ray's head is away a look-up waits, and nothing else has to."""
         if self._handle is None:
-            self._handle = ray.get_actor(self._name, namespace=self._namespace)
+            self._handle = await asyncio.to_thread(
+                ray.get_actor, self._name, namespace=self._namespace
+            )
         return self._handle
 
 

@@ -57,14 +57,8 @@ async def import_(file: str, skip_bad_messages: bool, agent: str | None, as_json
     """Take in a session document; nothing is stored if anything in it is wrong."""
     data = _read(file)
     loaded = load_agent(agent) if agent else None
-    parsed, _ = document.parse(data, skip_bad_messages=skip_bad_messages)
+    document.parse(data, skip_bad_messages=skip_bad_messages)  # before a cluster is started for it
     async with connected() as troupe:
-        try:
-            await troupe.calls.directory.place_of(parsed.id)
-        except NotFound:
-            pass
-        else:
-            raise InvalidValue(f"session {parsed.id} is here already: nothing was imported")
         session, skipped = await troupe.import_reporting(
             data, agent=loaded, skip_bad_messages=skip_bad_messages
         )

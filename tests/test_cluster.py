@@ -316,6 +316,8 @@ async def test_export_and_import(troupe: Troupe, directory: Path) -> None:
     assert [m.text for m in await copy.messages()] == ["hello"]
     assert (await copy.budget()).spent_usd == (await session.budget()).spent_usd
     assert json.loads(await copy.export())["future_field"] == {"kept": True}
+    with pytest.raises(InvalidValue, match="here already"):
+        await troupe.import_session(document)
     bad = dict(document, id="00000000-0000-0000-0000-0000000000bb")
     bad["messages"] = [{"role": "wizard", "content": "hm"}]
     with pytest.raises(InvalidValue, match=r"messages\[0\]\.role"):

@@ -5,6 +5,7 @@ Each variant breaks one rule, in the way that somebody might break it by mistake
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -58,6 +59,7 @@ def _reply_before_commit() -> Iterator[None]:
     async def at_once(entity: AnyEntity) -> None:
         if entity.broken:
             raise entity.broken
+        await asyncio.sleep(0)
 
     with patch.object(Entity, "committed", at_once), patch.object(Entity, "confirmed", at_once):
         yield
