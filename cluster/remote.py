@@ -125,11 +125,11 @@ class Proxy:
 
     async def _find(self) -> ActorHandle[object]:
         """In a thread: while Ray's head is away a look-up waits, and nothing else has to."""
-        if self._handle is None:
-            self._handle = await asyncio.to_thread(
-                ray.get_actor, self._name, namespace=self._namespace
-            )
-        return self._handle
+        handle = self._handle
+        if handle is None:
+            found = await asyncio.to_thread(ray.get_actor, self._name, namespace=self._namespace)
+            handle = self._handle = cast("ActorHandle[object]", found)
+        return handle
 
 
 def _start(

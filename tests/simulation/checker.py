@@ -61,9 +61,9 @@ class Witness:
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         outcomes = []
         for one in batch:
-            before = await self._rows(one.key)
+            before = self._rows(one.key)
             outcomes += await self.inner.append([one])
-            if await self._rows(one.key) > before:
+            if self._rows(one.key) > before:
                 self._checker.stored(one)
         return outcomes
 
@@ -76,7 +76,7 @@ class Witness:
     async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
         return await self.inner.audit(key, start, stop)
 
-    async def _rows(self, key: Key) -> int:
+    def _rows(self, key: Key) -> int:
         stored = self.inner.entities.get(key)
         return stored.seq if stored else 0
 

@@ -92,32 +92,35 @@ class Loop(asyncio.AbstractEventLoop):
             while not task.done():
                 if self.steps >= most_steps:
                     raise Stuck(f"not done after {most_steps} steps")
-                self._step()
+                self.steps += 1
+                if not self._ready:
+                    self._pass_time()
+                self._run_one()
             return task.result()
         finally:
             asyncio.events._set_running_loop(None)
 
-    def _step(self) -> None:
-        self.steps += 1
-        if not self._ready:
-            self._pass_time()
+    def _run_one(self) -> None:
         ready = self._ready
-        at = int(self._random() * len(ready))
+        count = len(ready)
+        at = int(self._random() * count) if count > 1 else 0
         process, handle = ready[at]
-        if self._fifo:
+        if self._fifo and at:
             at = next(index for index, (owner, _) in enumerate(ready) if owner is process)
             _, handle = ready.pop(at)
+        elif at == count - 1:
+            ready.pop()
         else:
             ready[at] = ready[-1]
             ready.pop()
-        self.trace = (self.trace * 1_000_003 + at * 257 + len(ready)) & _MASK
+        self.trace = (self.trace * 1_000_003 + at * 257 + count) & _MASK
         if process is not None:
             if not process.alive:
                 return
             if process.paused:
                 process.parked.append((process, handle))
                 return
-        if not handle.cancelled():
+        if not handle._cancelled:
             handle._run()
 
     def _pass_time(self) -> None:
