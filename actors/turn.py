@@ -196,8 +196,13 @@ class Turn:
             await self._call(calls.Settle(decision.operation, permit.actual))
 
     async def settle(self, decision: Decision, actual_usd: Usd | None = None) -> None:
-        """Charge what an authorised action cost: ``actual_usd``, or all that was reserved."""
+        """Charge what an authorised action cost: ``actual_usd``, or all that was reserved.
+
+        Raises InvalidValue for a cost of an action that was authorised as free.
+        """
         actual = None if actual_usd is None else to_nano(actual_usd, "actual_usd")
+        free = decision.amount == 0
+        _require(not (free and actual), "actual_usd", "nothing was reserved: give cost_usd before")
         await self._call(calls.Settle(decision.operation, actual))
 
     async def release(self, decision: Decision) -> None:
