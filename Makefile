@@ -10,7 +10,7 @@ PEERS := .venv-bench/.ready
 CODE := $(wildcard actors cluster tests benchmarks examples k8s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick check fmt clean
+.PHONY: help demo test simulate bench bench-quick check fmt clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ demo: $(READY) ## Survey the standard library, or make demo DIR=some/directory, 
 test: $(READY) ## Run all tests
 	@$(BIN)/pytest
 
-bench: $(READY) $(PEERS) ## Measure everything, side by side with others: half an hour
+simulate: $(READY) ## Run the actors in simulated faults: make simulate SEED=0 SCHEDULES=10000
+	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),10000)
+
+bench: $(READY) $(PEERS) ## Measure everything, side by side with others: a quarter of an hour
 	@$(BIN)/python -m benchmarks
 
 bench-quick: $(READY) $(PEERS) ## The same with small sizes: two minutes

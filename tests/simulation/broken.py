@@ -1,4 +1,4 @@
-"""Systems that are wrong on purpose: what the simulation must catch, to be believed when it doesn't.
+"""Systems that are wrong on purpose. The simulation must catch each, to be believed otherwise.
 
 Each variant breaks one rule, in the way that somebody might break it by mistake.
 """
@@ -14,10 +14,11 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, engine, host, stores
+from actors import activation, calls, engine, host, runs, stores
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Entity
 from actors.journal import Append, Outcome
+from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.purse import Purse
 
@@ -30,6 +31,8 @@ class Variant:
 
     journal: Callable[[], MemoryJournal] = MemoryJournal
     patched: Callable[[], AbstractContextManager[None]] = nullcontext
+    within: int = 1000
+    """In so many schedules at most it must be caught."""
 
 
 class _Unfenced(MemoryJournal):
@@ -86,7 +89,7 @@ def _begins_before_commit() -> Iterator[None]:
     handle = engine.TurnEngine._handle
 
     async def hasty(self: engine.TurnEngine, branch: int, call: Any) -> Any:
-        if isinstance(call, engine.calls.BeginStep):
+        if isinstance(call, calls.BeginStep):
             return self._begin_step(branch, call.name, call.idempotent)
         return await handle(self, branch, call)
 
@@ -96,7 +99,7 @@ def _begins_before_commit() -> Iterator[None]:
 
 @contextmanager
 def _refund_on_death() -> Iterator[None]:
-    recover = host.stored_entity
+    recover = activation.stored_entity
 
     async def refunded(*arguments: Any) -> Any:
         entity = await recover(*arguments)
@@ -116,7 +119,7 @@ def _stale_leases() -> Iterator[None]:
             command = budget.Lease([_as_newest(state, want) for want in command.wants])
         return budget.decide(state, command, now)
 
-    with patch.object(stores, "BUDGET", replace(stores.BUDGET, decide=decide)):
+    with patch.object(stores, "BUDGET", replace(BUDGET, decide=decide)):
         yield
 
 
@@ -138,7 +141,7 @@ def _forgets_operations() -> Iterator[None]:
         finally:
             state.index.by_operation = known
 
-    with patch.object(stores, "ALLOWANCES", replace(stores.ALLOWANCES, decide=decide)):
+    with patch.object(stores, "ALLOWANCES", replace(ALLOWANCES, decide=decide)):
         yield
 
 
@@ -158,8 +161,7 @@ def _tokens_for_all() -> Iterator[None]:
             return [], capabilities.Used(command.token_id)
         return capabilities.decide(state, command, now)
 
-    machine = replace(stores.CAPABILITIES, decide=decide)
-    with patch.object(stores, "CAPABILITIES", machine):
+    with patch.object(stores, "CAPABILITIES", replace(CAPABILITIES, decide=decide)):
         yield
 
 
@@ -167,6 +169,24 @@ def _tokens_for_all() -> Iterator[None]:
 def _comes_back() -> Iterator[None]:
     """A session that was closed takes new runs and steps."""
     with patch.object(session, "_open", session.the_profile):
+        yield
+
+
+@contextmanager
+def _forgets_messages() -> Iterator[None]:
+    """A message that a client sends again is added again."""
+    with patch.object(session, "_remember", lambda state, op: None):
+        yield
+
+
+@contextmanager
+def _leaves_orphans() -> Iterator[None]:
+    """Sub-agents outlive the run that started them, and its session."""
+
+    async def nothing(self: runs.Runs, activation: object) -> None:
+        pass
+
+    with patch.object(runs.Runs, "cancel_children", nothing):
         yield
 
 
@@ -181,6 +201,8 @@ BROKEN: dict[str, Variant] = {
     "stale leases": Variant(patched=_stale_leases),
     "operations forgotten": Variant(patched=_forgets_operations),
     "steps forgotten": Variant(patched=_forgets_steps),
+    "messages forgotten": Variant(patched=_forgets_messages),
+    "orphans": Variant(patched=_leaves_orphans),
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
 }

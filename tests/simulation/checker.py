@@ -17,7 +17,7 @@ recovered must be what was stored, and the books of budget and sessions must agr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -59,7 +59,7 @@ class Witness:
         return await self.inner.read(key)
 
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        outcomes = []
+        outcomes: list[Outcome] = []
         for one in batch:
             before = self._rows(one.key)
             outcomes += await self.inner.append([one])
@@ -94,7 +94,9 @@ class _Shadow:
 class Checker:
     """Collects what is wrong in ``violations``: sentences, the first one first."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, now: Callable[[], float]) -> None:
+        """``now()`` gives the time in seconds."""
+        self.now = now
         self.violations: list[str] = []
         self.acknowledged = 0
         self.results: dict[tuple[str, str], Result] = {}
@@ -102,12 +104,16 @@ class Checker:
         self._shadows: dict[Key, _Shadow] = {}
         self._epochs: dict[Key, int] = {}
         self._accepted: set[tuple[str, str]] = set()
-        self._authorized: dict[str, Decision] = {}
+        self._authorized: dict[str, float] = {}
+        self._offered: dict[str, list[int]] = {}
         self._settled: dict[str, int] = {}
+        self._revoked: dict[str, float] = {}
         self._steps: dict[tuple[str, str, str], bytes] = {}
         self._texts: dict[str, list[str]] = {}
         self._said: dict[tuple[str, ...], object] = {}
+        self._spent: dict[str, int] = {}
         self._committed: dict[str, int] = {}
+        self._overspent: set[str] = set()
         self._over: dict[str, int] = {}
         self._caps: dict[str, int] = {}
         self._uses: dict[str, str] = {}
@@ -161,11 +167,13 @@ class Checker:
                 if operation in self._settled:
                     self.wrong(f"operation {operation} was settled twice")
                 self._settled[operation] = actual
+                if actual > reserved:
+                    self._overspent.add(key.id)
                 for level in self._levels(key.id):
                     over = self._over.get(level, 0)
                     self._over[level] = over + max(actual - reserved, 0)
-            case session.Authorized(run, step, _, decision):
-                self._before_authorized(key, state, session.operation(run, step), decision)
+            case session.Authorized(run, step):
+                self._before_authorized(key, state, session.operation(run, step))
             case budget.Reported(id, _, _, spent, lent):
                 self._before_reported(state, id, spent, lent)
             case allowances.UseConsumed(id, op):
@@ -182,17 +190,21 @@ class Checker:
         if key.kind == SESSION.kind and state.closed:
             self._in_closed(key, state, event)
 
-    def _before_authorized(self, key: Key, state: Any, operation: str, decision: Decision) -> None:
+    def _before_authorized(self, key: Key, state: Any, operation: str) -> None:
         if operation in self._authorized:
             self.wrong(f"{key}: {operation} was authorised twice")
         if operation in state.reservations:
             self.wrong(f"{key}: {operation} was reserved twice")
-        self._authorized[operation] = decision
+        self._authorized[operation] = self.now()
 
     def _before_reported(self, state: budget.State, id: str, spent: int, lent: int) -> None:
         account = state.accounts[id]
         if spent < account.spent:
             self.wrong(f"budget: the spend of {id} fell from {account.spent} to {spent}")
+        if spent > max(account.spent, self._spent.get(id, 0)):
+            self.wrong(f"budget: learned that {id} spent {spent} before that was stored")
+        if lent < min(account.lent, self._committed.get(id, 0)) and id not in self._overspent:
+            self.wrong(f"budget: {id} gave back what was not stored to be free: {lent} are left")
         grows = max(lent, spent) - max(account.held, spent)
         if grows <= 0:
             return
@@ -233,6 +245,7 @@ class Checker:
             self._check_money(key.id, state)
 
     def _check_money(self, id: str, state: session.State) -> None:
+        self._spent[id] = state.spent
         now = session.committed_money(state)
         more = now - self._committed.get(id, 0)
         self._committed[id] = now
@@ -285,25 +298,31 @@ class Checker:
         """A client was told that its run is queued."""
         self._told(f"session {id}: run {run}", (id, run) in self._accepted)
 
-    def was_authorized(self, decision: Decision) -> None:
-        """An agent got a decision."""
+    def was_authorized(self, decision: Decision, began: float) -> None:
+        """An agent got a decision that it had asked for at ``began``."""
         operation = decision.operation
-        self._told(f"decision {operation}", operation in self._authorized)
+        decided = self._authorized.get(operation)
+        self._told(f"decision {operation}", decided is not None)
         self._same(("decision", operation), decision)
         kind, _, id = decision.proof.partition(":")
         if decision.allowed and kind == "capability":
             used = self._uses.get(f"token {id}")
             self._told(f"use of token {id} by {operation}", used == operation)
+        elif decision.allowed and kind == "allowance" and decided is not None:
+            if self._revoked.get(id, began) < began <= decided:
+                self.wrong(f"{operation}: passed through allowance {id} after it was revoked")
         elif decision.allowed and kind == "approval":
             entry = self._state(APPROVALS.kind).requests[id]
             self._told(f"approval {id}", entry.decision is not None and entry.decision.approved)
 
-    def was_settled(self, operation: str, charged: int) -> None:
-        """An agent was told what an operation was charged; 0 also where that was done before."""
+    def will_settle(self, operation: str, amount: int) -> None:
+        """An agent is about to settle an operation: not the first to try, maybe."""
+        self._offered.setdefault(operation, []).append(amount)
+
+    def was_settled(self, operation: str) -> None:
+        """An agent was told that an operation is settled: with an amount that was given for it."""
         stored = self._settled.get(operation)
-        self._told(f"charge of {operation}", stored is not None)
-        if charged and charged != stored:
-            self.wrong(f"operation {operation}: {charged} acknowledged, and {stored} stored")
+        self._told(f"charge of {operation}", stored in self._offered[operation])
 
     def was_said(self, id: str, text: str) -> None:
         """An agent or a client was told that its message is kept."""
@@ -351,6 +370,7 @@ class Checker:
     def was_revoked(self, id: str) -> None:
         """An operator was told that an allowance is gone."""
         self._told(f"revocation of {id}", id in self._state(ALLOWANCES.kind).revoked)
+        self._revoked[id] = self.now()
 
     def was_decided(self, decision: approvals.Decision) -> None:
         """Somebody was told that his decision stands."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable, TroupeError
-from actors.journal import Append, Key, Loaded, Outcome
-from actors.memory_journal import MemoryJournal
+from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
+from actors.journal import Append, Journal, Key, Loaded, Outcome
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
@@ -33,9 +33,12 @@ class Fate(enum.Enum):
     """Its sender hears that it failed; some time later it is carried out all the same."""
     TWICE = "twice"
     """It is carried out twice; its sender gets one of the answers."""
+    FATAL = "fatal"
+    """Its sender dies while it is under way."""
 
 
-_FAULTS = (Fate.LOST, Fate.UNANSWERED, Fate.LATE, Fate.TWICE)
+_OF_CALLS = (Fate.LOST, Fate.UNANSWERED, Fate.LATE, Fate.TWICE)
+_OF_JOURNALS = (*_OF_CALLS, Fate.FATAL)
 
 
 class Weather:
@@ -71,20 +74,24 @@ class Weather:
             return rng.uniform(0.02, 0.6)
         return rng.uniform(0.0, 0.002)
 
+    def is_slow(self) -> bool:
+        """Whether an answer takes its time; otherwise it is there at once."""
+        return self._rng.random() < 0.5
+
     def of_journal(self) -> Fate:
         """The fate of one operation of the journal."""
         if not self.calm and self._loop_time() < self._outage:
             return self._fault("journal", (Fate.LOST, Fate.UNANSWERED))
-        return self._fate("journal", self._journal)
+        return self._fate("journal", self._journal, _OF_JOURNALS)
 
     def of_call(self) -> Fate:
         """The fate of one call to another actor."""
-        return self._fate("call", self._network)
+        return self._fate("call", self._network, _OF_CALLS)
 
-    def _fate(self, what: str, odds: float) -> Fate:
+    def _fate(self, what: str, odds: float, among: Sequence[Fate]) -> Fate:
         if self.calm or self._rng.random() >= odds:
             return Fate.FINE
-        return self._fault(what, _FAULTS)
+        return self._fault(what, among)
 
     def _fault(self, what: str, among: Sequence[Fate]) -> Fate:
         fate = self._rng.choice(among)
@@ -100,11 +107,17 @@ class FaultyJournal:
     """
 
     def __init__(
-        self, stored: MemoryJournal, weather: Weather, outside: contextvars.Context
+        self,
+        stored: Journal,
+        weather: Weather,
+        outside: contextvars.Context,
+        die: Callable[[], None],
     ) -> None:
+        """``die()`` ends the process that this connection belongs to."""
         self._stored = stored
         self._weather = weather
         self._outside = outside
+        self._die = die
 
     async def activate(self, key: Key) -> Loaded:
         return await self.send(lambda: self._stored.activate(key))
@@ -145,23 +158,34 @@ class FaultyJournal:
         if fate is Fate.LATE:
             self._carry_out_later(operation)
             raise StoreUnavailable("simulated: the journal was slow")
+        if fate is Fate.FATAL:
+            await self._carry_out_and_die(operation)
         answer = await operation()
         if fate is Fate.TWICE:
             await asyncio.sleep(weather.delay())
             answer = await operation()
-        await asyncio.sleep(weather.delay())
+        if fate is not Fate.FINE or weather.is_slow():
+            await asyncio.sleep(weather.delay())
         if fate is Fate.UNANSWERED:
             raise StoreUnavailable("simulated: the journal's answer was lost")
         return answer
+
+    async def _carry_out_and_die(self, operation: Callable[[], Coroutine[None, None, T]]) -> None:
+        """Or die before it arrives. Does not return: the dead do nothing."""
+        if self._weather.is_slow():
+            await operation()
+        self._die()
+        await asyncio.get_running_loop().create_future()
 
     def _carry_out_later(self, operation: Callable[[], Coroutine[None, None, T]]) -> None:
         """Also if the process that sent it is dead by then."""
         loop = asyncio.get_running_loop()
 
-        def carry_out() -> None:
-            loop.create_task(operation(), context=self._outside)
-
-        loop.call_later(5 * self._weather.delay(), carry_out, context=self._outside)
+        loop.call_later(
+            5 * self._weather.delay(),
+            lambda: loop.create_task(operation(), context=self._outside),
+            context=self._outside,
+        )
 
 
 class Actor:
@@ -174,22 +198,13 @@ class Actor:
         self.waiting: dict[asyncio.Future[object], None] = {}
 
 
-class Lost(Protocol):
-    """Told that an actor was found to be fenced, and has to stop itself."""
-
-    def __call__(self, actor: Actor) -> None: ...
-
-
 class Network:
     """Calls between actors, by name: lost, repeated, reordered, delayed, or gone to a zombie."""
 
-    def __init__(
-        self, rng: random.Random, weather: Weather, outside: contextvars.Context, fenced: Lost
-    ) -> None:
+    def __init__(self, rng: random.Random, weather: Weather, outside: contextvars.Context) -> None:
         self._rng = rng
         self._weather = weather
         self._outside = outside
-        self._fenced = fenced
         self.actors: dict[str, Actor] = {}
         self.former: dict[str, list[Actor]] = {}
 
@@ -198,6 +213,11 @@ class Network:
         if before := self.actors.get(actor.name):
             self.former.setdefault(actor.name, []).append(before)
         self.actors[actor.name] = actor
+
+    def all_of(self, process: Process) -> list[Actor]:
+        """The actors that live, or have lived, in a process."""
+        known = [*self.actors.values(), *itertools.chain(*self.former.values())]
+        return [actor for actor in known if actor.process is process]
 
     def remove(self, actor: Actor) -> None:
         """The actor counts as dead: those who wait for it hear so, at some time."""
@@ -245,7 +265,7 @@ class Network:
     def _route(self, name: str) -> Actor | None:
         """The actor of that name, or now and then one that was it before and is not dead yet."""
         former = self.former.get(name)
-        if former and not self._weather.calm and self._rng.random() < 0.1:
+        if former and not self._weather.calm and self._rng.random() < 0.3:
             return self._rng.choice(former)
         return self.actors.get(name)
 
@@ -264,11 +284,8 @@ class Network:
             loop.create_task(call(*arguments)).add_done_callback(answer)
 
         def answer(task: asyncio.Task[object]) -> None:
-            error = ClusterUnavailable("simulated: cancelled") if task.cancelled() else None
-            error_or_none = error or task.exception()
-            if isinstance(error_or_none, Fenced):
-                self._fenced(actor)
-            self._after(self._weather.delay(), settle, task, error_or_none)
+            cancelled = ClusterUnavailable("simulated: cancelled") if task.cancelled() else None
+            self._after(self._weather.delay(), settle, task, cancelled or task.exception())
 
         def settle(task: asyncio.Task[object], error: BaseException | None) -> None:
             actor.waiting.pop(reply, None)

@@ -65,11 +65,12 @@ class _Task(asyncio.Task[T]):
         return self._serial
 
 
-class Loop(asyncio.AbstractEventLoop):
+class Loop(asyncio.BaseEventLoop):
     """One schedule. ``trace`` is a digest of every choice that was made."""
 
     def __init__(self, rng: random.Random, fifo: bool) -> None:
         """With ``fifo`` a process runs what is ready in order, as a real event loop does."""
+        super().__init__()
         self.trace = 0
         self.steps = 0
         self.errors: list[str] = []
@@ -81,6 +82,9 @@ class Loop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, Process | None, asyncio.TimerHandle]] = []
         self._serial = itertools.count()
         self._closed = False
+
+    def __del__(self) -> None:
+        """It holds nothing that would have to be closed."""
 
     # --- running -------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class Loop(asyncio.AbstractEventLoop):
         count = len(ready)
         at = int(self._random() * count) if count > 1 else 0
         process, handle = ready[at]
-        if self._fifo and at:
+        if self._fifo:
             at = next(index for index, (owner, _) in enumerate(ready) if owner is process)
             _, handle = ready.pop(at)
         elif at == count - 1:
@@ -221,9 +225,6 @@ class Loop(asyncio.AbstractEventLoop):
 
     def get_debug(self) -> bool:
         return False
-
-    def is_running(self) -> bool:
-        return not self._closed
 
     def is_closed(self) -> bool:
         return self._closed

@@ -1,18 +1,21 @@
-"""One schedule, from its seed to a verdict."""
+"""One schedule, from its seed to a verdict; and many of them."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors import entity, permission_leases, recall, runs
+from actors import entity, host, permission_leases, recall, runs
 from actors.domain import session
 from actors.memory_journal import MemoryJournal
 from tests.simulation.checker import Checker, Witness
+from tests.simulation.faults import unexpected
 from tests.simulation.loop import Loop, Stuck
 from tests.simulation.workload import AGENT, STAGE, Client, Operator, Stage
 from tests.simulation.world import KEYRING, Cluster
@@ -21,10 +24,16 @@ _MOST_STEPS = 15_000
 _QUIET_S = 2.5
 """How long after the last reply everything must have come to rest, in virtual seconds."""
 
+_COLLECT_EVERY = 64
+_MASK = (1 << 64) - 1
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a schedule: right if there are no ``violations``."""
+    """What came of a schedule: it was right if there are no ``violations``.
+
+    ``trace`` is a digest of all that happened, ``seconds`` how long it took in virtual time.
+    """
 
     seed: int
     violations: list[str]
@@ -32,15 +41,70 @@ class Verdict:
     acknowledged: int
     steps: int
     seconds: float
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int]
+
+
+@dataclass
+class Tally:
+    """What came of many schedules; ``failures`` has the violations of each seed that has any."""
+
+    schedules: int = 0
+    acknowledged: int = 0
+    steps: int = 0
+    trace: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    failures: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one schedule."""
+        self.schedules += 1
+        self.acknowledged += verdict.acknowledged
+        self.steps += verdict.steps
+        self.trace ^= verdict.trace
+        self.faults.update(verdict.faults)
+        if verdict.violations:
+            self.failures[verdict.seed] = verdict.violations
+
+    def merge(self, other: Tally) -> None:
+        """Count those that were counted elsewhere."""
+        self.schedules += other.schedules
+        self.acknowledged += other.acknowledged
+        self.steps += other.steps
+        self.trace ^= other.trace
+        self.faults.update(other.faults)
+        self.failures.update(other.failures)
+
+
+def run_many(seeds: Iterable[int]) -> Tally:
+    """Run the schedules of ``seeds``, one after another."""
+    tally = Tally()
+    for verdict in run_each(seeds):
+        tally.add(verdict)
+    return tally
+
+
+def run_each(
+    seeds: Iterable[int], journal: Callable[[], MemoryJournal] = MemoryJournal
+) -> Generator[Verdict, None, None]:
+    """The verdicts on the schedules of ``seeds``. Garbage waits, since it is most of the work."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for count, seed in enumerate(seeds, start=1):
+            yield run(seed, journal)
+            if count % _COLLECT_EVERY == 0:
+                gc.collect()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verdict:
     """Run the schedule of ``seed``; the same seed is the same schedule."""
     rng = random.Random(seed)
-    checker = Checker(KEYRING)
-    stored = journal()
     loop = Loop(rng, fifo=rng.random() < 0.5)
+    checker = Checker(KEYRING, loop.time)
+    stored = journal()
     cluster = Cluster(loop, rng, checker, Witness(stored, checker))
     stage = Stage(cluster, checker, rng, {})
     cluster.outside.run(STAGE.set, stage)
@@ -55,11 +119,10 @@ def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verd
         errors = loop.errors + _unexpected(loop)
         loop.close()
     checker.violations += errors
-    trace = hash((loop.trace, *map(len, checker.violations)))
     return Verdict(
         seed,
         checker.violations,
-        trace,
+        (loop.trace + checker.acknowledged + len(checker.violations)) & _MASK,
         checker.acknowledged,
         loop.steps,
         loop.time(),
@@ -89,6 +152,7 @@ def _out_of_reach(loop: Loop) -> Iterator[None]:
         patch.object(recall, "time", clock),
         patch.object(permission_leases, "time", clock),
         patch.object(runs, "Watchdog", _NoWatchdog),
+        patch.object(host, "_PUBLISH_EVERY_S", 0.5),
         patch.object(session, "SHARED_ATTEMPTS", session.MAX_ATTEMPTS),
         patch.object(entity, "_COMPACT_AFTER_ROWS", 6),
     ):
@@ -114,12 +178,11 @@ async def _play(stage: Stage, stored: MemoryJournal) -> None:
 
 def _unexpected(loop: Loop) -> list[str]:
     """Tasks that ended with an error that nobody meant to raise."""
-    from tests.simulation.faults import unexpected
-
     found = []
     for task in loop.tasks:
         if task.done() and not task.cancelled():
             error = task.exception()
             if error is not None and unexpected(error):
-                found.append(f"{task.get_coro()}: {error!r}")
+                name = getattr(task.get_coro(), "__qualname__", "a task")
+                found.append(f"{name}: {error!r}")
     return found

@@ -7,7 +7,6 @@ import contextvars
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TypeVar, cast
 
 from actors.agents import ship
@@ -17,12 +16,9 @@ from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope
 from actors.domain.budget import WORKSPACE, Cap, SetCap
 from actors.domain.capability_token import Token, mint
+from actors.domain.decision import Decision
 from actors.domain.errors import (
     AlreadyDecided,
-    CallError,
-    ClusterUnavailable,
-    Fenced,
-    InvalidValue,
     NotFound,
     SessionEnded,
     StepInterrupted,
@@ -31,7 +27,7 @@ from actors.domain.errors import (
 )
 from actors.domain.ids import uuid7
 from actors.domain.messages import Message
-from actors.domain.money import NANO
+from actors.domain.money import NANO, to_usd
 from actors.domain.patterns import CommandPattern
 from actors.domain.result import Result
 from actors.domain.settings import Limits
@@ -98,8 +94,8 @@ class _Play:
 
     async def act(self, steps: int) -> None:
         """Take so many steps."""
-        kinds = (self.spend,) * 5 + (self.permitted,) * 3 + (self.say,) * 2
-        kinds += (self.step, self.careful_step, self.think, self.parallel, self.spawn)
+        kinds = [*[self.spend] * 5, *[self.permitted] * 3, *[self.say] * 2, *[self.parallel] * 3]
+        kinds += [self.step, self.careful_step, self.think, self.spawn]
         for _ in range(steps):
             self.count += 1
             await self.rng.choice(kinds)()
@@ -117,11 +113,8 @@ class _Play:
         if not decision.allowed or choice < 0.1:
             return
         await asyncio.sleep(self.stage.cluster.weather.delay())
-        share = self.stage.rng.choice((0, 50, 100))
-        if choice < 0.2:
-            share = 150
-        actual = None if choice > 0.8 else decision.amount * share // 100
-        await self._settle(decision.operation, actual)
+        share = 150 if choice < 0.2 else self.stage.rng.choice((0, 50, 100))
+        await self._settle(decision, None if choice > 0.8 else decision.amount * share // 100)
 
     async def permitted(self) -> None:
         """An action that needs an approval, a token or an allowance."""
@@ -132,7 +125,7 @@ class _Play:
             await asyncio.sleep(0.05)
             decision = await self._authorized(ExecuteCommand(command), cost)
         if decision.allowed and decision.amount:
-            await self._settle(decision.operation, None)
+            await self._settle(decision, None)
 
     async def say(self) -> None:
         """A message."""
@@ -159,7 +152,7 @@ class _Play:
             return self.stage.once[key]
 
         try:
-            value = await self.turn.step(name, once, idempotent=False)
+            value: int = await self.turn.step(name, once, idempotent=False)
         except StepInterrupted:
             return
         self.checker.was_stepped(*key, value)
@@ -169,13 +162,12 @@ class _Play:
         await asyncio.sleep(self.rng.uniform(0.0, 0.1))
 
     async def parallel(self) -> None:
-        """Two branches at once."""
+        """Some branches at once."""
         if self.branch:
             return
-        seeds = [self.rng.random() for _ in range(2)]
         branches = [
-            _Play(self.stage, self.turn, random.Random(seed), f"{self._name}{letter}")
-            for letter, seed in zip("ab", seeds, strict=True)
+            _Play(self.stage, self.turn, random.Random(self.rng.random()), f"{self._name}{letter}")
+            for letter in "abc"[: self.rng.randint(2, 3)]
         ]
         await asyncio.gather(*(branch.begin() for branch in branches))
 
@@ -196,17 +188,17 @@ class _Play:
     def _name(self) -> str:
         return f"{self.branch}{self.count}"
 
-    async def _authorized(self, action: Action, cost: int) -> session.Decision:
+    async def _authorized(self, action: Action, cost: int) -> Decision:
+        began = self.checker.now()
         decision = await self.turn.authorize(action, cost_usd=cost, timeout=0.1)
-        self.checker.was_authorized(decision)
+        self.checker.was_authorized(decision, began)
         return decision
 
-    async def _settle(self, operation: str, actual: int | None) -> None:
-        call = self.turn._engine.handle  # for the charge, which `Turn.settle` keeps to itself
-        from actors import calls
-
-        charge = await call(self.turn._branch(), calls.Settle(operation, actual))
-        self.checker.was_settled(operation, cast(calls.Charge, charge).charged)
+    async def _settle(self, decision: Decision, actual: int | None) -> None:
+        charge = decision.amount if actual is None else actual
+        self.checker.will_settle(decision.operation, charge)
+        await self.turn.settle(decision, to_usd(charge))
+        self.checker.was_settled(decision.operation)
 
 
 class Client:

@@ -186,7 +186,7 @@ class Cluster:
         self.outside = contextvars.copy_context()
         self.weather = Weather(rng)
         self.weather.begin(loop.time)
-        self.network = Network(rng, self.weather, self.outside, self._fenced)
+        self.network = Network(rng, self.weather, self.outside)
         self.directory = SimulatedDirectory(self)
         self.books = Books()
         self.books.workspaces[SCOPE] = WorkspaceSettings(SCOPE, ROOT, Policy(), Boundary(ROOT))
@@ -260,6 +260,17 @@ class Cluster:
         actor.process.alive = False
         self._replace_host(actor)
 
+    def _die(self, process: Process) -> None:
+        """A process ends by itself, and is replaced if it is one that should be there."""
+        process.alive = False
+        for actor in self.network.all_of(process):
+            if actor.name in STORES:
+                self._replace_store(actor)
+            elif actor.name in self.hosts:
+                self._replace_host(actor)
+            else:
+                self.network.remove(actor)
+
     def _host_taken_for_dead(self) -> None:
         """Paused, or cut off and busy: its sessions go on elsewhere, and then it wakes up."""
         actor = self.rng.choice(list(self.hosts.values()))
@@ -304,12 +315,6 @@ class Cluster:
     def _pause(self, actor: Actor) -> None:
         actor.process.paused = True
         self._after(self.rng.uniform(0.01, 0.5), lambda: self.loop.resume(actor.process))
-
-    def _fenced(self, actor: Actor) -> None:
-        """A store that was fenced stops itself; if it is the one that should be, it is restarted."""
-        if actor.name in STORES and actor.process.alive:
-            actor.process.alive = False
-            self._replace_store(actor)
 
     def _replace_host(self, actor: Actor) -> None:
         del self.hosts[actor.name]
@@ -358,9 +363,12 @@ class Cluster:
     def _process(self, name: str) -> tuple[Process, Wiring]:
         skew = self.rng.randrange(-_MOST_SKEW_US, _MOST_SKEW_US)
         process = self.outside.copy().run(lambda: Process(name, skew))
-        journal = FaultyJournal(self.journal, self.weather, self.outside)
+        journal = FaultyJournal(
+            self.journal, self.weather, self.outside, lambda: self._die(process)
+        )
         registry: Registry = SimulatedRegistry(self.books)
         wiring = SimulatedWiring(journal, registry, KEYRING, lambda: self.now() + skew)
+        wiring.on_fenced = lambda: self._die(process)
         wiring.entropy = self.rng
         return process, wiring
 
