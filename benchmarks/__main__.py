@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -34,7 +36,8 @@ def main() -> int:
         for name in _OURS:
             os.environ.pop(name, None)
         os.environ["TROUPE_HOME"] = home
-        report = asyncio.run(_measure(rows(options.only), sizes, Path(home)))
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray tells there of workers we kill
+            report = asyncio.run(_measure(rows(options.only), sizes, Path(home)))
     report.machine = machine()
     report.about = {
         "quick": options.quick,
@@ -47,9 +50,9 @@ def main() -> int:
     }
     if not options.only:
         reports.write(report)
-        if not options.quick:
-            _plot()
     reports.show(report)
+    if not options.only and not options.quick:
+        _plot()
     return 1 if report.failed else 0
 
 

@@ -1,4 +1,4 @@
-"""The plots of the README, from `results/latest.json`: throughput and cost, both on log axes.
+"""The plots of the README, from `results/latest.json`: throughput and cost.
 
 Run in the environment of the benchmarks: ``python -m benchmarks.plots FILE.json DIRECTORY``.
 """
@@ -22,7 +22,7 @@ PLOTS = {
         "turn-cost.png",
         "Messages stored",
         "Milliseconds a turn (p50)",
-        "A turn costs the same, whatever the history",
+        "Cost of a turn against the history of its session",
     ),
 }
 
@@ -47,7 +47,7 @@ def _plot(
         axes.set_yscale("log")
         axes.legend()
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * max(y for points in lines.values() for _, y in points))
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_title(title, fontsize=10)

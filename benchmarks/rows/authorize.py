@@ -62,15 +62,24 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
         )
         return SESSIONS * count / _span([floats(one) for one in times])
 
+    async def ray_batch() -> float:
+        begin = time.monotonic()
+        await asyncio.gather(*(plain_ray.call(adder, "add", 1) for _ in range(SESSIONS * count)))
+        return SESSIONS * count / (time.monotonic() - begin)
+
     try:
-        ours, theirs = await in_turns(bench.sizes.rounds, troupe, ray_calls)
+        ours, theirs, batch = await in_turns(bench.sizes.rounds, troupe, ray_calls, ray_batch)
     finally:
         plain_ray.kill(adder, *callers)
     return [
         figure(
             "authorize_vs_ray_call",
             ratios(ours, theirs),
-            {"troupe_per_s": median(ours), "ray_calls_per_s": median(theirs)},
+            {
+                "troupe_per_s": median(ours),
+                "ray_calls_per_s": median(theirs),
+                "ray_calls_all_at_once_per_s": median(batch),
+            },
             (
                 "Troupe: policy, boundary, per-action, session and workspace limit; each answer is "
                 "durable and audited before it is given.",

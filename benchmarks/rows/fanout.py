@@ -9,7 +9,6 @@ from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, Series, figure
 from benchmarks.harness import in_turns, median, ratios
 from benchmarks.peer import Peer
-from cluster import Session
 
 COUNT = 1000
 
@@ -19,20 +18,19 @@ async def measure(bench: Bench) -> list[Figure]:
         bench.peer("autogen_inprocess") as inprocess,
         bench.peer("autogen_grpc") as grpc,
     ):
-        root = await bench.session(agents.fans_out, await bench.workspace("fanout"))
-
         ours, local, least, remote = await in_turns(
             bench.sizes.rounds,
-            partial(_troupe, root, COUNT),
+            partial(_troupe, bench, COUNT),
             partial(_autogen, inprocess, COUNT),
             partial(_autogen, inprocess, COUNT, "fan_out_bare"),
             partial(_autogen, grpc, COUNT),
         )
-        series = await _series(bench, root, inprocess, grpc)
+        series = await _series(bench, inprocess, grpc)
     notes = (
         "Troupe: each sub-agent's start and end are durable, it is authorised three times against "
         "budget and policy, and audited; results come back to the parent.",
-        "AutoGen: create and call; not durable, no budget, no permissions.",
+        "AutoGen: create and call; not durable, no budget, no permissions. Over gRPC: a host, a "
+        "caller and two workers, each a process.",
     )
     return [
         figure(
@@ -50,18 +48,18 @@ async def measure(bench: Bench) -> list[Figure]:
             "fanout_shared_vs_autogen_grpc",
             ratios(ours, remote),
             {"troupe_per_s": median(ours), "autogen_grpc_per_s": median(remote)},
-            (*notes, "AutoGen over gRPC: host, caller and two workers, a process each."),
+            notes,
         ),
     ]
 
 
-async def _series(bench: Bench, root: Session, inprocess: Peer, grpc: Peer) -> Series:
+async def _series(bench: Bench, inprocess: Peer, grpc: Peer) -> Series:
     """Throughput against fan-out, the median of three."""
     found: Series = {"Troupe": [], "AutoGen in-process": [], "AutoGen gRPC": []}
     for count in bench.sizes.fan_outs:
         rates = await in_turns(
             3,
-            partial(_troupe, root, count),
+            partial(_troupe, bench, count),
             partial(_autogen, inprocess, count),
             partial(_autogen, grpc, count),
         )
@@ -70,8 +68,11 @@ async def _series(bench: Bench, root: Session, inprocess: Peer, grpc: Peer) -> S
     return found
 
 
-async def _troupe(root: Session, count: int) -> float:
+async def _troupe(bench: Bench, count: int) -> float:
+    """Sub-agents a second of a new root session, so that no family comes to its limits."""
+    root = await bench.session(agents.fans_out, await bench.workspace("fanout"))
     seconds = await run(root, str(count))
+    await root.end()
     return count / float(str(seconds))
 
 

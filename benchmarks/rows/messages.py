@@ -27,7 +27,8 @@ async def measure(bench: Bench) -> list[Figure]:
             {"troupe_p50_ms": median(ours) * 1e3, "openai_p50_ms": median(theirs) * 1e3},
             (
                 "Troupe: fenced, sealed, and a step of a turn that can be resumed.",
-                "OpenAI: a transaction for each item; two writers of one session may interleave.",
+                "OpenAI: a checked transaction for each item; nothing keeps two writers of one "
+                "session from interleaving.",
             ),
         )
     ]
