@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Self, cast
+from unittest import mock
 
 import msgspec
 import ray
@@ -169,7 +170,8 @@ class ChaosCluster:
         self._gcs_redis.start()
         self._redis.start()
         self._start_line()
-        self._add_node(redis_password=self._password, temp_dir=f"{self.home}/r")
+        with mock.patch("ray._private.utils.write_ray_address"):  # other clusters stay as they are
+            self._add_node(redis_password=self._password, temp_dir=f"{self.home}/r")
         for _ in range(_NODES - 1):
             self.add_node()
         bootstrap.join(self.address, self.settings)

@@ -27,6 +27,7 @@ _RECENT = 600
 _CALL_LIMIT_S = 6.0
 _TAKEN_OVER_S = 2.0
 _MOVED_AT_ONCE = 4
+_IDLE_NODE = 0.1
 
 
 class Faults:
@@ -167,8 +168,16 @@ class Faults:
             async with asyncio.timeout(_CALL_LIMIT_S):
                 place = await self._calls.directory.place_of(session_id)
                 await self._host(host).resume(session_id, place.scope)
+                await self._say(host, session_id, place.scope)
         except (TroupeError, TimeoutError):
             return
+
+    async def _say(self, host: str, session_id: str, scope: str) -> None:
+        """Something that the activation which was taken over can't know."""
+        op = f"{session_id} is taken over {len(self._reader.read())}"
+        self._ledger.note(Line("tried", "say", op, session=session_id, value=op))
+        await self._host(host).add_message(session_id, scope, Message.user(op), op)
+        self._ledger.note(Line("told", "say", op, session=session_id, value=op))
 
     async def _ask_zombie(self, host: str, session_id: str) -> None:
         """Ask a host that was paused for a history: whatever it says, nothing may be missing."""
@@ -189,12 +198,13 @@ class Faults:
     # --- machines ------------------------------------------------------------------------
 
     async def _kill_node(self, fault: Fault) -> str:
-        nodes = self._cluster.others()
-        if not nodes:
+        counts = {
+            node: len(processes.of_raylet(raylet_of(node))) for node in self._cluster.others()
+        }
+        if not counts:
             return ""
-        node = nodes[int(fault.pick * len(nodes))]
-        at_once = fault.strength < 0.5
-        count = len(processes.of_raylet(raylet_of(node)))
+        node = (min if fault.pick < _IDLE_NODE else max)(counts, key=lambda one: counts[one])
+        at_once, count = fault.strength < 0.5, counts[node]
         self.dead_raylets.append(await asyncio.to_thread(self._cluster.kill_node, node, at_once))
         await asyncio.to_thread(self._cluster.add_node)
         return f"{count} processes" + ("" if at_once else ", left to notice")

@@ -27,6 +27,9 @@ Kind: TypeAlias = Literal[
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+_OUTAGES: tuple[Kind, ...] = ("redis", "cut_before", "cut_after", "slow_redis")
+_ACTORS: tuple[Kind, ...] = ("session_host", "shared_host", "shared_host", "budget", "allowances")
+_AIMED = 0.5
 _SECOND_FAULT = 0.25
 _FIRST_AT_S = (0.3, 2.0)
 _LENGTH_S = (4.0, 6.0)
@@ -57,11 +60,18 @@ def rounds(seed: int, count: int) -> list[Round]:
     found = []
     for number in range(1, count + 1):
         faults = [_fault(rng, next(kinds))]
-        if rng.random() < _SECOND_FAULT:
+        if faults[0].kind in _OUTAGES and rng.random() < _AIMED:
+            faults.append(_during(rng, faults[0]))
+        elif rng.random() < _SECOND_FAULT:
             faults.append(_fault(rng, rng.choice(KINDS)))
-        faults.sort(key=lambda fault: fault.at)
         found.append(Round(number, rng.uniform(*_LENGTH_S), faults))
     return found
+
+
+def _during(rng: random.Random, outage: Fault) -> Fault:
+    """An actor that dies while Redis is away or slow, with what it could not write yet."""
+    kind = rng.choice(_ACTORS)
+    return Fault(kind, outage.at + rng.uniform(0.1, 0.8), rng.random(), rng.random())
 
 
 def _kinds(rng: random.Random) -> Iterator[Kind]:
