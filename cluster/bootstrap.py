@@ -10,6 +10,7 @@ from typing import Self
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
 )
@@ -129,6 +130,7 @@ def _init(address: str | None) -> bool:
         os.environ.setdefault(name, value)
     if address is None or address.startswith(("127.0.0.1:", "localhost:")):
         _stay_on_loopback()
+    _keep_output_clean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -155,6 +157,11 @@ def _stay_on_loopback() -> None:
     on all interfaces, unless it was told, as it is where a firewall would ask, that none will.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _keep_output_clean() -> None:
+    """Ray tells of workers that died on standard output, where our JSON goes; it is in its log."""
+    ray_worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _use_own_token() -> None:

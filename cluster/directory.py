@@ -28,6 +28,7 @@ _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
 _MISSED_PINGS = 6
 _FEED_LENGTH = 20_000
+_REVIVED_AT_ONCE = 64
 _START_LIMIT_S = 60.0
 
 
@@ -358,10 +359,17 @@ class Directory:
         await self._revive({id for id in running if self._pool.locate(id) is None})
 
     async def _revive(self, lost: set[str]) -> None:
-        for session_id in lost.intersection(await self._wiring.registry.running()):
-            with contextlib.suppress(TroupeError):
-                scope, host = await self.locate(session_id)
-                await self._launcher.host(host).resume(session_id, scope)
+        """Bring back what was at work, `_REVIVED_AT_ONCE` at a time, so that all get their turn."""
+        pace = asyncio.Semaphore(_REVIVED_AT_ONCE)
+
+        async def revive(session_id: str) -> None:
+            async with pace:
+                with contextlib.suppress(TroupeError):
+                    scope, host = await self.locate(session_id)
+                    await self._launcher.host(host).resume(session_id, scope)
+
+        at_work = lost.intersection(await self._wiring.registry.running())
+        await asyncio.gather(*map(revive, sorted(at_work)))
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -91,13 +91,19 @@ class Pool:
 
     def for_children(self, isolation: Isolation, near: str, count: int) -> Iterator[str]:
         """Hosts for up to ``count`` sub-agents, fewer if there is no room for all."""
+        hosts = self._open()
+        if isolation == "shared":
+            hosts = hosts[: self._wanted_shared()]
+        load = {
+            host.name: len(host.sessions) if isolation == "shared" else host.count(isolation)
+            for host in hosts
+        }
+        room = SHARED_PER_HOST if isolation == "shared" else PROCESSES_PER_HOST
         for _ in range(count):
-            if isolation == "shared":
-                name = self._shared(near)
-            else:
-                name = self._least("process", PROCESSES_PER_HOST)
-            if name is None:
+            name = min(load, key=lambda one: (load[one], one != near), default=None)
+            if name is None or load[name] >= room:
                 return
+            load[name] += 1
             yield name
 
     @property
