@@ -19,7 +19,8 @@ R = TypeVar("R")
 class Holder(Generic[S, C, E, R]):
     """The entity of a named actor: activated at the first call and again after a failed write.
 
-    Once fenced it stays so: the actor that took over is the one to ask.
+    Once fenced it stays so, and its process is told to end: the actor that took over is the one to
+    ask.
     """
 
     def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Wiring) -> None:
@@ -61,6 +62,12 @@ class Holder(Generic[S, C, E, R]):
 
     async def _activate(self) -> Entity[S, C, E, R]:
         wiring = self._wiring
-        return await Entity.activate(
+        entity = await Entity.activate(
             self._machine, self._key, wiring.committer, wiring.keyring, wiring.clock
         )
+        entity.on_break = lambda: self._check_fenced(entity)
+        return entity
+
+    def _check_fenced(self, entity: Entity[S, C, E, R]) -> None:
+        if isinstance(entity.broken, Fenced):
+            self._wiring.on_fenced()

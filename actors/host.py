@@ -281,7 +281,7 @@ class SessionHost:
         leases = self._leases[workspace.scope]
         activation = Activation(entity, self._wiring, stores, workspace, lend, leases, self._note)
         self._live[activation.id] = activation
-        entity.on_break = lambda: self._runs.abandon(activation)
+        entity.on_break = lambda: self._abandon(activation)
         self._tidy()
         return activation
 
@@ -305,6 +305,10 @@ class SessionHost:
             activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
         self._runs.work(activation)
         return activation
+
+    def _abandon(self, activation: Activation) -> None:
+        if self._live.get(activation.id) is activation:  # and not one that came after it
+            self._runs.abandon(activation)
 
     def _drop(self, activation: Activation) -> None:
         if self._live.get(activation.id) is activation:

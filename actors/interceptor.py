@@ -138,13 +138,14 @@ class Interceptor:
         if entry.status is Status.PENDING:
             limit = timeout / 1_000_000 if asked.watched else 0.0
             entry = await permissions.await_decision(request.id, limit)
-        if entry.claimable:  # answered after the waiting had ended: good for one action only
-            claimed = await permissions.claim(
-                operation, self.profile.id, self.profile.family_id, request.argument_hash
-            )
-            if claimed is None:
-                return Decision("deferred", reason=entry.reason, request_id=request.id)
-        return self._answer(entry)
+        if not entry.needs_claim:
+            return self._answer(entry)
+        claimed = await permissions.claim(
+            operation, self.profile.id, self.profile.family_id, request.argument_hash
+        )
+        if claimed is None:
+            return Decision("deferred", reason=entry.reason, request_id=request.id)
+        return Decision("allowed", proof=f"approval:{claimed.request_id}")
 
     def _answer(self, entry: Entry) -> Decision:
         request, decision = entry.request, entry.decision

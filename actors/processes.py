@@ -33,7 +33,6 @@ class AgentProcesses:
     """A fork server and the agents' processes that came from it."""
 
     def __init__(self) -> None:
-        self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._exits: dict[int, asyncio.Future[int]] = {}
 
@@ -51,21 +50,22 @@ class AgentProcesses:
             there.close()
         reader, writer = await asyncio.open_connection(sock=here)
         session = _Session(reader, writer, engine)
-        pid = 0
+        hello = asyncio.ensure_future(session.hello())
         try:
             start = wire.Start(info, agent, prompt, directory, agent_memory())
             writer.write(wire.frame(start))
-            pid = await session.hello()
+            pid = await asyncio.shield(hello)
             outcome = await session.serve()
             return outcome or wire.Outcome(error=await self._death(pid))
         except asyncio.CancelledError:
+            await asyncio.wait([hello])  # before it nobody knows what there is to end
             await session.stop(_STOP_LIMIT_S)
             raise
         finally:
             await session.close()
-            if pid:
-                _kill_group(pid)
-                await self._gone(pid)
+            if hello.done() and not hello.cancelled() and not hello.exception():
+                _kill_group(hello.result())
+                await self._gone(hello.result())
 
     def warm(self) -> None:
         """Start the fork server now rather than with the first agent."""
@@ -74,22 +74,28 @@ class AgentProcesses:
     def close(self) -> None:
         """End the server and every agent's process."""
         if self._control:
+            self._control.settimeout(_STOP_LIMIT_S)
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+                while self._control.recv(_EXIT.size):
+                    pass
+            self._close_control()
+
+    def _close_control(self) -> None:
+        if self._control:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        if self._server:
-            self._server.wait()
-            self._server = None
 
     def _ensure(self) -> socket.socket:
-        if self._control and self._server and self._server.poll() is None:
+        if self._control:
             return self._control
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
-            self._server = subprocess.Popen(
+            starter = subprocess.Popen(
                 [sys.executable, "-m", "actors.runner", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -99,12 +105,18 @@ class AgentProcesses:
             raise NoCapacity(f"no process for an agent can be started: {error}") from error
         finally:
             there.close()
-        asyncio.get_running_loop().add_reader(self._control, self._news)
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, starter.wait)  # it ends as soon as it has forked the server
+        loop.add_reader(self._control, self._news)
         return self._control
 
     def _fork(self, there: socket.socket) -> None:
         try:
-            socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
+            try:
+                socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
+            except ConnectionError:  # the server was killed, and there has been no news of it yet
+                self._close_control()
+                socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
         except OSError as error:
             raise NoCapacity(f"no process for an agent can be started: {error}") from error
 
@@ -115,7 +127,7 @@ class AgentProcesses:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             data = self._control.recv(_EXIT.size)
             if not data:
-                asyncio.get_running_loop().remove_reader(self._control)
+                self._close_control()
                 return
             pid, status = _EXIT.unpack(data)
             future = self._exit(pid)

@@ -68,6 +68,7 @@ class Purse:
         self._waiting = 0  # wanted by those who wait for an answer
         self._held = 0  # granted to decisions that are not recorded yet
         self._lent = 0  # 0 also while it is not known
+        self._known = 0  # what is lent if the message under way is refused
         self._warning: Warning | None = None
         self._asks_exactly = False  # a message is under way that asks for no slack
 
@@ -102,7 +103,7 @@ class Purse:
         """Tell the budget what was spent, and keep no more than is needed."""
         async with self._asking:
             if self._number or self._epoch > 1 or self._state().spent:
-                await self._ask(self._needed)
+                await self._ask(0)
 
     async def settled(self) -> None:
         """Less, or more, was spent than reserved: without slack the budget is told at once."""
@@ -121,6 +122,7 @@ class Purse:
         if not self._number or self._asks_exactly:
             return None
         self._lent = min(self._lent, self._needed)
+        self._known = self._needed
         self._number += 1
         spent = self._state().spent
         want = Want(self._session, self._epoch, self._number, spent, self._needed)
@@ -140,12 +142,12 @@ class Purse:
 
     async def _cover(self, amount: int) -> Exceeded | None:
         """Have the loan cover ``amount`` beside what is needed already."""
-        mine, all_who_wait = self._needed + amount, self._needed + self._waiting
-        if mine <= self._lent:
+        if self._needed + amount <= self._lent:
             return None
+        all_who_wait = self._waiting
         refusal = await self._ask(all_who_wait, self._wish(amount))
-        if refusal and all_who_wait > mine:
-            refusal = await self._ask(self._needed + amount)
+        if refusal and all_who_wait > amount:
+            refusal = await self._ask(amount)
         return refusal
 
     def _wish(self, amount: int) -> int:
@@ -156,14 +158,15 @@ class Purse:
         self._slack = min(2 * self._slack, MOST_SLACK)
         return wish
 
-    async def _ask(self, total: int, slack: int = 0) -> Exceeded | None:
-        """Report what was spent and have ``total`` lent in all, or say where there is no room."""
-        known, self._lent = self._lent, 0
+    async def _ask(self, more: int, slack: int = 0) -> Exceeded | None:
+        """Report what was spent and have lent what is needed and ``more``, or say where there is
+        no room."""
+        self._known, self._lent = self._lent, 0
         repeats = 0
         while repeats < _MOST_REPEATS:
             self._number += 1
             number = self._number
-            spent = self._state().spent
+            spent, total = self._state().spent, self._needed + more
             want = Want(self._session, self._epoch, number, spent, total, slack)
             self._asks_exactly = slack == 0
             try:
@@ -172,12 +175,11 @@ class Purse:
             finally:
                 self._asks_exactly = False
             if number != self._number:  # slack was called back meanwhile: the answer is out of date
-                known = self._needed
                 slack = 0
                 continue
             repeats += 1
             if isinstance(answer, Exceeded):
-                self._lent = known
+                self._lent = self._known
                 return answer
             if answer.lent >= total:
                 self._lent, self._warning = answer.lent, answer.warning

@@ -3,7 +3,9 @@
 The server is started once for a warm actor and has imported what a turn needs, so an agent's
 process is a fork away. It runs no agent itself, and a process is never used for a second agent:
 nothing can be carried over. Every agent leads a process group of its own, which is killed when
-the agent ends, so nothing that it started outlives it. All of them end with the actor.
+the agent ends, so nothing that it started outlives it. All of them end with the actor: the server
+sees to it, and so it is out of reach of Ray, which kills the children and the process group of an
+actor's process that ends.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ _EXIT = struct.Struct("!ii")  # process id, wait status
 
 def main() -> None:
     """Serve forks on the inherited socket until the actor is gone."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     control = socket.socket(fileno=int(sys.argv[1]))
     children: set[int] = set()
     woken, wake = os.pipe()

@@ -118,6 +118,8 @@ class Runs:
         try:
             while state.runs and not state.closed and not activation.closing:
                 await self._run(activation, next(iter(state.runs.values())))
+            if activation.entity.epoch > 1:  # the one before may have died before it reported
+                await activation.purse.report()
         except TroupeError as error:
             if not interrupted(error):
                 raise
@@ -136,8 +138,7 @@ class Runs:
         if activation.closing or entity.state.closed or entity.broken:
             await entity.committed()
             return
-        if result.status == "timed_out":
-            await self.cancel_children(activation)
+        await self.cancel_children(activation)  # those that it did not wait for
         result = await activation.finish(run.id, result)
         activation.notify("run_finished", result.error or "", result.cost)
         self._fanouts.pop(activation.id, None)

@@ -192,20 +192,18 @@ class PermissionsActor:
         reason: str,
         pattern: Pattern | None,
     ) -> Decision:
-        """Decide a request, and grant what the decision says, in one flush."""
-        approval_entity = await self._approvals.entity()
-        allowance_entity = await self._allowances.entity()
+        """Decide a request, and grant what the decision says.
+
+        The grant comes second: two stores may be taken over one by one, and a grant without its
+        decision would be nobody's. If it fails, the same decision sent again brings it.
+        """
         root = (await self._wiring.registry.workspace(self._scope)).path
-        known = approval_entity.state.requests.get(request_id)
+        known = (await self._approvals.entity()).state.requests.get(request_id)
         command = approvals.Decide(request_id, scope, decided_by, argument_hash, reason)
-        try:
-            decision = cast(Decision, approval_entity.do(command))
-            allowance = known and _allowance_for(known.request, decision, pattern, root)
-            if allowance:
-                allowance_entity.do(allowances.Grant(self._signed(allowance)))
-        finally:
-            await self._allowances.committed(allowance_entity)
-            await self._approvals.committed(approval_entity)
+        decision = cast(Decision, await self._approvals.execute(command))
+        allowance = known and _allowance_for(known.request, decision, pattern, root)
+        if allowance:
+            await self._allowances.execute(allowances.Grant(self._signed(allowance)))
         await self._announce()
         return decision
 

@@ -12,7 +12,7 @@ import inspect
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -222,6 +222,14 @@ class Turn:
     async def clear_messages(self) -> None:
         """Forget the history; the system prompt stays."""
         await self._call(calls.ClearMessages())
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[[], Awaitable[T]], *, idempotent: bool = True
+    ) -> T: ...
+
+    @overload
+    async def step(self, name: str, function: Callable[[], T], *, idempotent: bool = True) -> T: ...
 
     async def step(
         self,

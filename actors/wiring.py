@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actors.domain.ids import uuid7
@@ -20,12 +21,17 @@ def system_clock() -> int:
 
 @dataclass
 class Wiring:
-    """One for each process; its entities share the committer, and so the group commit."""
+    """One for each process; its entities share the committer, and so the group commit.
+
+    ``on_fenced`` is called when a store of this process finds that another actor has taken over:
+    the process should end, and be restarted if it is the one that should be there.
+    """
 
     journal: Journal
     registry: Registry
     keyring: Keyring
     clock: Clock = system_clock
+    on_fenced: Callable[[], None] = lambda: None
     committer: Committer = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +17,7 @@ from actors.ports import (
     Stores,
 )
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.watchdog import exit_process
 from actors.wiring import Wiring
 from cluster import remote
 from cluster.audit_log import CLUSTER_SCOPE
@@ -35,6 +37,13 @@ def wire(settings: ClusterSettings) -> Wiring:
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
 
+def wire_store(settings: ClusterSettings) -> Wiring:
+    """As `wire`; a store that was taken over ends its process, and Ray restarts the right one."""
+    wiring = wire(settings)
+    wiring.on_fenced = lambda: exit_process("another actor has taken over what this one kept")
+    return wiring
+
+
 class _Process:
     """What every actor says of its process."""
 
@@ -46,21 +55,21 @@ class Budget(_Process, BudgetActor):
     """``budget/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
-        super().__init__(wire(settings), scope)
+        super().__init__(wire_store(settings), scope)
 
 
 class Allowances(_Process, PermissionsActor):
     """``allowances/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
-        super().__init__(wire(settings), scope)
+        super().__init__(wire_store(settings), scope)
 
 
 class Capabilities(_Process, CapabilitiesActor):
     """``capabilities``."""
 
     def __init__(self, settings: ClusterSettings) -> None:
-        super().__init__(wire(settings), CLUSTER_SCOPE)
+        super().__init__(wire_store(settings), CLUSTER_SCOPE)
 
 
 class SessionActor(_Process, SessionHost):
@@ -127,7 +136,7 @@ class Peers:
             namespace = self._settings.namespace
 
             async def start() -> None:
-                start_stores(self._settings, scope)
+                await asyncio.to_thread(start_stores, self._settings, scope)
 
             found = StoreHandles(
                 cast(BudgetPort, Proxy(remote.budget_name(scope), namespace, start=start)),

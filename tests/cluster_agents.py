@@ -17,6 +17,7 @@ from actors import (
     Task,
     Turn,
 )
+from actors.domain.settings import Isolation
 
 
 async def echo(turn: Turn, prompt: str) -> str:
@@ -80,7 +81,7 @@ async def has_children(turn: Turn, prompt: str) -> list[str]:
 
 async def mixed_children(turn: Turn, prompt: str) -> list[list[str | None]]:
     """Children that succeed, fail, run out of time and exit; none of it is an exception here."""
-    isolation = "process" if prompt == "process" else "shared"
+    isolation: Isolation = "process" if prompt == "process" else "shared"
     tasks = [
         Task(echo, "fine", isolation=isolation),
         Task(fails, "", isolation=isolation),

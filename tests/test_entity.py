@@ -347,6 +347,36 @@ async def test_what_is_broken_refuses_everything_and_writes_nothing_more() -> No
     assert len(process.faulty.batches) == 1
 
 
+async def test_one_that_was_taken_over_does_not_confirm_what_it_remembers() -> None:
+    process = Process()
+    old = await process.activate()
+    await old.execute(Add(1))
+    await old.confirmed()
+    new = await process.activate()
+    await new.execute(Add(2))
+    await old.committed()  # it has written nothing since
+    with pytest.raises(Fenced):
+        await old.confirmed()
+    assert (await process.activate()).state.total == 3
+
+
+async def test_confirming_goes_with_the_commands_of_the_same_flush() -> None:
+    process = Process()
+    ledger = await process.activate()
+
+    async def add() -> int:
+        total = ledger.do(Add(1))
+        await ledger.confirmed()
+        return total
+
+    assert list(await asyncio.gather(add(), add(), add())) == [1, 2, 3]
+    assert [[one.row != b"" for one in batch] for batch in process.faulty.batches] == [[True]]
+    await asyncio.gather(ledger.confirmed(), ledger.confirmed())
+    assert [one.row for one in process.faulty.batches[1]] == [b""]
+    assert await add() == 4
+    assert (await process.activate()).state.total == 4
+
+
 async def test_being_fenced_does_not_hinder_others_in_the_same_batch() -> None:
     process = Process()
     old, other = await process.activate(A), await process.activate(B)

@@ -6,6 +6,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
+from actors import fanout
 from actors.activation import Activation
 from actors.domain.result import Result
 from actors.domain.session import Agent, Child, ChildSpec, FinishChildren
@@ -89,9 +92,9 @@ async def _run(directory: FakeDirectory, host: FakeHost, count: int, limit: int)
         entity=SimpleNamespace(do=do, committed=committed),
     )
     hosts = SimpleNamespace(directory=directory, host=lambda name: host)
-    fanout = Fanout(cast(Activation, activation), cast(HostProvider, hosts), "here")
+    spawns = Fanout(cast(Activation, activation), cast(HostProvider, hosts), "here")
     async with asyncio.timeout(LIMIT_S):
-        results = await fanout.spread(limit).run(children, fail_fast=False, again=False)
+        results = await spawns.spread(limit).run(children, fail_fast=False, again=False)
     return [result.session_id for result in results]
 
 
@@ -106,3 +109,21 @@ async def test_a_result_may_be_faster_than_the_news_that_its_child_was_started()
     host = FakeHost(result_comes_first=True)
     assert await _run(FakeDirectory(most=1), host, 2, 2) == ["0", "1"]
     assert host.started == ["0", "1"]
+
+
+class LosingHost(FakeHost):
+    """Has its children taken from it, once, and says nothing about it."""
+
+    async def start_children(self, batch: Batch) -> None:
+        self.started += [child.id for child in batch.children]
+        if batch.again:
+            self._put([child.id for child in batch.children])
+
+
+async def test_what_a_host_was_robbed_of_is_started_there_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fanout, "_POLL_S", A_MOMENT_S)
+    host = LosingHost()
+    assert await _run(FakeDirectory(most=2), host, 2, 2) == ["0", "1"]
+    assert host.started == ["0", "1"] * 2

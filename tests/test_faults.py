@@ -232,7 +232,7 @@ class _Edited:
         if self._kind == b"list":
             self._client.lset(self._key, -1, value)  # type: ignore[arg-type]
         elif self._kind == b"hash":
-            self._client.hset(self._key, str(self._field), value)  # type: ignore[arg-type]
+            self._client.hset(self._key, str(self._field), value)
         else:
             self._client.set(self._key, value)
 

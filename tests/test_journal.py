@@ -187,6 +187,18 @@ async def test_a_row_far_behind_is_not_taken_for_new(journal: AnyJournal) -> Non
     assert await contents(journal, A) == before
 
 
+async def test_without_a_row_it_says_whose_turn_it_is_and_writes_nothing(
+    journal: AnyJournal,
+) -> None:
+    await journal.activate(A)
+    await write(journal, row(A, 0))
+    assert await write(journal, Append(A, 1, 1, b"")) == [OK]
+    assert await write(journal, Append(A, 1, 2, b"")) == [GAP]
+    await journal.activate(A)
+    assert await write(journal, Append(A, 1, 1, b""), Append(A, 2, 1, b"")) == [FENCED, OK]
+    assert await journal.read(A) == Loaded(2, 1, None, [b"1"])
+
+
 async def test_any_bytes_are_stored_as_they_are(journal: AnyJournal) -> None:
     await journal.activate(A)
     big = ALL_BYTES * 4096
@@ -381,6 +393,15 @@ async def test_a_repeated_snapshot_is_harmless(journal: AnyJournal) -> None:
     for _ in range(2):
         assert await journal.snapshot(A, 1, 1, b"state") is OK
     assert await journal.read(A) == Loaded(1, 2, b"state", [b"2"])
+
+
+async def test_a_snapshot_that_comes_after_a_newer_one_is_too_late(journal: AnyJournal) -> None:
+    await journal.activate(A)
+    for after in range(4):
+        await write(journal, row(A, after))
+    assert await journal.snapshot(A, 1, 3, b"newer") is OK
+    assert await journal.snapshot(A, 1, 2, b"older") is OK
+    assert await journal.read(A) == Loaded(1, 4, b"newer", [b"4"])
 
 
 # Both are the same

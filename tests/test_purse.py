@@ -414,6 +414,60 @@ async def test_a_message_that_asks_for_no_slack_is_not_overtaken() -> None:
     assert len(bank.wants) == 1
 
 
+async def test_what_is_overspent_while_a_message_is_under_way_is_no_room_for_it() -> None:
+    bank, wallet = Bank(40), Wallet()
+    answered = asyncio.Event()
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        await answered.wait()
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    answered.set()
+    await mine.hold(34)
+    action = wallet.reserve(34)
+    mine.drop(34)
+    answered.clear()
+    holding = asyncio.create_task(mine.hold(6 + 40))  # refused
+    await settle_down()
+    small = asyncio.create_task(mine.hold(6))
+    await settle_down()
+    wallet.settle(action, 41)
+    answered.set()
+    assert isinstance(await holding, Exceeded)
+    assert isinstance(await small, Exceeded)
+    assert bank.held == 41
+
+
+async def test_nor_when_it_has_to_be_sent_again() -> None:
+    bank, wallet = Bank(40), Wallet()
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        arrived.set()
+        await answered.wait()
+        return await bank.lend(want)
+
+    answered.set()
+    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    await mine.hold(30)
+    action = wallet.reserve(30)
+    mine.drop(30)
+    await mine.report()
+    answered.clear()
+    arrived.clear()
+    holding = asyncio.create_task(mine.hold(10))
+    await arrived.wait()
+    want = await mine.call_back()
+    assert want is not None
+    await bank.lend(want)
+    wallet.settle(action, 45)
+    answered.set()
+    assert isinstance(await holding, Exceeded)
+    assert bank.held == 45
+
+
 # Only what is durable is told
 
 

@@ -40,6 +40,11 @@ class Entry(Struct, frozen=True):
         return grant_key(self.request.family_id, self.request.argument_hash)
 
     @property
+    def needs_claim(self) -> bool:
+        """Whether the decision alone permits nothing: it is good for one claim, taken or not."""
+        return self.claimable or self.claimed_by is not None
+
+    @property
     def until(self) -> int:
         """When its present stage is over, while it is open."""
         return self.request.expires if self.deferred_expires is None else self.deferred_expires

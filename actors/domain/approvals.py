@@ -11,8 +11,8 @@ The life of a request:
 2. A pending request never expires by itself: past its time it counts as deferred, so an answer
    that comes late still finds it. Only a deferred one expires.
 3. ``once`` on a deferred request leaves one claim, open for 24 hours, so that the retried action
-   of the same family and argument hash passes exactly once. Whoever finds an entry that is
-   ``claimable`` must use ``ClaimOnce``; the decision alone is then no permission.
+   of the same family and argument hash passes exactly once. Whoever finds an entry that
+   ``needs_claim`` must use ``ClaimOnce``; the decision alone is then no permission.
 4. Finished entries are forgotten 24 hours after the last thing that happened to them.
 
 Times are microseconds since the epoch.

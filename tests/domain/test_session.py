@@ -24,6 +24,7 @@ from actors.domain.errors import (
 from actors.domain.money import MAX_NANO, NANO
 from actors.domain.result import Result, Status
 from actors.domain.session import (
+    KEPT_OPERATIONS,
     KEPT_RESULTS,
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_RUNS,
@@ -391,6 +392,22 @@ def test_a_message_that_is_a_step_counts_once() -> None:
     assert desk.changes_nothing(AddMessages(1, 30, "run", "0.0")) is False
     assert (desk.state.messages, desk.state.token_count) == (1, 30)
     assert desk.state.runs["run"].steps["0.0"].kind == "message"
+
+
+def test_a_message_from_outside_is_added_once_however_often_it_is_sent() -> None:
+    desk = Desk()
+    assert desk.do(AddMessages(1, 30, op="a")) is True
+    assert desk.do(AddMessages(1, 30, op="b")) is True
+    assert desk.changes_nothing(AddMessages(1, 30, op="a")) is False
+    assert desk.state.messages == 2
+
+
+def test_so_many_operations_of_clients_are_remembered() -> None:
+    desk = Desk()
+    for number in range(KEPT_OPERATIONS + 10):
+        desk.do(AddMessages(1, 1, op=f"{number}"))
+    assert len(desk.state.operations) == KEPT_OPERATIONS
+    assert desk.changes_nothing(AddMessages(1, 1, op="10")) is False
 
 
 def test_clearing_zeroes_the_count_and_keeps_the_prompt() -> None:

@@ -1,0 +1,118 @@
+"""The gate in front of actions, where what it asks changes under its hands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from msgspec import structs
+
+from actors import Boundary, McpToolCall, Policy
+from actors.domain import session
+from actors.domain.allowances import Allowance
+from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
+from actors.domain.boundary import EscapeState
+from actors.domain.settings import Limits
+from actors.interceptor import Interceptor
+from actors.permission_leases import PermissionLeases
+from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort, WorkspaceSettings
+from actors.purse import Purse
+
+NOW = 1_800_000_000_000_000
+TOOL = McpToolCall("guarded", "tool")
+
+
+@dataclass
+class Permissions:
+    """An inbox in which a request is approved once, after its time, when somebody waits for it.
+
+    ``claimed_by`` is the operation that has used this up before the one that waits hears of it;
+    ``grants`` are the requests that are still good for one operation each.
+    """
+
+    claimed_by: str | None
+    grants: list[str] = field(default_factory=list)
+    entry: Entry | None = None
+
+    async def consume(self, *_: object) -> Allowance | None:
+        return None
+
+    async def ask(self, request: ApprovalRequest) -> Asked:
+        self.entry = Entry(request)
+        return Asked(self.entry, watched=True)
+
+    async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
+        assert self.entry is not None
+        return structs.replace(
+            self.entry,
+            status=Status.DECIDED,
+            decision=_approval(request_id),
+            claimable=self.claimed_by is None,
+            claimed_by=self.claimed_by,
+        )
+
+    async def claim(self, *_: object) -> Decision | None:
+        if self.entry is None:
+            return None
+        return _approval(self.grants.pop(0)) if self.grants else None
+
+
+class NoTokens:
+    async def find(self, *_: object) -> None:
+        return None
+
+
+class EmptyPurse:
+    async def give_back(self, amount: int) -> None:
+        assert amount == 0
+
+
+@dataclass
+class Stores:
+    permissions: PermissionsPort
+    capabilities: CapabilitiesPort
+    budget: BudgetPort
+
+
+def _approval(request_id: str) -> Decision:
+    return Decision(request_id, True, Scope.ONCE, Scope.ONCE, "", "ann", NOW, "hash")
+
+
+def _gate(permissions: Permissions) -> Interceptor:
+    profile = session.Profile(
+        id="session",
+        user_id="0123456789abcdef",
+        scope="workspace",
+        family_id="session",
+        created_at=NOW,
+        agent=None,
+        isolation="shared",
+        budget=session.Budget(1, 1, 80),
+        limits=Limits(),
+    )
+    policy = Policy(approval_required_tools=("guarded",))
+    return Interceptor(
+        profile,
+        WorkspaceSettings("workspace", None, policy, Boundary()),
+        Stores(
+            cast(PermissionsPort, permissions),
+            cast(CapabilitiesPort, NoTokens()),
+            cast(BudgetPort, None),
+        ),
+        cast(Purse, EmptyPurse()),
+        lambda: NOW,
+        PermissionLeases(),
+        lambda path, always: None,
+    )
+
+
+async def test_an_approval_that_another_has_used_up_lets_nobody_else_pass() -> None:
+    gate = _gate(Permissions(claimed_by="another operation"))
+    decision = await gate.authorize("mine", TOOL, 0, "", 1_000_000, EscapeState())
+    assert decision.kind == "deferred"
+
+
+async def test_the_proof_is_the_approval_that_was_used_up() -> None:
+    gate = _gate(Permissions(claimed_by="another operation", grants=["a later request"]))
+    decision = await gate.authorize("mine", TOOL, 0, "", 1_000_000, EscapeState())
+    assert decision.proof == "approval:a later request"

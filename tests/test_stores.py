@@ -1,0 +1,105 @@
+"""A store that was taken over answers nothing: no reply from memory, and no error of its own."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from actors import stores
+from actors.domain.actions import ExecuteCommand
+from actors.domain.allowances import Allowance
+from actors.domain.approvals import Scope, request_for
+from actors.domain.budget import Cap, OpenFamily, Want
+from actors.domain.errors import Fenced, NotFound
+from actors.domain.ids import derived_id
+from actors.domain.keyring import Keyring
+from actors.domain.patterns import CommandPattern
+from actors.memory_journal import MemoryJournal
+from actors.ports import Registry, WorkspaceSettings
+from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.wiring import Wiring
+
+FAMILY = derived_id("family")
+RUN = ExecuteCommand("make")
+ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
+
+
+class _Registry:
+    """Knows that no workspace has a path."""
+
+    async def workspace(self, scope: str) -> WorkspaceSettings:
+        return cast(WorkspaceSettings, type("Settings", (), {"path": None}))
+
+
+@pytest.fixture
+def wiring() -> Wiring:
+    registry = cast(Registry, _Registry())
+    return Wiring(MemoryJournal(), registry, Keyring(bytes(32)), lambda: 1_000)
+
+
+async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(wiring: Wiring) -> None:
+    old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
+    await old.levels(["workspace"])
+    await new.open_family(OpenFamily(FAMILY, Cap(10), 10, 10))
+    with pytest.raises(Fenced):
+        await old.lease([Want(FAMILY, 1, 1, 0, 5)])
+    assert (await new.levels([FAMILY]))[0].max == 10
+
+
+async def test_one_that_was_not_taken_over_says_what_is_wrong(wiring: Wiring) -> None:
+    with pytest.raises(NotFound):
+        await BudgetActor(wiring, "scope").lease([Want(FAMILY, 1, 1, 0, 5)])
+
+
+async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
+    wiring: Wiring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LEASE_S", 0.0)
+    old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
+    await old.grant(ALLOWANCE)
+    assert await old.consume("1", RUN, FAMILY, None)
+    await new.revoke(ALLOWANCE.id)
+    with pytest.raises(Fenced):
+        await old.consume("2", RUN, FAMILY, None)
+    assert await new.consume("2", RUN, FAMILY, None) is None
+
+
+async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Wiring) -> None:
+    old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
+    request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
+    await old.ask(request)
+    await old.allowances()
+    await new.open_requests()  # takes over the requests, and not yet the allowances
+    with pytest.raises(Fenced):
+        await old.decide(request.id, Scope.SESSION, "ann", request.argument_hash, "", None)
+    assert await new.allowances() == []
+
+
+async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Wiring) -> None:
+    ended: list[str] = []
+    wiring.on_fenced = lambda: ended.append("it")
+    old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
+    await old.levels(["workspace"])
+    await new.levels(["workspace"])
+    assert ended == []
+    with pytest.raises(Fenced):
+        await old.levels(["workspace"])
+    assert ended == ["it"]
+
+
+async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(wiring: Wiring) -> None:
+    permissions, capabilities = PermissionsActor(wiring, "s"), CapabilitiesActor(wiring, "s")
+    await permissions.allowances()
+    await permissions.open_requests()
+    await capabilities.tokens()
+    await PermissionsActor(wiring, "s").allowances()
+    await PermissionsActor(wiring, "s").open_requests()
+    await CapabilitiesActor(wiring, "s").tokens()
+    for read in (permissions.allowances, permissions.open_requests, capabilities.tokens):
+        with pytest.raises(Fenced):
+            await read()
+    with pytest.raises(Fenced):
+        await permissions.decide("unknown", Scope.ONCE, "ann", "", "", None)
+    with pytest.raises(Fenced):
+        await capabilities.find("1", RUN, FAMILY, "0123456789abcdef", None)
