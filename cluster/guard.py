@@ -90,7 +90,8 @@ def _sweep(spare: set[int]) -> None:
         return
     deadline = time.monotonic() + _GRACE_S
     sign = signal.SIGTERM
-    while marked := _marked(mark, spare):
+    known: dict[int, str] = {}
+    while marked := _still_there(mark, spare, known):
         if time.monotonic() > deadline:
             sign = signal.SIGKILL
         for pid in marked:
@@ -99,6 +100,34 @@ def _sweep(spare: set[int]) -> None:
         if time.monotonic() > deadline + _STOP_LIMIT_S:
             return
         time.sleep(0.05)
+
+
+def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> list[int]:
+    """What carries the mark, and what that has started: a process that gives itself a title, as
+    Ray's do, may lose its environment. ``known`` keeps them all, with the time of their start."""
+    processes = _processes()
+    ours = {*_marked(mark, spare), *(pid for pid in known if pid in processes)}
+    while new := {
+        pid
+        for pid, (parent, _) in processes.items()
+        if parent in ours and pid not in ours and pid not in spare
+    }:
+        ours |= new
+    for pid in ours & processes.keys():
+        known.setdefault(pid, processes[pid][1])
+    return [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] == start]
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """The parent and the time of start of every process that runs."""
+    found = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    found[int(name)] = (int(fields[1]), fields[19])
+    return found
 
 
 def _marked(mark: str, spare: set[int]) -> list[int]:
