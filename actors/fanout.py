@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Sequence
 
 from actors.activation import Activation
 from actors.domain import budget, session
-from actors.domain.errors import LimitReached, SessionEnded, Unavailable
+from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Child, ChildSpec
 from actors.domain.settings import Isolation
-from actors.ports import Batch, HostProvider, Slot
+from actors.ports import Batch, HostPort, HostProvider, Slot
 
 _POLL_S = 20.0
 _RETRY_S = 0.2
@@ -169,11 +169,13 @@ class Spread:
         host = self._fanout.hosts.host(slot)
         while started:
             try:
-                results = await host.collect(self._activation.id, seen, _POLL_S)
+                results = await self._results(host, seen, _POLL_S)
                 if not results:  # a zombie may have taken some from it: have it take them back
                     profile, specs = self._activation.profile, list(started.values())
                     await host.start_children(Batch(profile, specs, again=True))
-            except Unavailable:
+            except Unavailable as error:
+                if isinstance(error, Fenced):  # a child was, or this activation of ours is
+                    await self._activation.entity.confirmed()
                 await asyncio.sleep(_RETRY_S)
                 lost = list(started.values())
                 started.clear()
@@ -186,7 +188,11 @@ class Spread:
         del self._started[slot]
         if seen:
             with contextlib.suppress(Unavailable):
-                await host.collect(self._activation.id, seen, 0.0)
+                await self._results(host, seen, 0.0)
+
+    async def _results(self, host: HostPort, seen: list[str], timeout_s: float) -> list[Result]:
+        parent = self._activation
+        return await host.collect(parent.id, parent.entity.epoch, seen, timeout_s)
 
     async def _take(self, slot: Slot, results: list[Result]) -> None:
         if not results:
@@ -219,10 +225,9 @@ class Spread:
             session.FinishChildren([_cancelled(spec) for spec in never_started])
         )
         self._unfinished.difference_update(spec.id for spec in never_started)
-        scope = self._activation.profile.scope
-        for child, slot in list(self._fanout.running.items()):
-            host = self._fanout.hosts.host(slot)
-            self._launch(host.cancel(child, scope, "a sibling failed"))
+        for slot, started in self._started.items():
+            batch = Batch(self._activation.profile, list(started.values()), again=True)
+            self._launch(self._fanout.hosts.host(slot).cancel_children(batch))
         if not self._unfinished:
             self._done.set()
 

@@ -213,15 +213,28 @@ class SessionHost:
             ]
         await asyncio.gather(*(one.entity.committed() for one in activations))
 
-    async def collect(self, parent_id: str, seen: list[str], timeout_s: float) -> list[Result]:
-        """Results of a parent's sub-agents as they come; ``seen`` have arrived and may go."""
-        outbox = self._outboxes.setdefault(parent_id, Outbox())
-        results = await outbox.collect(seen, timeout_s)
-        if outbox.idle and self._outboxes.get(parent_id) is outbox:
-            del self._outboxes[parent_id]
-        return results
+    async def collect(
+        self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
+    ) -> list[Result]:
+        """Results of a parent's sub-agents as they come; ``seen`` have arrived and may go.
 
-    async def cancel(self, session_id: str, scope: str, reason: str) -> None:
+        Fenced for an ``epoch``, that of the parent's activation, that is not its newest.
+        """
+        outbox = self._outboxes.setdefault(parent_id, Outbox())
+        try:
+            return await outbox.collect(epoch, seen, timeout_s)
+        finally:
+            if outbox.idle and self._outboxes.get(parent_id) is outbox:
+                del self._outboxes[parent_id]
+
+    async def cancel_children(self, batch: Batch) -> None:
+        """Cancel sub-agents and all below them; returns when nothing of them runs.
+
+        One that is not there comes to be cancelled: a start that is still under way finds it so.
+        """
+        await asyncio.gather(*(self._cancel_child(batch.parent, spec) for spec in batch.children))
+
+    async def cancel(self, session_id: str, scope: str) -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
         await self._close(session_id, scope, "cancelled")
 
@@ -296,15 +309,20 @@ class SessionHost:
 
     async def _child_again(self, parent: Profile, spec: ChildSpec) -> Activation:
         """A sub-agent that may have been started before, here or elsewhere."""
+        return self._begin(await self._known_child(parent, spec), spec)
+
+    async def _known_child(self, parent: Profile, spec: ChildSpec) -> Activation:
         profile = _child_profile(parent, spec, self._wiring.clock())
-        return self._begin(await self._get(spec.id, parent.scope, session.Create(profile)), spec)
+        return await self._get(spec.id, parent.scope, session.Create(profile))
 
     def _begin(self, activation: Activation, spec: ChildSpec) -> Activation:
-        state = activation.entity.state
-        if spec.run not in state.results and not state.closed:
-            activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
+        _accept(activation, spec)
         self._runs.work(activation)
         return activation
+
+    async def _cancel_child(self, parent: Profile, spec: ChildSpec) -> None:
+        _accept(await self._known_child(parent, spec), spec)  # so that it has a result
+        await self._close(spec.id, parent.scope, "cancelled")
 
     def _abandon(self, activation: Activation) -> None:
         if self._live.get(activation.id) is activation:  # and not one that came after it
@@ -471,6 +489,12 @@ class _Near:
     @property
     def directory(self) -> DirectoryPort:
         return self._hosts.directory
+
+
+def _accept(activation: Activation, spec: ChildSpec) -> None:
+    state = activation.entity.state
+    if spec.run not in state.results and not state.closed:
+        activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
 
 
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:

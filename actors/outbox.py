@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from actors.domain.errors import Fenced
 from actors.domain.result import Result
 
 
 class Outbox:
-    """The results of one parent's sub-agents on this host."""
+    """The results of one parent's sub-agents on this host. Its newest activation has them."""
 
     def __init__(self) -> None:
+        self._epoch = 0
         self._results: dict[str, Result] = {}
         self._arrived = asyncio.Event()
         self._waiting = 0
@@ -30,8 +32,15 @@ class Outbox:
         self._results[result.session_id] = result
         self._arrived.set()
 
-    async def collect(self, seen: list[str], timeout_s: float) -> list[Result]:
-        """Drop what was ``seen``; the rest as soon as there is any, or nothing when time is up."""
+    async def collect(self, epoch: int, seen: list[str], timeout_s: float) -> list[Result]:
+        """Drop what was ``seen``; the rest as soon as there is any, or nothing when time is up.
+
+        Fenced if a newer activation of the parent collects: two would take it from each other.
+        """
+        if epoch > self._epoch:
+            self._epoch = epoch
+            self._arrived.set()
+        self._require_newest(epoch)
         for session_id in seen:
             self._results.pop(session_id, None)
         if not self._results and timeout_s > 0:
@@ -43,4 +52,9 @@ class Outbox:
                         await self._arrived.wait()
             finally:
                 self._waiting -= 1
+        self._require_newest(epoch)
         return list(self._results.values())
+
+    def _require_newest(self, epoch: int) -> None:
+        if epoch < self._epoch:
+            raise Fenced(f"activation {epoch} of the parent: activation {self._epoch} collects")

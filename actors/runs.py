@@ -12,12 +12,12 @@ from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
 from actors.domain import session
-from actors.domain.errors import InvalidAgent, NotFound, TroupeError
+from actors.domain.errors import InvalidAgent, TroupeError
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec
 from actors.engine import TurnEngine
 from actors.fanout import Fanout
-from actors.ports import HostProvider, Registry
+from actors.ports import Batch, HostProvider, Registry
 from actors.processes import AgentProcesses
 from actors.turn import Turn
 from actors.watchdog import Watchdog, exit_process
@@ -99,12 +99,18 @@ class Runs:
 
     async def cancel_children(self, activation: Activation) -> None:
         """Cancel what was spawned and has no result yet, wherever it runs."""
-        state, scope = activation.entity.state, activation.profile.scope
+        children = activation.entity.state.children.values()
         fanout = self._fanouts.get(activation.id)
         where = dict(fanout.running) if fanout else {}
-        unfinished = [child.spec for child in state.children.values() if child.result is None]
+        by_host: dict[str, list[ChildSpec]] = {}
+        for spec in [child.spec for child in children if child.result is None]:
+            slot = where.get(spec.id) or (await self._hosts.directory.locate(spec.id))[1]
+            by_host.setdefault(slot, []).append(spec)
         await asyncio.gather(
-            *(self._cancel_child(spec, scope, where.get(spec.id)) for spec in unfinished)
+            *(
+                self._hosts.host(slot).cancel_children(Batch(activation.profile, specs, again=True))
+                for slot, specs in by_host.items()
+            )
         )
 
     def _forget(self, session_id: str, worker: asyncio.Task[None]) -> None:
@@ -196,12 +202,6 @@ class Runs:
         if agent is None:
             agent = self._agents[digest] = unship(await self._blob(digest))
         return agent
-
-    async def _cancel_child(self, spec: ChildSpec, scope: str, slot: str | None) -> None:
-        if slot is None:
-            _, slot = await self._hosts.directory.locate(spec.id)
-        with contextlib.suppress(NotFound):
-            await self._hosts.host(slot).cancel(spec.id, scope, "its parent was cancelled")
 
 
 async def _outcome(

@@ -336,7 +336,7 @@ class Session:
 
     async def cancel(self) -> None:
         """Cancel the session and all below it; returns when nothing of it runs any more."""
-        await self._calls.on_host(self.id, "cancel", "cancelled by a client")
+        await self._calls.on_host(self.id, "cancel")
 
     async def end(self) -> None:
         """End the session and all below it; idempotent. Its session-only allowances are gone."""

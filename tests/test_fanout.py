@@ -60,8 +60,10 @@ class FakeHost:
             await self._handed_out.wait()
             self._put(["0"])
 
-    async def collect(self, parent_id: str, seen: list[str], timeout_s: float) -> list[Result]:
-        results = await self._outbox.collect(seen, timeout_s)
+    async def collect(
+        self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
+    ) -> list[Result]:
+        results = await self._outbox.collect(epoch, seen, timeout_s)
         if results:
             self._handed_out.set()
         return results
@@ -89,7 +91,7 @@ async def _run(directory: FakeDirectory, host: FakeHost, count: int, limit: int)
     activation = SimpleNamespace(
         id="parent",
         profile=SimpleNamespace(family_id="family"),
-        entity=SimpleNamespace(do=do, committed=committed),
+        entity=SimpleNamespace(do=do, committed=committed, epoch=1),
     )
     hosts = SimpleNamespace(directory=directory, host=lambda name: host)
     spawns = Fanout(cast(Activation, activation), cast(HostProvider, hosts), "here")

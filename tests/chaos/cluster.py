@@ -219,7 +219,8 @@ class ChaosCluster:
         if name == "ray":
             settings |= {"bind": "127.0.0.1", "requirepass": self._password}
             os.environ["RAY_REDIS_ADDRESS"] = f"127.0.0.1:{settings['port']}"
-        return RedisServer(directory, **settings)
+        # its title would be written over its mark
+        return RedisServer(directory, set_proc_title="no", **settings)
 
     def _left(self) -> list[str]:
         """What still runs of all that was started, after it had time to end."""

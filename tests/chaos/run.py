@@ -60,6 +60,7 @@ class Harness:
         )
         self._findings = Findings()
         self._passed: set[str] = set()
+        self._began = time.monotonic()
         self.acknowledged = 0
 
     @property
@@ -69,12 +70,14 @@ class Harness:
 
     async def run(self, plan: list[Round]) -> Findings:
         """Play the rounds, let everything come to its end, and compare."""
+        self._say("waiting for the workload to begin")
         self._drivers.start()
         begun = await self._until(lambda: self._told() > _ENOUGH_TO_START, _START_LIMIT_S)
         if not begun:
             self._findings.add("lost", "the workload did not begin")
         for one in plan:
             await self._play(one, len(plan))
+        self._say("waiting for the workload to end")
         self._drivers.finish()
         if not await self._until(self._drivers.watch, _FINISH_LIMIT_S):
             self._findings.add("lost", "the workload did not come to its end")
@@ -99,6 +102,9 @@ class Harness:
     async def _at(self, fault: Fault) -> str:
         await asyncio.sleep(fault.at)
         return await self._faults.make(fault)
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._began:6.1f} s  {text}", flush=True)
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         deadline = time.monotonic() + limit_s
@@ -144,6 +150,7 @@ class Harness:
     # --- the end -------------------------------------------------------------------------
 
     async def _compare(self) -> None:
+        self._say("comparing")
         records = Records(self._reader.read())
         self.acknowledged = records.acknowledged
         families = [op.line.session for op in records.of("create") if op.told]
@@ -168,6 +175,7 @@ class Harness:
             ]
             return agents + dead
 
+        self._say("looking for what is left")
         await self._until(lambda: not left(), _GONE_LIMIT_S)
         for text in left():
             self._findings.add("leaked", text)

@@ -194,7 +194,7 @@ BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
     "reply before commit": Variant(patched=_reply_before_commit),
-    "zombies answer from memory": Variant(patched=_answers_from_memory),
+    "zombies answer from memory": Variant(patched=_answers_from_memory, within=2500),
     "reports before commit": Variant(patched=_reports_before_commit),
     "steps begin before commit": Variant(patched=_begins_before_commit),
     "refund on death": Variant(patched=_refund_on_death),

@@ -18,7 +18,7 @@ recovered must be what was stored, and the books of budget and sessions must agr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -28,67 +28,18 @@ from actors.domain.errors import TroupeError
 from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
 from actors.domain.result import Result
-from actors.entity import Codec, Machine, read
-from actors.journal import Append, Key, Loaded, Outcome
+from actors.entity import read
+from actors.journal import Append, Key
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.memory_journal import MemoryJournal
+from tests.simulation.witness import AnyMachine, Shadow
 
 _DECISION = msgspec.msgpack.Decoder(Decision)
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 
-AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
-
 _MACHINES: dict[str, AnyMachine] = {
     machine.kind: machine for machine in (SESSION, BUDGET, ALLOWANCES, APPROVALS, CAPABILITIES)
 }
-
-
-class Witness:
-    """A journal that shows all it stores to a checker."""
-
-    def __init__(self, inner: MemoryJournal, checker: Checker) -> None:
-        self.inner = inner
-        self._checker = checker
-
-    async def activate(self, key: Key) -> Loaded:
-        loaded = await self.inner.activate(key)
-        self._checker.activated(key, loaded.epoch)
-        return loaded
-
-    async def read(self, key: Key) -> Loaded:
-        return await self.inner.read(key)
-
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        outcomes: list[Outcome] = []
-        for one in batch:
-            before = self._rows(one.key)
-            outcomes += await self.inner.append([one])
-            if self._rows(one.key) > before:
-                self._checker.stored(one)
-        return outcomes
-
-    async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
-        return await self.inner.snapshot(key, epoch, seq, data)
-
-    async def messages(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
-        return await self.inner.messages(key, start, stop)
-
-    async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
-        return await self.inner.audit(key, start, stop)
-
-    def _rows(self, key: Key) -> int:
-        stored = self.inner.entities.get(key)
-        return stored.seq if stored else 0
-
-
-class _Shadow:
-    """One entity, derived from its rows as they are stored."""
-
-    def __init__(self, machine: AnyMachine, key: Key, keyring: Keyring) -> None:
-        self.machine = machine
-        self.codec: Codec[Any, Any] = Codec(machine, key, keyring)
-        self.state: Any = machine.initial()
-        self.seq = 0
 
 
 class Checker:
@@ -101,7 +52,7 @@ class Checker:
         self.acknowledged = 0
         self.results: dict[tuple[str, str], Result] = {}
         self._keyring = keyring
-        self._shadows: dict[Key, _Shadow] = {}
+        self._shadows: dict[Key, Shadow] = {}
         self._epochs: dict[Key, int] = {}
         self._accepted: set[tuple[str, str]] = set()
         self._authorized: dict[str, float] = {}
@@ -136,7 +87,7 @@ class Checker:
             self.wrong(f"{one.key}: a row of epoch {one.epoch} was taken in epoch {epoch}")
         shadow = self._shadows.get(one.key)
         if shadow is None:
-            shadow = _Shadow(_MACHINES[one.key.kind], one.key, self._keyring)
+            shadow = Shadow(_MACHINES[one.key.kind], one.key, self._keyring)
             self._shadows[one.key] = shadow
         if one.after != shadow.seq:
             self.wrong(f"{one.key}: row {one.after + 1} was taken after row {shadow.seq}")
@@ -151,7 +102,7 @@ class Checker:
         except (TroupeError, KeyError, ValueError) as error:
             self.wrong(f"{one.key}: row {one.after + 1} can't be replayed: {error!r}")
 
-    def _store_messages(self, one: Append, shadow: _Shadow) -> None:
+    def _store_messages(self, one: Append, shadow: Shadow) -> None:
         texts = self._texts.setdefault(one.key.id, [])
         for sealed in one.messages:
             message = _MESSAGE.decode(shadow.codec.open_message(len(texts), sealed))
@@ -239,8 +190,6 @@ class Checker:
             case budget.ChildrenAdmitted(_, _, children):
                 caps = {child.id: child.allotment for child in children}
                 self._caps.update({id: cap for id, cap in caps.items() if cap is not None})
-            case allowances.SessionCleared() | approvals.Forgotten():
-                pass
         if key.kind == SESSION.kind:
             self._check_money(key.id, state)
 
@@ -404,7 +353,7 @@ class Checker:
                 await self._check_session(key, shadow, journal)
         self._check_books()
 
-    async def _check_session(self, key: Key, shadow: _Shadow, journal: MemoryJournal) -> None:
+    async def _check_session(self, key: Key, shadow: Shadow, journal: MemoryJournal) -> None:
         state: session.State = shadow.state
         if state.runs or state.reservations:
             self.wrong(f"{key}: still has {len(state.runs)} runs and reservations at the end")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import heapq
 import itertools
 import random
@@ -39,19 +40,43 @@ class Process:
         self.skew = skew
         self.alive = True
         self.paused = False
-        self.parked: list[_Entry] = []
+        self.parked: list[_Handle] = []
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
 
 
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
-_Entry = tuple[Process | None, asyncio.Handle]
-
 
 def current_process() -> Process | None:
     """The process in which this runs; None outside of all of them."""
     return _PROCESS.get()
+
+
+class _Handle(asyncio.TimerHandle):
+    """A callback and the process that it belongs to. Made without its parents' formalities."""
+
+    __slots__ = ("process", "run", "when_due")
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[object, ...],
+        context: contextvars.Context | None,
+        when: float,
+    ) -> None:
+        if context is None:
+            context = contextvars.copy_context()
+        self.run = functools.partial(context.run, callback, *args)
+        self.process = context.get(_PROCESS)
+        self.when_due = when
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def when(self) -> float:
+        return self.when_due
 
 
 class _Task(asyncio.Task[T]):
@@ -78,8 +103,8 @@ class Loop(asyncio.BaseEventLoop):
         self._random = rng.random
         self._fifo = fifo
         self._now = 0.0
-        self._ready: list[_Entry] = []
-        self._timers: list[tuple[float, int, Process | None, asyncio.TimerHandle]] = []
+        self._ready: list[_Handle] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._serial = itertools.count()
         self._closed = False
 
@@ -108,12 +133,13 @@ class Loop(asyncio.BaseEventLoop):
         ready = self._ready
         count = len(ready)
         at = int(self._random() * count) if count > 1 else 0
-        process, handle = ready[at]
-        if self._fifo:
-            at = next(index for index, (owner, _) in enumerate(ready) if owner is process)
-            _, handle = ready.pop(at)
-        elif at == count - 1:
-            ready.pop()
+        handle = ready[at]
+        process = handle.process
+        if self._fifo and at:
+            at = next(index for index, one in enumerate(ready) if one.process is process)
+            handle = ready.pop(at)
+        elif self._fifo:
+            ready.pop(0)
         else:
             ready[at] = ready[-1]
             ready.pop()
@@ -122,18 +148,23 @@ class Loop(asyncio.BaseEventLoop):
             if not process.alive:
                 return
             if process.paused:
-                process.parked.append((process, handle))
+                process.parked.append(handle)
                 return
-        if not handle._cancelled:
-            handle._run()
+        if handle._cancelled:
+            return
+        try:
+            handle.run()
+        except Exception as error:
+            self.errors.append(f"a callback failed: {error!r}")
 
     def _pass_time(self) -> None:
         while self._timers:
-            when, _, process, handle = heapq.heappop(self._timers)
-            if handle.cancelled() or (process is not None and not process.alive):
+            when, _, handle = heapq.heappop(self._timers)
+            process = handle.process
+            if handle._cancelled or (process is not None and not process.alive):
                 continue
             self._now = max(self._now, when)
-            self._ready.append((process, handle))
+            self._ready.append(handle)
             return
         raise Stuck("everybody waits for something that will not happen")
 
@@ -172,11 +203,9 @@ class Loop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        if context is None:
-            context = contextvars.copy_context()
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, context, 0.0)
         if not self._closed:
-            self._ready.append((context.get(_PROCESS), handle))
+            self._ready.append(handle)
         return handle
 
     def call_later(
@@ -195,12 +224,9 @@ class Loop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        if context is None:
-            context = contextvars.copy_context()
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Handle(callback, args, context, when)
         if not self._closed:
-            entry = (when, next(self._serial), context.get(_PROCESS), handle)
-            heapq.heappush(self._timers, entry)
+            heapq.heappush(self._timers, (when, next(self._serial), handle))
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
@@ -228,6 +254,3 @@ class Loop(asyncio.BaseEventLoop):
 
     def is_closed(self) -> bool:
         return self._closed
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are dropped when their time comes."""

@@ -14,10 +14,12 @@ from unittest.mock import patch
 from actors import entity, host, permission_leases, recall, runs
 from actors.domain import session
 from actors.memory_journal import MemoryJournal
-from tests.simulation.checker import Checker, Witness
+from tests.simulation.agents import AGENT, STAGE, Stage
+from tests.simulation.checker import Checker
+from tests.simulation.clients import Client, Operator
 from tests.simulation.faults import unexpected
 from tests.simulation.loop import Loop, Stuck
-from tests.simulation.workload import AGENT, STAGE, Client, Operator, Stage
+from tests.simulation.witness import Witness
 from tests.simulation.world import KEYRING, Cluster
 
 _MOST_STEPS = 15_000
@@ -105,7 +107,7 @@ def run(seed: int, journal: Callable[[], MemoryJournal] = MemoryJournal) -> Verd
     loop = Loop(rng, fifo=rng.random() < 0.5)
     checker = Checker(KEYRING, loop.time)
     stored = journal()
-    cluster = Cluster(loop, rng, checker, Witness(stored, checker))
+    cluster = Cluster(loop, rng, Witness(stored, checker))
     stage = Stage(cluster, checker, rng, {})
     cluster.outside.run(STAGE.set, stage)
     try:

@@ -31,6 +31,7 @@ def command(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.timeout(600)  # seconds on a quiet machine
 def test_no_schedule_breaks_a_promise() -> None:
     tally = run_many(range(1500))
     assert tally.failures == {}
@@ -44,6 +45,7 @@ def test_every_fault_happens() -> None:
         assert {f"{what} {fate}" for fate in ("lost", "unanswered", "late", "twice")} <= set(faults)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_wrong_on_purpose_is_caught(name: str) -> None:
     variant = BROKEN[name]

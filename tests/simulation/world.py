@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 from actors.domain.boundary import Boundary
-from actors.domain.errors import NotFound, TroupeError
+from actors.domain.errors import TroupeError
 from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
@@ -19,21 +19,18 @@ from actors.ports import (
     BudgetPort,
     CapabilitiesPort,
     DirectoryPort,
-    FeedEvent,
     HostPort,
     PermissionsPort,
-    Place,
     Registry,
-    SessionSummary,
-    Slot,
     Stores,
     WorkspaceSettings,
 )
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.wiring import Wiring
-from tests.simulation.checker import Checker, Witness
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
 from tests.simulation.loop import Loop, Process
+from tests.simulation.registry import Books, SimulatedDirectory, SimulatedRegistry
+from tests.simulation.witness import Witness
 
 EPOCH_US = 1_800_000_000_000_000
 """The time at which every schedule begins, in microseconds."""
@@ -69,125 +66,18 @@ class Handles:
     capabilities: CapabilitiesPort
 
 
-class Books:
-    """What the registry keeps."""
-
-    def __init__(self) -> None:
-        self.agents: dict[str, bytes] = {}
-        self.workspaces: dict[str, WorkspaceSettings] = {}
-        self.places: dict[str, Place] = {}
-        self.running: dict[str, None] = {}
-
-
-class SimulatedRegistry:
-    """`actors.ports.Registry` in the memory of the schedule."""
-
-    def __init__(self, books: Books) -> None:
-        self._books = books
-
-    async def put_agent(self, digest: str, blob: bytes) -> None:
-        self._books.agents[digest] = blob
-
-    async def agent(self, digest: str) -> bytes:
-        return self._books.agents[digest]
-
-    async def put_workspace(self, settings: WorkspaceSettings) -> None:
-        self._books.workspaces[settings.scope] = settings
-
-    async def workspace(self, scope: str) -> WorkspaceSettings:
-        return self._books.workspaces[scope]
-
-    async def workspaces(self) -> list[WorkspaceSettings]:
-        return list(self._books.workspaces.values())
-
-    async def locate(self, session_id: str) -> Place:
-        place = self._books.places.get(session_id)
-        if place is None:
-            raise NotFound(f"session {session_id}: there is no such session")
-        return place
-
-    async def register(
-        self, place: Place, session_ids: Sequence[str], *, root: bool = False
-    ) -> None:
-        self._books.places.update(dict.fromkeys(session_ids, place))
-
-    async def mark_running(self, session_id: str) -> None:
-        self._books.running[session_id] = None
-
-    async def unmark_running(self, session_id: str) -> None:
-        self._books.running.pop(session_id, None)
-
-    async def running(self) -> list[str]:
-        return list(self._books.running)
-
-    async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
-        return []
-
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
-        return []
-
-    async def find(self, fragment: str) -> list[str]:
-        return [id for id in self._books.places if fragment in id]
-
-
-class SimulatedDirectory:
-    """`actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._where: dict[str, str] = {}
-
-    async def acquire(
-        self,
-        spawner: str,
-        family_id: str,
-        done: list[str],
-        want: list[str],
-        limit: int,
-        isolation: Literal["process", "shared"],
-        near: str,
-        timeout_s: float,
-    ) -> dict[str, Slot]:
-        slots = {id: self._cluster.any_host() for id in want[:limit]}
-        self._where.update(slots)
-        return slots
-
-    async def locate(self, session_id: str) -> tuple[str, str]:
-        return SCOPE, self.host_of(session_id)
-
-    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
-        for session_id in gone:
-            if self._where.get(session_id) == host:
-                del self._where[session_id]
-
-    def host_of(self, session_id: str) -> str:
-        """Where a session is, or will be."""
-        host = self._where.get(session_id)
-        if host not in self._cluster.hosts:
-            host = self._where[session_id] = self._cluster.any_host()
-        return host
-
-    def forget(self, host: str) -> list[str]:
-        """A host is gone; the sessions that it had."""
-        held = [id for id, where in self._where.items() if where == host]
-        for id in held:
-            del self._where[id]
-        return held
-
-
 class Cluster:
     """Processes with hosts and stores in them, started, killed, paused and taken for dead."""
 
-    def __init__(self, loop: Loop, rng: random.Random, checker: Checker, journal: Witness) -> None:
+    def __init__(self, loop: Loop, rng: random.Random, journal: Witness) -> None:
         self.loop = loop
         self.rng = rng
-        self.checker = checker
         self.journal = journal
         self.outside = contextvars.copy_context()
         self.weather = Weather(rng)
         self.weather.begin(loop.time)
         self.network = Network(rng, self.weather, self.outside)
-        self.directory = SimulatedDirectory(self)
+        self.directory = SimulatedDirectory(self, SCOPE)
         self.books = Books()
         self.books.workspaces[SCOPE] = WorkspaceSettings(SCOPE, ROOT, Policy(), Boundary(ROOT))
         self.hosts: dict[str, Actor] = {}
@@ -217,6 +107,10 @@ class Cluster:
     def any_host(self) -> str:
         """The name of a host."""
         return self.rng.choice(list(self.hosts))
+
+    def has_host(self, name: str) -> bool:
+        """Whether a host is there, and not taken for dead."""
+        return name in self.hosts
 
     # --- implements StoreProvider and HostProvider ----------------------------------------
 

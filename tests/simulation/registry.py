@@ -1,0 +1,123 @@
+"""What is found by name, and where sessions are: the registry and the directory of a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from actors.domain.errors import NotFound
+from actors.ports import FeedEvent, Place, SessionSummary, Slot, WorkspaceSettings
+
+
+class Books:
+    """What the registry keeps."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, bytes] = {}
+        self.workspaces: dict[str, WorkspaceSettings] = {}
+        self.places: dict[str, Place] = {}
+        self.running: dict[str, None] = {}
+
+
+class SimulatedRegistry:
+    """`actors.ports.Registry` in the memory of the schedule."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+
+    async def put_agent(self, digest: str, blob: bytes) -> None:
+        self._books.agents[digest] = blob
+
+    async def agent(self, digest: str) -> bytes:
+        return self._books.agents[digest]
+
+    async def put_workspace(self, settings: WorkspaceSettings) -> None:
+        self._books.workspaces[settings.scope] = settings
+
+    async def workspace(self, scope: str) -> WorkspaceSettings:
+        return self._books.workspaces[scope]
+
+    async def workspaces(self) -> list[WorkspaceSettings]:
+        return list(self._books.workspaces.values())
+
+    async def locate(self, session_id: str) -> Place:
+        place = self._books.places.get(session_id)
+        if place is None:
+            raise NotFound(f"session {session_id}: there is no such session")
+        return place
+
+    async def register(
+        self, place: Place, session_ids: Sequence[str], *, root: bool = False
+    ) -> None:
+        self._books.places.update(dict.fromkeys(session_ids, place))
+
+    async def mark_running(self, session_id: str) -> None:
+        self._books.running[session_id] = None
+
+    async def unmark_running(self, session_id: str) -> None:
+        self._books.running.pop(session_id, None)
+
+    async def running(self) -> list[str]:
+        return list(self._books.running)
+
+    async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
+        return []
+
+    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
+        return []
+
+    async def find(self, fragment: str) -> list[str]:
+        return [id for id in self._books.places if fragment in id]
+
+
+class Hosts(Protocol):
+    """The hosts that there are."""
+
+    def any_host(self) -> str: ...
+    def has_host(self, name: str) -> bool: ...
+
+
+class SimulatedDirectory:
+    """`actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
+
+    def __init__(self, hosts: Hosts, scope: str) -> None:
+        self._hosts = hosts
+        self._scope = scope
+        self._where: dict[str, str] = {}
+
+    async def acquire(
+        self,
+        spawner: str,
+        family_id: str,
+        done: list[str],
+        want: list[str],
+        limit: int,
+        isolation: Literal["process", "shared"],
+        near: str,
+        timeout_s: float,
+    ) -> dict[str, Slot]:
+        slots = {id: self._hosts.any_host() for id in want[:limit]}
+        self._where.update(slots)
+        return slots
+
+    async def locate(self, session_id: str) -> tuple[str, str]:
+        return self._scope, self.host_of(session_id)
+
+    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
+        for session_id in gone:
+            if self._where.get(session_id) == host:
+                del self._where[session_id]
+
+    def host_of(self, session_id: str) -> str:
+        """Where a session is, or will be."""
+        host = self._where.get(session_id)
+        if host is None or not self._hosts.has_host(host):
+            host = self._where[session_id] = self._hosts.any_host()
+        return host
+
+    def forget(self, host: str) -> list[str]:
+        """A host is gone; the sessions that it had."""
+        held = [id for id, where in self._where.items() if where == host]
+        for id in held:
+            del self._where[id]
+        return held
