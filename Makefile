@@ -10,7 +10,7 @@ PEERS := .venv-bench/.ready
 CODE := $(wildcard actors cluster tests benchmarks examples k8s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate bench bench-quick check fmt clean
+.PHONY: help demo test simulate chaos bench bench-quick check fmt clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(READY) ## Run all tests
 
 simulate: $(READY) ## Run the actors in simulated faults: make simulate SEED=0 SCHEDULES=10000
 	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),10000)
+
+chaos: $(READY) ## Kill and cut everything under work: make chaos SEED=1 ROUNDS=100, 6 s each
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),100)
 
 bench: $(READY) $(PEERS) ## Measure everything, side by side with others: a quarter of an hour
 	@$(BIN)/python -m benchmarks

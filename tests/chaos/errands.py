@@ -8,8 +8,11 @@ different things, and whether anything that was told got lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import socket
+import struct
 import subprocess
 import sys
 
@@ -32,6 +35,7 @@ CHILD_TIMEOUT_S = 600.0
 _ASK_LIMIT_S = 2.0
 _BEAT_S = 0.2
 _HAS_PROCESS = sys.argv[0].endswith("runner.py")  # else a process would be its neighbours', too
+_PEER = struct.Struct("3i")  # process, user and group id
 _ledgers: dict[str, Ledger] = {}
 
 
@@ -62,11 +66,16 @@ async def run_errand(turn: Turn, prompt: str) -> str:
 
 
 def _host() -> int:
-    """The process id of the session host: this process, or what has forked it."""
+    """The process id of the session host: this process, or the one that made its socket to it."""
     if not _HAS_PROCESS:
         return os.getpid()
-    with open(f"/proc/{os.getppid()}/stat") as stat:
-        return int(stat.read().rpartition(")")[2].split()[1])
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as line:
+            if line.family is socket.AF_UNIX:
+                credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+                if (pid := int(_PEER.unpack(credentials)[0])) != os.getpid():
+                    return pid
+    return 0
 
 
 class _Run:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
@@ -28,6 +29,8 @@ _CALL_LIMIT_S = 6.0
 _TAKEN_OVER_S = 2.0
 _MOVED_AT_ONCE = 4
 _IDLE_NODE = 0.1
+_BACK_LIMIT_S = 15.0
+_LOOK_EVERY_S = 0.1
 
 
 class Faults:
@@ -81,11 +84,12 @@ class Faults:
     # --- actors --------------------------------------------------------------------------
 
     async def _kill_host(self, fault: Fault) -> str:
-        pid = self._busy_host(fault.kind == "session_host") or self._any("SessionActor", fault.pick)
+        pid = self._busy_host(fault.kind == "session_host")
+        pid = pid or await self._any("SessionActor", fault.pick)
         return f"pid {pid}" if pid and processes.kill(pid) else ""
 
     async def _kill_actor(self, cls: str, fault: Fault) -> str:
-        pid = self._any(cls, fault.pick)
+        pid = await self._any(cls, fault.pick)
         return f"pid {pid}" if pid and processes.kill(pid) else ""
 
     def _busy_host(self, own_process: bool) -> int | None:
@@ -94,14 +98,19 @@ class Faults:
         ended = {line.life for line in lines[-_RECENT:] if line.kind == "ended"}
         for line in reversed(lines[-_RECENT:]):
             if line.kind == "began" and line.life not in ended:
-                host = processes.host_of(line.pid)
-                if host is not None and (host != line.pid) == own_process:
+                host = line.amount
+                if (host != line.pid) == own_process and processes.is_alive(host):
                     return host
         return None
 
-    def _any(self, cls: str, pick: float) -> int | None:
-        found = processes.actors(cls)
-        return found[int(pick * len(found))].pid if found else None
+    async def _any(self, cls: str, pick: float) -> int | None:
+        """One of the actors of a class; they may be on their way back from the fault before."""
+        deadline = time.monotonic() + _BACK_LIMIT_S
+        while not (found := processes.actors(cls)):
+            if time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return int(found[int(pick * len(found))].pid)
 
     # --- a host that is paused -----------------------------------------------------------
 
@@ -119,7 +128,7 @@ class Faults:
         try:
             if fault.strength < 0.3:
                 how = "its directory died"
-                if directory := self._any("DirectoryActor", 0.0):
+                if directory := await self._any("DirectoryActor", 0.0):
                     processes.kill(directory)
                 await asyncio.sleep(8.0)
             else:
@@ -138,7 +147,7 @@ class Faults:
         working = await asyncio.gather(*(self._sessions(host.name) for host in hosts))
         found = [(host, ids) for host, ids in zip(hosts, working, strict=True) if ids]
         if not found:
-            return self._any("SessionActor", fault.pick), "", []
+            return await self._any("SessionActor", fault.pick), "", []
         host, ids = found[int(fault.pick * len(found))]
         return host.pid, host.name, ids
 

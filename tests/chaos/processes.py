@@ -34,18 +34,6 @@ def actors(cls: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.pid)
 
 
-def host_of(pid: int) -> int | None:
-    """The session host that a process belongs to: itself, or what has forked it."""
-    with contextlib.suppress(*_GONE):
-        process: psutil.Process | None = psutil.Process(pid)
-        while process is not None:
-            words = process.cmdline()
-            if words and words[0].split(".")[0] == "ray::SessionActor":
-                return int(process.pid)
-            process = process.parent()
-    return None
-
-
 def is_alive(pid: int) -> bool:
     """Whether it runs; a process that has ended does not, even if nobody has waited for it."""
     with contextlib.suppress(*_GONE):
