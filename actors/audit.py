@@ -10,15 +10,17 @@ strand that was cut short. What does not show is an entity that was rolled back 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import structs
 
 from actors.domain.errors import Tampered
 from actors.domain.keyring import Keyring
 
 _MARK_BYTES = 20
 _ENCODER = msgspec.msgpack.Encoder()
+_Decoder: TypeAlias = msgspec.msgpack.Decoder[tuple[int, int, int, list[msgspec.Struct]]]
 
 
 class Head(NamedTuple):
@@ -61,11 +63,14 @@ class Strand:
         return mark + body
 
 
-def verify(strand: str, rows: Sequence[bytes], head: Head, keyring: Keyring) -> Report:
+def verify(
+    strand: str, rows: Sequence[bytes], head: Head, keyring: Keyring, events: object
+) -> Report:
     """Read a strand and check it against the ``head`` that the entity's journal had just before.
 
-    Rows beyond the head are newer than it; nobody without the key could have made them.
+    ``events`` is the type of the entity's events, one or a union. Rows beyond the head are newer than it; nobody without the key could have made them.
     """
+    decoder: _Decoder = msgspec.msgpack.Decoder(tuple[int, int, int, list[events]])  # type: ignore[valid-type]
     entries: list[Entry] = []
     marks = [b""]
     for number, row in enumerate(rows):
@@ -73,7 +78,7 @@ def verify(strand: str, rows: Sequence[bytes], head: Head, keyring: Keyring) -> 
         if problem:
             return Report(strand, entries, f"{strand}: entry {number} {problem}")
         marks.append(row[:_MARK_BYTES])
-        entries.extend(_entries(strand, row[_MARK_BYTES:]))
+        entries.extend(_entries(strand, decoder, row[_MARK_BYTES:]))
     if len(rows) < head.rows:
         return Report(
             strand, entries, f"{strand}: entry {len(rows)} and what followed were removed"
@@ -98,9 +103,25 @@ def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | 
     return "was changed" if own_number == number else "was removed or moved"
 
 
-def _entries(strand: str, body: bytes) -> list[Entry]:
-    number, at, _, events = msgspec.msgpack.decode(body)
+def _entries(strand: str, decoder: _Decoder, body: bytes) -> list[Entry]:
+    number, at, _, events = decoder.decode(body)
     return [
-        Entry(strand, number, at, event["type"], {k: v for k, v in event.items() if k != "type"})
+        Entry(strand, number, at, str(event.__struct_config__.tag), _named(event))
         for event in events
     ]
+
+
+def _named(struct: msgspec.Struct) -> dict[str, object]:
+    return {name: _plain(value) for name, value in structs.asdict(struct).items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case msgspec.Struct():
+            return _named(value)
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
+        case _:
+            return msgspec.to_builtins(value)

@@ -27,11 +27,12 @@ from actors.domain.capability_token import Token
 from actors.domain.money import to_usd
 from actors.domain.patterns import Pattern
 from actors.domain.policy import Policy
+from actors.domain.record import Record
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Profile
 
 
-class WorkspaceSettings(Struct, frozen=True):
+class WorkspaceSettings(Record, frozen=True):
     """A workspace as it is registered. ``path`` is absolute and resolved; None for a session
     without one, which has a scope of its own."""
 
@@ -41,7 +42,7 @@ class WorkspaceSettings(Struct, frozen=True):
     boundary: Boundary
 
 
-class SessionSummary(Struct, frozen=True, omit_defaults=True):
+class SessionSummary(Record, frozen=True):
     """A line about a session: what listings and trees are made of. Money in nano-USD."""
 
     id: str
@@ -251,7 +252,7 @@ class HostProvider(Protocol):
     def directory(self) -> DirectoryPort: ...
 
 
-class Place(Struct, frozen=True):
+class Place(Record, frozen=True):
     """Where a session belongs: its workspace's scope, and its family."""
 
     scope: str

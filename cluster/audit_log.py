@@ -59,7 +59,7 @@ async def report(wiring: Wiring, strand: StrandKey) -> Report:
     rows: list[bytes] = []
     while page := await wiring.journal.audit(key, len(rows), len(rows) + _PAGE):
         rows.extend(page)
-    return verify(str(key), rows, head, wiring.keyring)
+    return verify(str(key), rows, head, wiring.keyring, _EVENTS[key.kind])
 
 
 def _gone(key: Key) -> str:
@@ -80,4 +80,8 @@ _HEADS = {
     BUDGET.kind: _head_of(BUDGET),
     CAPABILITIES.kind: _head_of(CAPABILITIES),
     SESSION.kind: _head_of(SESSION),
+}
+_EVENTS = {
+    machine.kind: machine.event
+    for machine in (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
 }

@@ -25,7 +25,7 @@ def strand(length: int) -> tuple[list[bytes], Head]:
 
 
 def read(rows: list[bytes], head: Head) -> Report:
-    return verify("session/s", rows, head, KEYRING)
+    return verify("session/s", rows, head, KEYRING, SessionCleared)
 
 
 def test_a_strand_reads_as_it_was_written() -> None:

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from actors.domain.actions import Action
 from actors.domain.allowance import Allowance
 from actors.domain.patterns import index_key, index_keys
+from actors.domain.record import Record
 
 
-class State(Struct, dict=True):
+class State(Struct, array_like=True, dict=True):
     """All allowances, by id.
 
     ``uses`` has the operations that consumed a limited one, in order; ``revoked`` has when that
@@ -56,33 +57,33 @@ class Index:
             yield from self._by_key.get(key, ())
 
 
-class Granted(Struct, frozen=True, tag=True):
+class Granted(Record, frozen=True, tag=True):
     """An allowance was added, by granting or by import."""
 
     allowance: Allowance
 
 
-class UseConsumed(Struct, frozen=True, tag=True):
+class UseConsumed(Record, frozen=True, tag=True):
     """Operation ``op`` took one use of a limited allowance."""
 
     id: str
     op: str
 
 
-class Revoked(Struct, frozen=True, tag=True):
+class Revoked(Record, frozen=True, tag=True):
     """An allowance was taken away for good."""
 
     id: str
     at: int
 
 
-class SessionCleared(Struct, frozen=True, tag=True):
+class SessionCleared(Record, frozen=True, tag=True):
     """The session-only allowances of a family were removed."""
 
     family_id: str
 
 
-class ExpiredRemoved(Struct, frozen=True, tag=True):
+class ExpiredRemoved(Record, frozen=True, tag=True):
     """Allowances were removed whose time was over."""
 
     ids: tuple[str, ...]

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.domain.actions import Action
@@ -37,6 +36,7 @@ from actors.domain.allowance_book import (
 )
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.patterns import matches
+from actors.domain.record import Record
 
 __all__ = [
     "Allowance",
@@ -72,13 +72,13 @@ __all__ = [
 _NEVER = 2**63
 
 
-class Grant(Struct, frozen=True, tag=True):
+class Grant(Record, frozen=True, tag=True):
     """Add an allowance that is valid now. Replies `Stored`; InvalidValue if its id was revoked."""
 
     allowance: Allowance
 
 
-class Consume(Struct, frozen=True, tag=True):
+class Consume(Record, frozen=True, tag=True):
     """Find an allowance for an action and take one use of it, as operation ``op``.
 
     Replies `Consumed`, or None if no allowance matches. InvalidValue if ``op`` consumed a use for
@@ -91,23 +91,23 @@ class Consume(Struct, frozen=True, tag=True):
     workspace_root: str | None
 
 
-class Revoke(Struct, frozen=True, tag=True):
+class Revoke(Record, frozen=True, tag=True):
     """Take an allowance away for good. Replies `RevokedAt`; NotFound for an unknown id."""
 
     id: str
 
 
-class ClearSession(Struct, frozen=True, tag=True):
+class ClearSession(Record, frozen=True, tag=True):
     """Remove the session-only allowances of a family that ended. Replies `Done`."""
 
     family_id: str
 
 
-class CleanupExpired(Struct, frozen=True, tag=True):
+class CleanupExpired(Record, frozen=True, tag=True):
     """Forget what expired. Replies `Done`."""
 
 
-class Import(Struct, frozen=True, tag=True):
+class Import(Record, frozen=True, tag=True):
     """Add those of ``allowances`` that are valid now and were never revoked here.
 
     Replies `Stored` with those that are here now. One that is here already keeps its count.
@@ -119,26 +119,26 @@ class Import(Struct, frozen=True, tag=True):
 Command: TypeAlias = Grant | Consume | Revoke | ClearSession | CleanupExpired | Import
 
 
-class Stored(Struct, frozen=True, tag=True):
+class Stored(Record, frozen=True, tag=True):
     """The allowances with these ids are here."""
 
     ids: tuple[str, ...]
 
 
-class Consumed(Struct, frozen=True, tag=True):
+class Consumed(Record, frozen=True, tag=True):
     """The allowance that covers the action, as it was after this use."""
 
     allowance: Allowance
 
 
-class RevokedAt(Struct, frozen=True, tag=True):
+class RevokedAt(Record, frozen=True, tag=True):
     """The allowance is revoked, since ``at``."""
 
     id: str
     at: int
 
 
-class Done(Struct, frozen=True, tag=True):
+class Done(Record, frozen=True, tag=True):
     """It is so now, whether or not there was anything to do."""
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from actors.domain.approval_request import ApprovalRequest, Decision, Scope
+from actors.domain.record import Record
 
 RETENTION_US = 24 * 60 * 60 * 1_000_000
 
@@ -22,7 +23,7 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
-class Entry(Struct, frozen=True):
+class Entry(Record, frozen=True):
     """A request and what became of it. ``finished`` is when anything last happened to it."""
 
     request: ApprovalRequest
@@ -60,7 +61,7 @@ class Entry(Struct, frozen=True):
         return self.finished is not None and self.finished + RETENTION_US <= now
 
 
-class State(Struct):
+class State(Struct, array_like=True):
     """The entries by request id, and what is looked up in them without a walk through all."""
 
     requests: dict[str, Entry] = field(default_factory=dict)
@@ -69,13 +70,13 @@ class State(Struct):
     claims: dict[str, str] = field(default_factory=dict)  # operation id -> request id it claimed
 
 
-class Asked(Struct, frozen=True, tag=True):
+class Asked(Record, frozen=True, tag=True):
     """A request was opened."""
 
     request: ApprovalRequest
 
 
-class Deferred(Struct, frozen=True, tag=True):
+class Deferred(Record, frozen=True, tag=True):
     """A request left the waiting agent for the queue, where it stays until ``expires``."""
 
     request_id: str
@@ -83,20 +84,20 @@ class Deferred(Struct, frozen=True, tag=True):
     expires: int
 
 
-class Decided(Struct, frozen=True, tag=True):
+class Decided(Record, frozen=True, tag=True):
     """A request was answered."""
 
     decision: Decision
 
 
-class Expired(Struct, frozen=True, tag=True):
+class Expired(Record, frozen=True, tag=True):
     """A deferred request ran out of time."""
 
     request_id: str
     at: int
 
 
-class Claimed(Struct, frozen=True, tag=True):
+class Claimed(Record, frozen=True, tag=True):
     """The one use of a deferred ``once`` was taken."""
 
     request_id: str
@@ -104,7 +105,7 @@ class Claimed(Struct, frozen=True, tag=True):
     at: int
 
 
-class Forgotten(Struct, frozen=True, tag=True):
+class Forgotten(Record, frozen=True, tag=True):
     """Finished entries were dropped."""
 
     request_ids: tuple[str, ...]

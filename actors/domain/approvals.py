@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias, assert_never
 
-from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from actors.domain.actions import argument_hash
@@ -55,6 +54,7 @@ from actors.domain.approval_request import (
 )
 from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
 from actors.domain.fields import choice
+from actors.domain.record import Record
 
 __all__ = [
     "DEFERRED_US",
@@ -96,13 +96,13 @@ MAX_OPEN = 10_000
 DEFERRED_US = 24 * 60 * 60 * 1_000_000
 
 
-class Ask(Struct, frozen=True, tag=True):
+class Ask(Record, frozen=True, tag=True):
     """Open a request. Reply: its Entry. Busy when 10,000 are open."""
 
     request: ApprovalRequest
 
 
-class Decide(Struct, frozen=True, tag=True):
+class Decide(Record, frozen=True, tag=True):
     """Answer a request. Reply: the Decision as granted, which may be less than ``scope``.
 
     NotFound, InvalidValue (wrong argument hash), AlreadyDecided (also when expired). The same
@@ -119,22 +119,22 @@ class Decide(Struct, frozen=True, tag=True):
         force_setattr(self, "scope", choice(Scope, self.scope, "scope"))
 
 
-class Defer(Struct, frozen=True, tag=True):
+class Defer(Record, frozen=True, tag=True):
     """Stop waiting. Reply: the Entry, which may have been decided just before. NotFound."""
 
     request_id: str
     reason: str
 
 
-class Expire(Struct, frozen=True, tag=True):
+class Expire(Record, frozen=True, tag=True):
     """Move on every request past its time. Reply: the ids, pending and deferred ones alike."""
 
 
-class Forget(Struct, frozen=True, tag=True):
+class Forget(Record, frozen=True, tag=True):
     """Drop finished entries older than the retention. Reply: their ids."""
 
 
-class ClaimOnce(Struct, frozen=True, tag=True):
+class ClaimOnce(Record, frozen=True, tag=True):
     """Use up one claimable grant of the family for these arguments. Reply: Decision or None.
 
     Repeating an ``op`` that claimed gives the same Decision. None is not recorded: an operation

@@ -22,6 +22,7 @@ from msgspec import Struct, field
 
 from actors.domain.errors import CorruptState, InvalidValue, NotFound
 from actors.domain.money import MAX_NANO, usd_text
+from actors.domain.record import Record
 
 WORKSPACE = "workspace"
 
@@ -31,14 +32,14 @@ SLACK_SHARE = 16
 _MAX_TOTAL = 1 << 62  # the sum of many accounts may pass MAX_NANO; it must stay a 64-bit integer
 
 
-class Cap(Struct, frozen=True):
+class Cap(Record, frozen=True):
     """A limit in nano-USD (None: records, never blocks) and the percentage that warns."""
 
     max: int | None
     warn_at_percent: int = 80
 
 
-class Family(Struct):
+class Family(Struct, array_like=True):
     """A root session and its descendants: their session budget and their number."""
 
     cap: Cap
@@ -47,7 +48,7 @@ class Family(Struct):
     children: int = 0
 
 
-class Account(Struct):
+class Account(Struct, array_like=True):
     """What one session holds; amounts in nano-USD. ``path`` names allotments, outermost first."""
 
     family: str
@@ -63,7 +64,7 @@ class Account(Struct):
         return max(self.lent, self.spent)
 
 
-class State(Struct, dict=True):
+class State(Struct, array_like=True, dict=True):
     """The stored part; totals by level are derived and kept beside it, never stored."""
 
     workspace: Cap = Cap(None)
@@ -72,7 +73,7 @@ class State(Struct, dict=True):
     accounts: dict[str, Account] = field(default_factory=dict)
 
 
-class Level(Struct, frozen=True):
+class Level(Record, frozen=True):
     """Totals at one level, in nano-USD."""
 
     spent: int
@@ -85,14 +86,14 @@ class Level(Struct, frozen=True):
         return self.held - self.spent
 
 
-class Child(Struct, frozen=True):
+class Child(Record, frozen=True):
     """A sub-agent to admit, with an allotment of its own or without."""
 
     id: str
     allotment: int | None = None
 
 
-class OpenFamily(Struct, frozen=True, tag=True):
+class OpenFamily(Record, frozen=True, tag=True):
     """Register a root session and its budget; ``spent`` is what an imported session brings."""
 
     family: str
@@ -102,7 +103,7 @@ class OpenFamily(Struct, frozen=True, tag=True):
     spent: int = 0
 
 
-class Admit(Struct, frozen=True, tag=True):
+class Admit(Record, frozen=True, tag=True):
     """Register sub-agents of ``parent``: all of them or none."""
 
     family: str
@@ -110,7 +111,7 @@ class Admit(Struct, frozen=True, tag=True):
     children: list[Child]
 
 
-class Want(Struct, frozen=True):
+class Want(Record, frozen=True):
     """A session's report (total spent) and wish (total loan).
 
     ``slack`` is how much more it would like to have, so that it need not ask so often.
@@ -124,13 +125,13 @@ class Want(Struct, frozen=True):
     slack: int = 0
 
 
-class Lease(Struct, frozen=True, tag=True):
+class Lease(Record, frozen=True, tag=True):
     """Reports and wishes of many sessions, each decided by itself, in order."""
 
     wants: list[Want]
 
 
-class SetCap(Struct, frozen=True, tag=True):
+class SetCap(Record, frozen=True, tag=True):
     """Raise or lower the cap of the workspace or of a family."""
 
     level: str
@@ -141,7 +142,7 @@ class SetCap(Struct, frozen=True, tag=True):
 Command: TypeAlias = OpenFamily | Admit | Lease | SetCap
 
 
-class FamilyOpened(Struct, frozen=True, tag=True):
+class FamilyOpened(Record, frozen=True, tag=True):
     family: str
     cap: Cap
     per_action: int
@@ -149,13 +150,13 @@ class FamilyOpened(Struct, frozen=True, tag=True):
     spent: int
 
 
-class ChildrenAdmitted(Struct, frozen=True, tag=True):
+class ChildrenAdmitted(Record, frozen=True, tag=True):
     family: str
     parent: str
     children: list[Child]
 
 
-class Reported(Struct, frozen=True, tag=True):
+class Reported(Record, frozen=True, tag=True):
     session: str
     epoch: int
     number: int
@@ -163,7 +164,7 @@ class Reported(Struct, frozen=True, tag=True):
     lent: int
 
 
-class CapSet(Struct, frozen=True, tag=True):
+class CapSet(Record, frozen=True, tag=True):
     level: str
     cap: Cap
     by: str
@@ -172,7 +173,7 @@ class CapSet(Struct, frozen=True, tag=True):
 Event: TypeAlias = FamilyOpened | ChildrenAdmitted | Reported | CapSet
 
 
-class Warning(Struct, frozen=True):
+class Warning(Record, frozen=True):
     """Spend has reached a level's warning threshold."""
 
     level: str
@@ -181,14 +182,14 @@ class Warning(Struct, frozen=True):
     percent: int
 
 
-class Granted(Struct, frozen=True, tag=True):
+class Granted(Record, frozen=True, tag=True):
     """The account's loan now, in all; ``warning`` where a level is at or over its threshold."""
 
     lent: int
     warning: Warning | None = None
 
 
-class Exceeded(Struct, frozen=True, tag=True):
+class Exceeded(Record, frozen=True, tag=True):
     """Nothing was lent: the first level without room, and what it had left."""
 
     level: str
@@ -196,11 +197,11 @@ class Exceeded(Struct, frozen=True, tag=True):
     available: int
 
 
-class Admitted(Struct, frozen=True, tag=True):
+class Admitted(Record, frozen=True, tag=True):
     """All were admitted."""
 
 
-class Refused(Struct, frozen=True, tag=True):
+class Refused(Record, frozen=True, tag=True):
     """None was admitted; ``limit`` names why."""
 
     limit: str

@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
-from msgspec import Struct
-
 from actors.domain.capability_book import (
     Event,
     Forgotten,
@@ -52,6 +50,7 @@ from actors.domain.capability_token import (
 )
 from actors.domain.checks import check_name
 from actors.domain.errors import InvalidValue
+from actors.domain.record import Record
 from actors.domain.resource_pattern import (
     Resource,
     covers,
@@ -103,7 +102,7 @@ __all__ = [
 ]
 
 
-class Add(Struct, frozen=True, tag=True):
+class Add(Record, frozen=True, tag=True):
     """Store a token whose signature was verified. Reply: Accepted, also if it is there already.
 
     InvalidValue for one that is malformed, expired, revoked, wider than its parent, or of an id
@@ -113,7 +112,7 @@ class Add(Struct, frozen=True, tag=True):
     token: Token
 
 
-class Use(Struct, frozen=True, tag=True):
+class Use(Record, frozen=True, tag=True):
     """Rely on a token for the operation ``op``. Reply: Used or UseRefused.
 
     A single-use token goes to the first operation, which gets Used however often it asks.
@@ -123,36 +122,36 @@ class Use(Struct, frozen=True, tag=True):
     token_id: str
 
 
-class Revoke(Struct, frozen=True, tag=True):
+class Revoke(Record, frozen=True, tag=True):
     """End a token and all that were attenuated from it. Reply: Accepted. NotFound."""
 
     token_id: str
 
 
-class ClearSession(Struct, frozen=True, tag=True):
+class ClearSession(Record, frozen=True, tag=True):
     """Revoke the session tokens of a family. Reply: Accepted."""
 
     family_id: str
 
 
-class CleanupExpired(Struct, frozen=True, tag=True):
+class CleanupExpired(Record, frozen=True, tag=True):
     """Forget the tokens that have expired beyond the skew. Reply: Accepted."""
 
 
 Command: TypeAlias = Add | Use | Revoke | ClearSession | CleanupExpired
 
 
-class Accepted(Struct, frozen=True, tag=True):
+class Accepted(Record, frozen=True, tag=True):
     """It is as the command asked, by this command or before it."""
 
 
-class Used(Struct, frozen=True, tag=True):
+class Used(Record, frozen=True, tag=True):
     """The operation may rely on the token."""
 
     token_id: str
 
 
-class UseRefused(Struct, frozen=True, tag=True):
+class UseRefused(Record, frozen=True, tag=True):
     """The operation may not rely on the token."""
 
     reason: Reason

@@ -13,12 +13,13 @@ from msgspec import Struct, field
 
 from actors.domain.capability_token import Token, wrong_time
 from actors.domain.errors import NotFound
+from actors.domain.record import Record
 from actors.domain.resource_pattern import Resource, index_key, index_keys
 
 Reason: TypeAlias = Literal["unknown", "revoked", "early", "expired", "used"]
 
 
-class State(Struct, dict=True):
+class State(Struct, array_like=True, dict=True):
     """Tokens by id; the operation that used each single-use one; when each was revoked.
 
     Tokens that expired up to ``forgotten`` are gone. The index is derived, and never stored.
@@ -56,34 +57,34 @@ class Index:
             yield from self._by_key.get(key, ())
 
 
-class TokenAdded(Struct, frozen=True, tag=True):
+class TokenAdded(Record, frozen=True, tag=True):
     """A token is in the store."""
 
     token: Token
 
 
-class TokenUsed(Struct, frozen=True, tag=True):
+class TokenUsed(Record, frozen=True, tag=True):
     """Single-use tokens, of one line of descent, have gone to an operation."""
 
     op: str
     token_ids: list[str]
 
 
-class TokenRevoked(Struct, frozen=True, tag=True):
+class TokenRevoked(Record, frozen=True, tag=True):
     """A token is no longer good for anything."""
 
     token_id: str
     at: int
 
 
-class SessionCleared(Struct, frozen=True, tag=True):
+class SessionCleared(Record, frozen=True, tag=True):
     """The session tokens of a family are revoked."""
 
     family_id: str
     at: int
 
 
-class Forgotten(Struct, frozen=True, tag=True):
+class Forgotten(Record, frozen=True, tag=True):
     """Tokens that expired at ``until`` or before, and all records of them, are dropped."""
 
     until: int

@@ -5,16 +5,15 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
-
 from actors.domain.budget import Warning
 from actors.domain.errors import TroupeError
 from actors.domain.money import to_usd
+from actors.domain.record import Record
 
 Kind: TypeAlias = Literal["allowed", "denied", "exceeded", "deferred"]
 
 
-class Decision(Struct, frozen=True):
+class Decision(Record, frozen=True):
     """Allowed or not, and on what ground.
 
     ``proof`` is ``policy``, ``capability:ID``, ``allowance:ID``, ``escape`` or ``approval:ID``;

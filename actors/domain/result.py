@@ -6,9 +6,9 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
 
 from actors.domain.money import to_usd
+from actors.domain.record import Record
 
 Status: TypeAlias = Literal[
     "initialising", "running", "completed", "failed", "cancelled", "timed_out"
@@ -16,7 +16,7 @@ Status: TypeAlias = Literal[
 FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 
-class Result(Struct, frozen=True):
+class Result(Record, frozen=True):
     """The outcome of a run: final, and set once.
 
     ``output`` is what the agent returned (as text; JSON if it returned something else than a

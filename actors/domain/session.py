@@ -27,6 +27,7 @@ from actors.domain.errors import (
     SessionEnded,
 )
 from actors.domain.money import MAX_NANO
+from actors.domain.record import Record
 from actors.domain.result import Result
 from actors.domain.settings import Isolation, Limits
 
@@ -47,14 +48,14 @@ MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 Closed: TypeAlias = Literal["", "ended", "cancelled"]
 
 
-class Agent(Struct, frozen=True):
+class Agent(Record, frozen=True):
     """A shipped agent: ``digest`` finds its pickle, ``name`` is for people."""
 
     digest: str
     name: str
 
 
-class Budget(Struct, frozen=True):
+class Budget(Record, frozen=True):
     """The session budget in nano-USD, as `BudgetConfig` gave it."""
 
     session_max: int
@@ -62,7 +63,7 @@ class Budget(Struct, frozen=True):
     warn_at_percent: int
 
 
-class Profile(Struct, frozen=True):
+class Profile(Record, frozen=True):
     """What a session is made with and keeps."""
 
     id: str
@@ -83,7 +84,7 @@ class Profile(Struct, frozen=True):
     capabilities: list[str] | None = None
 
 
-class Metadata(Struct):
+class Metadata(Struct, array_like=True):
     """Title and tags are the user's; the counts are the runtime's."""
 
     title: str | None = None
@@ -94,7 +95,7 @@ class Metadata(Struct):
     custom: dict[str, str] = field(default_factory=dict)
 
 
-class Step(Struct, frozen=True, array_like=True):
+class Step(Record, frozen=True):
     """A step that was taken: ``payload`` is its encoded result, None while it is unknown."""
 
     kind: str
@@ -102,7 +103,7 @@ class Step(Struct, frozen=True, array_like=True):
     payload: bytes | None
 
 
-class Reservation(Struct, frozen=True):
+class Reservation(Record, frozen=True):
     """Money set aside for an action, in nano-USD; ``deadline`` in microseconds."""
 
     run: str
@@ -110,7 +111,7 @@ class Reservation(Struct, frozen=True):
     deadline: int
 
 
-class ChildSpec(Struct, frozen=True):
+class ChildSpec(Record, frozen=True):
     """All that it takes to start a sub-agent, again if need be."""
 
     id: str
@@ -126,7 +127,7 @@ class ChildSpec(Struct, frozen=True):
     capabilities: list[str] | None = None
 
 
-class Child(Struct):
+class Child(Struct, array_like=True):
     """A sub-agent of a run that is under way."""
 
     spec: ChildSpec
@@ -134,7 +135,7 @@ class Child(Struct):
     result: Result | None = None
 
 
-class Run(Struct):
+class Run(Struct, array_like=True):
     """A run that is queued or under way; times in microseconds, ``timeout`` too."""
 
     id: str
@@ -149,7 +150,7 @@ class Run(Struct):
     steps: dict[str, Step] = field(default_factory=dict)
 
 
-class State(Struct):
+class State(Struct, array_like=True):
     """Everything about a session but its messages."""
 
     profile: Profile | None = None
@@ -172,7 +173,7 @@ class State(Struct):
     operations: list[str] = field(default_factory=list)
 
 
-class Imported(Struct, frozen=True):
+class Imported(Record, frozen=True):
     """What an imported document brings along besides the profile."""
 
     metadata: Metadata
@@ -182,14 +183,14 @@ class Imported(Struct, frozen=True):
     extra: dict[str, bytes]
 
 
-class Create(Struct, frozen=True, tag=True):
+class Create(Record, frozen=True, tag=True):
     """Make the session; ``imported`` where it comes from a document."""
 
     profile: Profile
     imported: Imported | None = None
 
 
-class AcceptRun(Struct, frozen=True, tag=True):
+class AcceptRun(Record, frozen=True, tag=True):
     """Queue a run; ``timeout`` in microseconds."""
 
     run: str
@@ -197,27 +198,27 @@ class AcceptRun(Struct, frozen=True, tag=True):
     timeout: int | None = None
 
 
-class StartRun(Struct, frozen=True, tag=True):
+class StartRun(Record, frozen=True, tag=True):
     """Start a run, or start it again in a later activation's ``epoch``."""
 
     run: str
     epoch: int = 0
 
 
-class FinishRun(Struct, frozen=True, tag=True):
+class FinishRun(Record, frozen=True, tag=True):
     """Give the run its result; cost, duration and tool calls are filled in here."""
 
     run: str
     result: Result
 
 
-class RecordStep(Struct, frozen=True, tag=True):
+class RecordStep(Record, frozen=True, tag=True):
     run: str
     key: str
     step: Step
 
 
-class AddMessages(Struct, frozen=True, tag=True):
+class AddMessages(Record, frozen=True, tag=True):
     """Count messages that go to the message list; ``key`` makes it a step of ``run``.
 
     ``op`` is the operation of a client: sent again, it adds nothing.
@@ -231,12 +232,12 @@ class AddMessages(Struct, frozen=True, tag=True):
     op: str = ""
 
 
-class ClearMessages(Struct, frozen=True, tag=True):
+class ClearMessages(Record, frozen=True, tag=True):
     run: str = ""
     key: str = ""
 
 
-class Authorize(Struct, frozen=True, tag=True):
+class Authorize(Record, frozen=True, tag=True):
     """Record a decision, and reserve what it allows to be spent until ``deadline``."""
 
     run: str
@@ -247,29 +248,29 @@ class Authorize(Struct, frozen=True, tag=True):
     action: str = ""
 
 
-class Settle(Struct, frozen=True, tag=True):
+class Settle(Record, frozen=True, tag=True):
     """End a reservation: ``actual`` nano-USD were spent (None: all of it; 0: released)."""
 
     operation: str
     actual: int | None
 
 
-class Spawn(Struct, frozen=True, tag=True):
+class Spawn(Record, frozen=True, tag=True):
     run: str
     key: str
     label: str
     children: list[ChildSpec]
 
 
-class FinishChildren(Struct, frozen=True, tag=True):
+class FinishChildren(Record, frozen=True, tag=True):
     results: list[Result]
 
 
-class Close(Struct, frozen=True, tag=True):
+class Close(Record, frozen=True, tag=True):
     reason: Literal["ended", "cancelled"]
 
 
-class Describe(Struct, frozen=True, tag=True):
+class Describe(Record, frozen=True, tag=True):
     """Set what is given; None leaves a field as it is."""
 
     title: str | None = None
@@ -277,7 +278,7 @@ class Describe(Struct, frozen=True, tag=True):
     custom: dict[str, str] | None = None
 
 
-class RememberEscape(Struct, frozen=True, tag=True):
+class RememberEscape(Record, frozen=True, tag=True):
     path: str
     always: bool
 
@@ -300,36 +301,36 @@ Command: TypeAlias = (
 )
 
 
-class Created(Struct, frozen=True, tag="created"):
+class Created(Record, frozen=True, tag="created"):
     profile: Profile
     imported: Imported | None = None
 
 
-class RunAccepted(Struct, frozen=True, tag="accepted"):
+class RunAccepted(Record, frozen=True, tag="accepted"):
     run: str
     prompt: str
     at: int
     timeout: int | None
 
 
-class RunStarted(Struct, frozen=True, tag="started"):
+class RunStarted(Record, frozen=True, tag="started"):
     run: str
     at: int
     epoch: int = 0
 
 
-class RunFinished(Struct, frozen=True, tag="finished"):
+class RunFinished(Record, frozen=True, tag="finished"):
     run: str
     result: Result
 
 
-class StepRecorded(Struct, frozen=True, tag="step"):
+class StepRecorded(Record, frozen=True, tag="step"):
     run: str
     key: str
     step: Step
 
 
-class MessagesAdded(Struct, frozen=True, tag="messages"):
+class MessagesAdded(Record, frozen=True, tag="messages"):
     count: int
     tokens: int
     run: str = ""
@@ -338,12 +339,12 @@ class MessagesAdded(Struct, frozen=True, tag="messages"):
     op: str = ""
 
 
-class MessagesCleared(Struct, frozen=True, tag="cleared"):
+class MessagesCleared(Record, frozen=True, tag="cleared"):
     run: str = ""
     key: str = ""
 
 
-class Authorized(Struct, frozen=True, tag="authorized"):
+class Authorized(Record, frozen=True, tag="authorized"):
     run: str
     key: str
     label: str
@@ -352,33 +353,33 @@ class Authorized(Struct, frozen=True, tag="authorized"):
     action: str = ""
 
 
-class Settled(Struct, frozen=True, tag="settled"):
+class Settled(Record, frozen=True, tag="settled"):
     operation: str
     actual: int
 
 
-class ChildrenSpawned(Struct, frozen=True, tag="spawned"):
+class ChildrenSpawned(Record, frozen=True, tag="spawned"):
     run: str
     key: str
     label: str
     children: list[ChildSpec]
 
 
-class ChildrenFinished(Struct, frozen=True, tag="children"):
+class ChildrenFinished(Record, frozen=True, tag="children"):
     results: list[Result]
 
 
-class WasClosed(Struct, frozen=True, tag="closed"):
+class WasClosed(Record, frozen=True, tag="closed"):
     reason: Literal["ended", "cancelled"]
 
 
-class Described(Struct, frozen=True, tag="described"):
+class Described(Record, frozen=True, tag="described"):
     title: str | None
     tags: list[str] | None
     custom: dict[str, str] | None
 
 
-class EscapeRemembered(Struct, frozen=True, tag="escape"):
+class EscapeRemembered(Record, frozen=True, tag="escape"):
     path: str
     always: bool
 
@@ -401,7 +402,7 @@ Event: TypeAlias = (
 )
 
 
-class Charge(Struct, frozen=True):
+class Charge(Record, frozen=True):
     """What settling did, in nano-USD: ``over`` was spent beyond the reservation."""
 
     charged: int

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
-
 from actors.domain.errors import InvalidValue
 from actors.domain.money import Usd, to_nano
+from actors.domain.record import Record
 
 Isolation: TypeAlias = Literal["process", "shared"]
 
@@ -41,7 +40,7 @@ class BudgetConfig:
         self.warn_at_percent = int(min(max(warn_at_percent, 0), 100))
 
 
-class Limits(Struct, frozen=True):
+class Limits(Record, frozen=True):
     """Limits of a family of sub-agents.
 
     ``max_depth`` counts levels below the root; ``max_concurrent`` is how many sub-agents of the

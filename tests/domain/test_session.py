@@ -50,6 +50,7 @@ from actors.domain.session import (
     RecordStep,
     RememberEscape,
     Reply,
+    Reservation,
     Settle,
     Spawn,
     StartRun,
@@ -676,16 +677,16 @@ def test_an_event_is_not_changed_by_what_comes_after_it() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"spent": -1},
-        {"spent": 1 << 63},
-        {"reservations": {"op": {"run": "run", "amount": -1, "deadline": 0}}},
-        {"reservations": {"op": {"run": "run", "amount": 1 << 63, "deadline": 0}}},
-        {"token_count": -1},
-        {"messages": 1, "first_message": 2},
-        {"messages": 1, "first_message": -1},
+        State(spent=-1),
+        State(spent=(1 << 63)),
+        State(reservations={"op": Reservation("run", -1, 0)}),
+        State(reservations={"op": Reservation("run", 1 << 63, 0)}),
+        State(token_count=-1),
+        State(messages=1, first_message=2),
+        State(messages=1, first_message=-1),
     ],
 )
-def test_a_stored_state_that_cannot_be_true_is_refused(wrong: dict[str, object]) -> None:
+def test_a_stored_state_that_cannot_be_true_is_refused(wrong: State) -> None:
     state = msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=State)
     with pytest.raises(CorruptState, match="out of range"):
         session.validate(state)
