@@ -166,14 +166,19 @@ class TurnEngine:
         ]
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
-        if call.queue:
-            spread = self._fanout.spread(limit)
-        else:
-            spread = await self._fanout.slots_at_once(specs, limit)
-        await self._store_agents(call.tasks)
-        place = Place(profile.scope, profile.family_id)
-        await self._wiring.registry.register(place, [spec.id for spec in specs])
-        await self._fanout.admit(specs)
+        spread = self._fanout.spread(limit)
+        done = await asyncio.gather(
+            self._store_agents(call.tasks),
+            self._wiring.registry.register(
+                Place(profile.scope, profile.family_id), [spec.id for spec in specs]
+            ),
+            self._fanout.admit(specs),
+            spread.reserve(specs, all_at_once=not call.queue),
+            return_exceptions=True,
+        )
+        if problems := [one for one in done if one is not None]:
+            self._fanout.release_later(spread)
+            raise problems[0]
         self._entity.do(command)
         self._activation.notify("spawned", label, count=len(specs))
         return spread

@@ -33,6 +33,7 @@ class Fanout:
         self.running: dict[str, Slot] = {}
         """Which sub-agent runs on which host."""
         self._spreads = 0
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def admit(self, specs: Sequence[ChildSpec]) -> None:
         """Open the children's accounts; LimitReached, naming the limit, and none is opened."""
@@ -48,25 +49,16 @@ class Fanout:
                 value=reply.value,
             )
 
-    async def slots_at_once(self, specs: Sequence[ChildSpec], limit: int) -> Spread:
-        """All the slots that ``specs`` need, now; LimitReached if they are not free."""
-        spread = self.spread(limit)
-        for isolation, group in _by_isolation(specs).items():
-            granted = await spread.acquire(isolation, [spec.id for spec in group], 0.0)
-            if len(granted) < len(group):
-                await spread.release()
-                raise LimitReached(
-                    f"{len(specs)} sub-agents at once: max_concurrent is {limit}, "
-                    f"and {len(granted)} fit now",
-                    limit="max_concurrent",
-                    value=limit,
-                )
-        return spread
-
     def spread(self, limit: int) -> Spread:
         """A spawn under way, of at most ``limit`` children at once."""
         self._spreads += 1
         return Spread(self, f"{self.activation.id}/{self._spreads}", limit)
+
+    def release_later(self, spread: Spread) -> None:
+        """Give back the slots of a spawn that is over; nobody waits for that."""
+        task = asyncio.ensure_future(spread.release())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
 
 class Spread:
@@ -108,6 +100,19 @@ class Spread:
         await self._activation.entity.committed()
         return [_result_of(child) for child in children]
 
+    async def reserve(self, specs: Sequence[ChildSpec], *, all_at_once: bool) -> None:
+        """Take the slots that are free now; LimitReached if it must be all of them and is not."""
+        granted = 0
+        for isolation, group in _by_isolation(specs).items():
+            granted += len(await self.acquire(isolation, [spec.id for spec in group], 0.0))
+        if all_at_once and granted < len(specs):
+            raise LimitReached(
+                f"{len(specs)} sub-agents at once: max_concurrent is {self._limit}, "
+                f"and {granted} fit now",
+                limit="max_concurrent",
+                value=self._limit,
+            )
+
     async def acquire(
         self, isolation: Isolation, want: list[str], timeout_s: float
     ) -> dict[str, Slot]:
@@ -128,11 +133,9 @@ class Spread:
         return slots
 
     async def release(self) -> None:
-        """Give all slots back."""
-        self._done_with.extend(self._held)
-        self._held.clear()
+        """Give all slots back, those included that are on their way here."""
         with contextlib.suppress(Unavailable):
-            await self.acquire("shared", [], 0.0)
+            await self._fanout.hosts.directory.release(self._name)
 
     async def _place(self, isolation: Isolation) -> None:
         """Start what waits, as slots come free."""
@@ -259,7 +262,7 @@ class Spread:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self.release()
+        self._fanout.release_later(self)
 
 
 def _by_isolation(specs: Sequence[ChildSpec]) -> dict[Isolation, list[ChildSpec]]:

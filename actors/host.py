@@ -464,8 +464,12 @@ class SessionHost:
             return
         events, self._feed = self._feed, []
         gone, self._gone = self._gone, []
+        directory = self._hosts.directory
         with contextlib.suppress(TroupeError):
-            await self._hosts.directory.publish(self._name, events, gone)
+            families = list({event.family_id for event in events})
+            watched = frozenset(await directory.news(self._name, families, gone))
+            if seen := [event for event in events if event.family_id in watched]:
+                await directory.publish(seen)
 
     async def _deactivate_idle(self) -> None:
         before = self._wiring.clock() - self._idle_us

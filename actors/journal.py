@@ -38,16 +38,14 @@ class Outcome(enum.Enum):
     GAP = "gap"
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """A line about a session for listings, filed under its family."""
 
     family: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Rows that one entity wants written after row number ``after``, in epoch ``epoch``.
 
     ``create`` lets an entity that is not there yet come into being at epoch 1 without an

@@ -28,6 +28,7 @@ _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
 _MISSED_PINGS = 6
 _FEED_LENGTH = 20_000
+_WATCHED_S = 30.0  # so long after its last question a watcher may come back
 _REVIVED_AT_ONCE = 64
 _START_LIMIT_S = 60.0
 
@@ -83,6 +84,7 @@ class Directory:
         self._changed = asyncio.Condition()
         self._feed: deque[tuple[int, FeedEvent]] = deque(maxlen=_FEED_LENGTH)
         self._feed_end = 0
+        self._watched: dict[str | None, float] = {}
         self._fed = asyncio.Condition()
         self._scopes: dict[str, None] = {}
         self._waiting: dict[str, int] = {}
@@ -148,7 +150,6 @@ class Directory:
             self._gate.done(spawner, done)
             await self._notify()
         if not want:
-            self._gate.close(spawner)
             return {}
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._waiting[spawner] = len(want)
@@ -163,7 +164,8 @@ class Directory:
                 if granted or left <= 0:
                     break
                 await self._wait(left)
-                self._gate.open(spawner, family_id, limit)
+                if not self._gate.is_open(spawner):
+                    return {}
         finally:
             self._waiting.pop(spawner, None)
         for session_id, host in granted.items():
@@ -171,20 +173,33 @@ class Directory:
         self._start_another()
         return granted
 
-    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
-        """A host's news: what happened, and which sessions it has let go."""
+    async def release(self, spawner: str) -> None:
+        """A spawn is over: take back all its slots, and those that it still waits for."""
+        self._gate.close(spawner)
+        await self._notify()
+
+    async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
+        """Which sessions a host has let go, and in which families something happened.
+
+        Answers which of these somebody watches: their events are worth sending.
+        """
         await self.begin()
         for session_id in gone:
             if self._pool.locate(session_id) == host:
                 self._pool.forget(session_id)
         if gone:
             await self._notify()
-        if events:
-            for event in events:
-                self._feed_end += 1
-                self._feed.append((self._feed_end, event))
-            async with self._fed:
-                self._fed.notify_all()
+        now = asyncio.get_running_loop().time()
+        self._watched = {one: until for one, until in self._watched.items() if until > now}
+        return families if None in self._watched else [f for f in families if f in self._watched]
+
+    async def publish(self, events: list[FeedEvent]) -> None:
+        """What happened in families that are watched, in order."""
+        for event in events:
+            self._feed_end += 1
+            self._feed.append((self._feed_end, event))
+        async with self._fed:
+            self._fed.notify_all()
 
     async def lost(self, host: str) -> None:
         """A caller found a host dead."""
@@ -199,6 +214,7 @@ class Directory:
         """Events of a family after position ``after`` (None: from now), as soon as there are."""
         after = self._feed_end if after is None else after
         deadline = asyncio.get_running_loop().time() + timeout_s
+        self._watched[family_id] = deadline + _WATCHED_S
         while True:
             end = self._feed_end
             found = [

@@ -41,7 +41,7 @@ class _Unfenced(MemoryJournal):
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         epochs = {key: stored.epoch for key, stored in self.entities.items()}
         return await super().append(
-            [replace(one, epoch=epochs.get(one.key, one.epoch)) for one in batch]
+            [one._replace(epoch=epochs.get(one.key, one.epoch)) for one in batch]
         )
 
 
@@ -54,7 +54,7 @@ class _Forgetful(MemoryJournal):
     async def _again(self, one: Append) -> Sequence[Outcome]:
         stored = self.entities.get(one.key)
         repeated = stored is not None and stored.seq == one.after + 1 and one.row
-        return await super().append([replace(one, after=one.after + 1) if repeated else one])
+        return await super().append([one._replace(after=one.after + 1) if repeated else one])
 
 
 @contextmanager

@@ -103,10 +103,17 @@ class SimulatedDirectory:
     async def locate(self, session_id: str) -> tuple[str, str]:
         return self._scope, self.host_of(session_id)
 
-    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
+    async def release(self, spawner: str) -> None:
+        pass
+
+    async def publish(self, events: list[FeedEvent]) -> None:
+        raise AssertionError("nobody watches")
+
+    async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
         for session_id in gone:
             if self._where.get(session_id) == host:
                 del self._where[session_id]
+        return []
 
     def host_of(self, session_id: str) -> str:
         """Where a session is, or will be."""
