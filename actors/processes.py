@@ -66,7 +66,9 @@ class AgentProcesses:
                 await self._end(process)
                 raise
             await session.close()
+            _kill_group(process.pid)
             ending = self._in_background(self._end(process))
+            self.warm()
             if outcome:
                 self._leaving[info.session_id] = ending
                 ending.add_done_callback(lambda _: self._leaving.pop(info.session_id, None))
@@ -108,7 +110,7 @@ class AgentProcesses:
             self._control = None
 
     async def _take(self) -> _Process:
-        """A process that has run nothing yet; the next one is made behind it."""
+        """A process that has run nothing yet."""
         self.warm()
         spare, self._spare = cast("asyncio.Task[_Process]", self._spare), None
         try:
@@ -116,7 +118,6 @@ class AgentProcesses:
         except asyncio.CancelledError:
             self._spare = self._spare or spare
             raise
-        self.warm()
         return process
 
     async def _fork(self) -> _Process:

@@ -147,7 +147,6 @@ class Runs:
             return
         await self.cancel_children(activation)  # those that it did not wait for
         result = await activation.finish(run.id, result)
-        await self._processes.left(activation.id)
         activation.notify("run_finished", result.error or "", result.cost)
         self._fanouts.pop(activation.id, None)
         self.announce(run.id)
