@@ -128,6 +128,11 @@ class SessionHost:
         self._runs.work(activation)
         return list(activation.entity.state.runs)
 
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None:
+        """Go on with the runs of many sessions, given with their scopes, as far as that works."""
+        resumed = (self.resume(session_id, scope) for session_id, scope in sessions)
+        await asyncio.gather(*resumed, return_exceptions=True)
+
     async def view(self, session_id: str, scope: str) -> SessionView:
         """The session as a client may see it."""
         activation = await self._get(session_id, scope)
@@ -181,6 +186,10 @@ class SessionHost:
             for id in self._runs.at_work()
             if (one := self._live.get(id)) and one.profile.parent_id is None
         ]
+
+    async def stay(self) -> None:
+        """Does not return: who calls this hears at once when the process has ended."""
+        await asyncio.get_running_loop().create_future()
 
     async def warm(self) -> None:
         """Make ready for agents in processes of their own."""

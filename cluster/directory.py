@@ -42,7 +42,8 @@ class HostControl(Protocol):
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
     async def warm(self) -> None: ...
     async def working(self) -> list[str]: ...
-    async def resume(self, session_id: str, scope: str) -> list[str]: ...
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
+    async def stay(self) -> None: ...
 
 
 class Launcher(Protocol):
@@ -102,6 +103,8 @@ class Directory:
             self._pool.add(name)
         await asyncio.gather(*(self._ping(name) for name in list(self._pool.hosts)))
         found = set(self._pool.hosts)
+        for name in found:
+            self._in_background(self._stay_with(name))
         while len(self._pool.hosts) < self._warm:
             self._start_host()
         if found:  # this is a restart in a living cluster: what died meanwhile goes on
@@ -125,12 +128,7 @@ class Directory:
         await self.begin()
         scope = (await self._wiring.registry.locate(session_id)).scope
         self.open_scope(scope)
-        found = self._pool.locate(session_id)
-        if found is None:
-            hosts = list(self._pool.for_children("shared", "", 1))
-            found = hosts[0] if hosts else self._start_host()
-            self._pool.put(session_id, found, "shared")
-        return scope, found
+        return scope, self._host_of(session_id)
 
     async def acquire(
         self,
@@ -322,7 +320,14 @@ class Directory:
             async with asyncio.timeout(_START_LIMIT_S):
                 await self._launcher.host(name).warm()
         self._ready.add(name)
+        self._in_background(self._stay_with(name))
         await self._notify()
+
+    async def _stay_with(self, name: str) -> None:
+        """Hear of a host's death when it happens, and not with the next ping."""
+        with contextlib.suppress(TroupeError):
+            await self._launcher.host(name).stay()
+        await self._ping(name)
 
     async def _watch(self) -> None:
         while True:
@@ -375,17 +380,30 @@ class Directory:
         await self._revive({id for id in running if self._pool.locate(id) is None})
 
     async def _revive(self, lost: set[str]) -> None:
-        """Bring back what was at work, `_REVIVED_AT_ONCE` at a time, so that all get their turn."""
-        pace = asyncio.Semaphore(_REVIVED_AT_ONCE)
+        """Bring back what was at work, so many on each host at a time that all get their turn."""
+        registry = self._wiring.registry
+        at_work = lost.intersection(await registry.running())
+        by_host: dict[str, list[tuple[str, str]]] = {}
+        for session_id, place in (await registry.places(sorted(at_work))).items():
+            self.open_scope(place.scope)
+            host = self._host_of(session_id)
+            by_host.setdefault(host, []).append((session_id, place.scope))
+        await asyncio.gather(*(self._resume(host, ones) for host, ones in by_host.items()))
 
-        async def revive(session_id: str) -> None:
-            async with pace:
-                with contextlib.suppress(TroupeError):
-                    scope, host = await self.locate(session_id)
-                    await self._launcher.host(host).resume(session_id, scope)
+    async def _resume(self, host: str, sessions: list[tuple[str, str]]) -> None:
+        """If the host dies meanwhile, what it holds by then is revived as any other."""
+        with contextlib.suppress(TroupeError):
+            for at in range(0, len(sessions), _REVIVED_AT_ONCE):
+                await self._launcher.host(host).resume_all(sessions[at : at + _REVIVED_AT_ONCE])
 
-        at_work = lost.intersection(await self._wiring.registry.running())
-        await asyncio.gather(*map(revive, sorted(at_work)))
+    def _host_of(self, session_id: str) -> str:
+        """Where a session is, or goes now."""
+        found = self._pool.locate(session_id)
+        if found is None:
+            hosts = list(self._pool.for_children("shared", "", 1))
+            found = hosts[0] if hosts else self._start_host()
+            self._pool.put(session_id, found, "shared")
+        return found
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -74,6 +74,17 @@ class RedisRegistry:
             )
         return Place(*place.decode().split("/", 1))
 
+    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+        """Where those of these sessions belong that are known."""
+        if not session_ids:
+            return {}
+        found = await self._redis.values("HMGET", self._redis.key("sessions"), *session_ids)
+        return {
+            id: Place(*place.decode().split("/", 1))
+            for id, place in zip(session_ids, found, strict=True)
+            if place
+        }
+
     async def register(
         self, place: Place, session_ids: Sequence[str], *, root: bool = False
     ) -> None:

@@ -46,6 +46,9 @@ class SimulatedRegistry:
             raise NotFound(f"session {session_id}: there is no such session")
         return place
 
+    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+        return {id: self._books.places[id] for id in session_ids if id in self._books.places}
+
     async def register(
         self, place: Place, session_ids: Sequence[str], *, root: bool = False
     ) -> None:
