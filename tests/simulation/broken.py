@@ -104,6 +104,7 @@ def _refund_on_death() -> Iterator[None]:
     async def refunded(*arguments: Any) -> Any:
         entity = await recover(*arguments)
         entity.state.reservations.clear()
+        entity.state.reserved = 0
         return entity
 
     with patch.object(host, "stored_entity", refunded):
