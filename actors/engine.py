@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from actors import calls
+from actors import calls, metrics
 from actors.activation import Activation
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
@@ -66,7 +66,8 @@ class TurnEngine:
     async def _handle(self, branch: int, call: calls.Call) -> calls.Answer:
         match call:
             case calls.Authorize():
-                return calls.Decided(await self._authorize(branch, call))
+                with metrics.AUTHORIZE_SECONDS.timed():
+                    return calls.Decided(await self._authorize(branch, call))
             case calls.Settle(operation, actual):
                 return await self._settle(operation, actual)
             case calls.AddMessage(message):
@@ -117,6 +118,7 @@ class TurnEngine:
         finally:
             activation.purse.drop(decision.amount)
         await self._entity.committed()
+        metrics.AUTHORIZATIONS.add(label=decision.kind)
         activation.notify("authorized", f"{decision.kind}: {label}", decision.amount)
         return decision
 
@@ -180,6 +182,7 @@ class TurnEngine:
             self._fanout.release_later(spread)
             raise problems[0]
         self._entity.do(command)
+        metrics.SPAWNED.add(len(specs))
         self._activation.notify("spawned", label, count=len(specs))
         return spread
 

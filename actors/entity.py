@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from actors import metrics
 from actors.audit import Head, Strand
 from actors.domain.errors import (
     CorruptState,
@@ -179,7 +180,9 @@ class Committer:
                 del self._dirty[entity]
             try:
                 appends = [entity.take() for entity in batch]
-                outcomes = await self.journal.append(appends)
+                with metrics.COMMIT_SECONDS.timed():
+                    outcomes = await self.journal.append(appends)
+                metrics.COMMIT_SIZE.observe(len(appends))
             except Exception as error:  # whatever it is: those who wait must hear of it
                 self._fail(batch, error)
             else:
@@ -368,6 +371,7 @@ class Entity(Generic[S, C, E, R]):
     def settle(self, outcome: Outcome) -> None:
         """For the committer: what became of the row."""
         if outcome is Outcome.FENCED:
+            metrics.FENCED.add()
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
             return
         if outcome is Outcome.GAP:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Sequence
 
+from actors import metrics
 from actors.activation import Activation
 from actors.domain import budget, session
 from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
@@ -79,6 +81,7 @@ class Spread:
         self._failure: BaseException | None = None
         self._fail_fast = False
         self._done = asyncio.Event()
+        self._asked = time.perf_counter()
 
     async def run(self, children: list[Child], *, fail_fast: bool, again: bool) -> list[Result]:
         """The children's results in order; ``again`` if they may have been started before."""
@@ -162,6 +165,9 @@ class Spread:
             self._launch(self._collect(slot))
         try:
             await self._fanout.hosts.host(slot).start_children(batch)
+            if self._asked:
+                metrics.SPAWN_SECONDS.observe(time.perf_counter() - self._asked)
+                self._asked = 0.0
         except Unavailable:
             await asyncio.sleep(_RETRY_S)
             self._lost([spec for spec in specs if started.pop(spec.id, None)])

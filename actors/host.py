@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Coroutine
 
 from msgspec import structs
 
+from actors import metrics
 from actors.activation import (
     Activation,
     new_entity,
@@ -273,6 +275,7 @@ class SessionHost:
     async def _activate(
         self, session_id: str, scope: str, create: session.Create | None
     ) -> Activation:
+        begin = time.perf_counter()
         stores = await self._stores.stores(scope)
         entity = await stored_entity(self._wiring, scope, session_id)
         if create is not None:
@@ -282,6 +285,8 @@ class SessionHost:
         activation = self._enter(entity, stores, workspace)
         if entity.epoch > 1:
             self._in_background(self._catch_up(activation))
+            metrics.ACTIVATIONS.add()
+            metrics.ACTIVATION_SECONDS.observe(time.perf_counter() - begin)
         return activation
 
     async def _catch_up(self, activation: Activation) -> None:
@@ -459,6 +464,7 @@ class SessionHost:
         try:
             quiet = 0.0
             while self._live or self._feed or self._gone:
+                metrics.LIVE_SESSIONS.set(len(self._live))
                 await asyncio.sleep(_PUBLISH_EVERY_S)
                 await self._publish()
                 quiet += _PUBLISH_EVERY_S
@@ -466,6 +472,7 @@ class SessionHost:
                     quiet = 0.0
                     await self._deactivate_idle()
         finally:
+            metrics.LIVE_SESSIONS.set(len(self._live))
             self._tidying = False
 
     async def _publish(self) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from actors import metrics
 from actors.audit import Report
 from actors.domain.errors import TroupeError, Unavailable
 from actors.ports import FeedEvent, Place, SessionSummary, WorkspaceSettings
@@ -151,6 +152,7 @@ class Directory:
             return {}
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._waiting[spawner] = len(want)
+        metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
         try:
             while True:
                 granted = self._gate.grant(
@@ -166,6 +168,7 @@ class Directory:
                     return {}
         finally:
             self._waiting.pop(spawner, None)
+            metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
         for session_id, host in granted.items():
             self._pool.put(session_id, host, isolation)
         self._start_another()

@@ -23,6 +23,7 @@ from actors.wiring import Wiring
 from cluster import remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
+from cluster.metrics import Exporter
 from cluster.pool import Pool
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
@@ -56,6 +57,7 @@ class _Process:
         gc.collect()
         gc.freeze()  # what was imported stays: looking for garbage in it is a fifth of the work
         gc.set_threshold(*_COLLECT_AFTER)
+        Exporter().start()
 
     async def process_id(self) -> int:
         return os.getpid()
