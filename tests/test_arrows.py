@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
         "cluster.progress",
     },
     {"cluster", "cluster.client"},
-    {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.tree"},
+    {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.moments", "cluster.tree"},
     {"cluster.bootstrap", "cluster.running"},
     {"cluster.roles"},
     {

@@ -34,6 +34,7 @@ from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
 from cluster.cli_common import report
+from cluster.client import SessionList
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
 from cluster.follow import conclusion
@@ -409,13 +410,13 @@ class FakeTroupe:
     def __init__(self, directory: FakeDirectory) -> None:
         self.calls = SimpleNamespace(directory=directory)
 
-    async def sessions(self, *, limit: int) -> list[SessionSummary]:
-        return [summary(OTHER, status="running")]
+    async def sessions(self, *, limit: int, **_: object) -> SessionList:
+        return SessionList([summary(OTHER, status="running")])
 
 
 async def test_a_session_that_runs_nowhere_was_interrupted() -> None:
     troupe = cast(Troupe, FakeTroupe(FakeDirectory([OTHER])))
-    listed = await list_sessions(troupe, 1)
+    listed, _ = await list_sessions(troupe, 1)
     assert [(one.summary.id, one.status) for one in listed] == [
         (OTHER, "running"),
         (ONE, "interrupted"),
