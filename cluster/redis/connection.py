@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import resources
 from typing import TypeAlias, TypeVar, cast
 
@@ -133,6 +133,11 @@ class Connection:
             raise explain(error, self.url) from error
         for problem in _problems(info, durable):
             raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
+
+    async def scan(self, pattern: str) -> AsyncIterator[bytes]:
+        """Keys that match; for maintenance by hand, never on a hot path."""
+        async for key in self.client.scan_iter(match=pattern, count=500):
+            yield key
 
     async def close(self) -> None:
         await self.client.aclose()

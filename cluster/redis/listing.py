@@ -63,7 +63,7 @@ class Listing:
     def __init__(self, connection: Connection, places: Places) -> None:
         self._redis = connection
         self._places = places
-        self._roots = connection.key("roots")
+        self._roots = connection.key("roots", "all")
         self._foreign = connection.key("roots", "foreign")
         self._scopes = connection.key("scopes")
 
