@@ -27,10 +27,9 @@ class Places:
 
     async def put(self, place: Place, session_ids: Sequence[str]) -> None:
         """File the sessions; repeated, it changes nothing."""
-        ids = [_packed(id) for id in session_ids]
-        family = _packed(place.family_id)
-        value = _packed(place.scope) + (b"" if ids == [family] else family)
-        await self._redis.run(_REGISTER, [self._buckets], [value, *ids])
+        ids, family = _packed("".join(session_ids)), _packed(place.family_id)
+        value = _packed(place.scope) + (b"" if ids == family else family)
+        await self._redis.run(_REGISTER, [self._buckets], [value, ids])
 
     async def get(self, session_id: str) -> Place:
         """NotFound if there is no such session."""
@@ -63,8 +62,8 @@ def read_place(session_id: str, value: bytes) -> Place:
     return Place(_unpacked(scope), _unpacked(family) if family else session_id)
 
 
-def _packed(id: str) -> bytes:
-    return bytes.fromhex(id.replace("-", ""))
+def _packed(ids: str) -> bytes:
+    return bytes.fromhex(ids.replace("-", ""))
 
 
 def _unpacked(id: bytes) -> str:
