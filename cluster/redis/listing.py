@@ -25,12 +25,13 @@ from actors.listing import (
 )
 from actors.ports import SessionPage, SessionQuery, SessionSummary
 from actors.summary import decode_summary
-from cluster.redis.connection import Connection, Value
+from cluster.redis.connection import Connection, Script, Value
 from cluster.redis.places import Places, read_place
 
+_NEWEST = Script("newest")
 _READ_AT_ONCE = 200
 _READ_FOR_A_PAGE = 1000
-_MOST_STRETCHES = 128
+_MOST_SCOPES = 64
 _FITTING = 100
 _AFTER_ALL = b"\xff" * 32
 
@@ -40,11 +41,11 @@ def roots_of(connection: Connection, scope: str) -> str:
     return connection.entity(scope, "index", "roots")
 
 
-class _Stretch(NamedTuple):
-    """Members of ``key`` that begin with ``prefix``, which their positions follow."""
+class _Part(NamedTuple):
+    """Members of the index ``key`` that begin with one of some texts, which their positions follow."""
 
     key: str
-    prefix: bytes = b""
+    starts: Sequence[bytes] = (b"",)
 
 
 class _Bounds(NamedTuple):
@@ -52,9 +53,6 @@ class _Bounds(NamedTuple):
 
     first: bytes
     end: bytes
-
-    def of(self, stretch: _Stretch) -> tuple[bytes, bytes]:
-        return b"[" + stretch.prefix + self.first, b"(" + stretch.prefix + self.end
 
 
 class Listing:
@@ -76,7 +74,7 @@ class Listing:
         commands.append(("ZADD", self._scopes, 0, scope))
         if not made_here(where):
             commands.append(("ZADD", self._foreign, 0, id))
-        await self._all(commands)
+        await self._redis.all(commands)
 
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
         """Up to ``count`` sessions after a cursor; looks at some `_READ_FOR_A_PAGE` at most.
@@ -85,11 +83,11 @@ class Listing:
         """
         check_states(query.states)
         bounds = _bounds(query, parse_cursor(after))
-        stretches = await self._choose(query, bounds)
+        parts = await self._choose(query, bounds)
         found: list[SessionSummary] = []
         read, size = 0, min(count, _READ_AT_ONCE)
         while True:
-            positions = await self._positions(stretches, bounds, size)
+            positions = await self._positions(parts, bounds, size)
             summaries = await self._summaries(positions)
             for at, (where, one) in enumerate(zip(positions, summaries, strict=True), 1):
                 if one and position(one.created_at, one.id) == where and wanted(query, one):
@@ -109,7 +107,7 @@ class Listing:
         first, last = (bytes.fromhex(digits.ljust(32, end)) for end in "0f")
         span = first[:6] + first, last[:6] + last  # where an id has the time of its position
         limit = ("LIMIT", 0, 10 * _FITTING)
-        listed, foreign = await self._all(
+        listed, foreign = await self._redis.all(
             [
                 ("ZRANGEBYLEX", self._roots, b"[" + span[0], b"[" + span[1], *limit),
                 ("ZRANGEBYLEX", self._foreign, f"[{fragment}", f"[{fragment}g", *limit),
@@ -119,49 +117,52 @@ class Listing:
         ids += [id.decode() for id in cast(list[bytes], foreign)]
         return list(islice((id for id in dict.fromkeys(ids) if id.startswith(fragment)), _FITTING))
 
-    async def _choose(self, query: SessionQuery, bounds: _Bounds) -> list[_Stretch]:
+    async def _choose(self, query: SessionQuery, bounds: _Bounds) -> list[_Part]:
         """Of the ways to come by what is asked for, the one with the fewest others among it."""
-        ways = [[_Stretch(self._roots)]]
+        ways = [[_Part(self._roots)]]
         if query.user_id is not None:
-            ways.append([_Stretch(self._of_user(query.user_id))])
+            ways.append([_Part(self._of_user(query.user_id))])
         if query.scope is not None or query.states:
+            scopes = [query.scope] if query.scope is not None else await self._some_scopes()
             codes = [CODES[state] for state in dict.fromkeys(query.states or CODES)]
-            most = _MOST_STRETCHES // len(codes)
-            scopes = await self._some_scopes(most + 1) if query.scope is None else [query.scope]
-            if len(scopes) <= most:
-                indexes = [roots_of(self._redis, scope) for scope in scopes]
-                ways.append([_Stretch(index, code) for index in indexes for code in codes])
+            if len(scopes) <= _MOST_SCOPES:
+                ways.append([_Part(roots_of(self._redis, scope), codes) for scope in scopes])
         if len(ways) == 1:
             return ways[0]
-        counts = iter(
-            await self._all(
-                [("ZLEXCOUNT", one.key, *bounds.of(one)) for way in ways for one in way]
-            )
-        )
-        sizes = [sum(cast(int, next(counts)) for _ in way) for way in ways]
+        sizes = [await self._size(way, bounds) for way in ways]
         return ways[sizes.index(min(sizes))]
 
-    async def _positions(
-        self, stretches: Sequence[_Stretch], bounds: _Bounds, size: int
-    ) -> list[bytes]:
-        """The ``size`` newest positions in the stretches together."""
-        commands: list[tuple[Value, ...]] = []
-        for one in stretches:
-            first, end = bounds.of(one)
-            commands.append(("ZREVRANGEBYLEX", one.key, end, first, "LIMIT", 0, size))
+    async def _size(self, parts: Sequence[_Part], bounds: _Bounds) -> int:
+        """How many positions there are in the parts together."""
+        counts = await self._redis.all(
+            [
+                ("ZLEXCOUNT", one.key, b"[" + start + bounds.first, b"(" + start + bounds.end)
+                for one in parts
+                for start in one.starts
+            ]
+        )
+        return sum(cast(list[int], counts))
+
+    async def _positions(self, parts: Sequence[_Part], bounds: _Bounds, size: int) -> list[bytes]:
+        """The ``size`` newest positions in the parts together."""
         found: set[bytes] = set()
-        for one, members in zip(stretches, await self._all(commands), strict=True):
-            found.update(member[len(one.prefix) :] for member in cast(list[bytes], members))
+        for one in parts:
+            members = await self._redis.run(_NEWEST, [one.key], [size, *bounds, *one.starts])
+            found.update(cast(list[bytes], members))
         return sorted(found, reverse=True)[:size]
 
     async def _summaries(self, positions: Iterable[bytes]) -> list[SessionSummary | None]:
         """What the journal has about the sessions; None for one that has not come to be."""
         ids = [id_at(where) for where in positions]
-        stored = cast("list[bytes | None]", await self._all(map(self._places.query, ids)))
+        stored = cast(
+            "list[bytes | None]", await self._redis.all([self._places.query(id) for id in ids])
+        )
         places = [read_place(id, one) for id, one in zip(ids, stored, strict=True) if one]
-        lines = await self._all(
-            ("HGET", self._redis.family(place.scope, place.family_id), place.family_id)
-            for place in places
+        lines = await self._redis.all(
+            [
+                ("HGET", self._redis.family(place.scope, place.family_id), place.family_id)
+                for place in places
+            ]
         )
         by_id = {
             place.family_id: decode_summary(cast(bytes, line))
@@ -170,21 +171,10 @@ class Listing:
         }
         return [by_id.get(id) for id in ids]
 
-    async def _some_scopes(self, count: int) -> list[str]:
-        found = await self._redis.values("ZRANGE", self._scopes, 0, count - 1)
+    async def _some_scopes(self) -> list[str]:
+        """All scopes, or one more than are looked into."""
+        found = await self._redis.values("ZRANGE", self._scopes, 0, _MOST_SCOPES)
         return [scope.decode() for scope in found]
-
-    async def _all(self, commands: Iterable[tuple[Value, ...]]) -> list[object]:
-        """The answers to commands that are sent together."""
-        words = list(commands)
-
-        async def send() -> list[object]:
-            async with self._redis.client.pipeline(transaction=False) as pipe:
-                for one in words:
-                    pipe.execute_command(*one)
-                return cast("list[object]", await pipe.execute())
-
-        return await self._redis.patiently(send) if words else []
 
     def _of_user(self, user_id: str) -> str:
         return self._redis.key("roots", "user", user_id)
