@@ -42,7 +42,7 @@ def roots_of(connection: Connection, scope: str) -> str:
 
 
 class _Part(NamedTuple):
-    """Members of the index ``key`` that begin with one of some texts, which their positions follow."""
+    """Members of the index ``key`` that begin with one of ``starts``; their positions follow."""
 
     key: str
     starts: Sequence[bytes] = (b"",)
