@@ -33,7 +33,6 @@ from actors.ports import (
     FeedEvent,
     HostPort,
     HostProvider,
-    Place,
     SessionView,
     StoreProvider,
     Stores,
@@ -84,8 +83,7 @@ class SessionHost:
         self, profile: Profile, imported: Imported | None, messages: list[Message]
     ) -> None:
         """Make a root session; repeated, it changes nothing."""
-        place = Place(profile.scope, profile.family_id)
-        await self._wiring.registry.register(place, [profile.id], root=True)
+        await self._wiring.registry.register_root(profile)
         activation = await self._get(profile.id, profile.scope, session.Create(profile, imported))
         entity = activation.entity
         if imported and entity.state.messages == 0 and messages:

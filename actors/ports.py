@@ -66,6 +66,31 @@ class SessionSummary(Record, frozen=True):
     scope: str = ""
 
 
+class SessionQuery(Struct, frozen=True):
+    """Which root sessions a listing is of; what is not given does not matter.
+
+    ``states`` are the statuses that will do (none: all). Created from ``since`` on and before
+    ``until``, in microseconds since the epoch.
+    """
+
+    scope: str | None = None
+    user_id: str | None = None
+    states: list[str] = []
+    since: int | None = None
+    until: int | None = None
+
+
+class SessionPage(Struct, frozen=True):
+    """Some sessions of a listing; ``next`` is the cursor for more (None: there are no more).
+
+    It may have fewer than were asked for, and still others come after it: a page looks at a
+    bounded number of sessions.
+    """
+
+    sessions: list[SessionSummary]
+    next: str | None
+
+
 class FeedEvent(Struct, frozen=True):
     """Something that happened in a family, for those who watch; not durable.
 
@@ -271,12 +296,11 @@ class Registry(Protocol):
     async def workspaces(self) -> list[WorkspaceSettings]: ...
     async def locate(self, session_id: str) -> Place: ...
     async def places(self, session_ids: Sequence[str]) -> dict[str, Place]: ...
-    async def register(
-        self, place: Place, session_ids: Sequence[str], *, root: bool = False
-    ) -> None: ...
+    async def register(self, place: Place, session_ids: Sequence[str]) -> None: ...
+    async def register_root(self, profile: Profile) -> None: ...
     async def mark_running(self, session_id: str) -> None: ...
     async def unmark_running(self, session_id: str) -> None: ...
     async def running(self) -> list[str]: ...
     async def family(self, scope: str, family_id: str) -> list[SessionSummary]: ...
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]: ...
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage: ...
     async def find(self, fragment: str) -> list[str]: ...

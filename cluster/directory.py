@@ -18,7 +18,14 @@ from msgspec import Struct
 from actors import metrics
 from actors.audit import Report
 from actors.domain.errors import TroupeError, Unavailable
-from actors.ports import FeedEvent, Place, SessionSummary, WorkspaceSettings
+from actors.ports import (
+    FeedEvent,
+    Place,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    WorkspaceSettings,
+)
 from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
@@ -260,9 +267,9 @@ class Directory:
         """One strand, read and verified."""
         return await report(self._wiring, strand)
 
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
-        """Root sessions, the newest first, ``count`` of those older than ``after``."""
-        return await self._wiring.registry.roots(after, count)
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
+        """Root sessions, the newest first: up to ``count`` of those after a cursor."""
+        return await self._wiring.registry.page(query, after, count)
 
     async def running(self) -> list[str]:
         """Root sessions with work in flight, or that had when they were last heard of."""
@@ -275,7 +282,7 @@ class Directory:
         return [id for ids in found for id in ids]
 
     async def find(self, fragment: str) -> list[str]:
-        """Ids of sessions that begin or end with ``fragment``."""
+        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it."""
         return await self._wiring.registry.find(fragment)
 
     async def open(self, scope: str) -> None:

@@ -689,7 +689,7 @@ def test_an_event_is_not_changed_by_what_comes_after_it() -> None:
 )
 def test_a_stored_state_that_cannot_be_true_is_refused(wrong: State) -> None:
     state = msgspec.msgpack.decode(msgspec.msgpack.encode(wrong), type=State)
-    with pytest.raises(CorruptState, match="out of range|does not add up"):
+    with pytest.raises(CorruptState, match=r"out of range|does not add up"):
         session.validate(state)
 
 

@@ -20,6 +20,7 @@ from actors.entity import Entity
 from actors.journal import Append, Outcome
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
+from actors.ports import SessionSummary
 from actors.purse import Purse
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
@@ -191,6 +192,18 @@ def _leaves_orphans() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _listed_once() -> Iterator[None]:
+    """The index of root sessions keeps the state in which it first heard of a session."""
+    newly_listed = activation.Activation._newly_listed
+
+    def first(self: activation.Activation, summary: SessionSummary) -> tuple[bytes, bytes] | None:
+        return None if self._listed else newly_listed(self, summary)
+
+    with patch.object(activation.Activation, "_newly_listed", first):
+        yield
+
+
 BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
@@ -206,4 +219,5 @@ BROKEN: dict[str, Variant] = {
     "orphans": Variant(patched=_leaves_orphans),
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
+    "listed once and for all": Variant(patched=_listed_once),
 }
