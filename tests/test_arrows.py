@@ -37,7 +37,7 @@ LAYERS: list[set[str]] = [
     },
     {"cluster", "cluster.client"},
     {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.tree"},
-    {"cluster.bootstrap", "cluster.running"},
+    {"cluster.bootstrap", "cluster.joining", "cluster.running"},
     {"cluster.roles"},
     {
         "cluster.audit_export",
