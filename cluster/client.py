@@ -72,9 +72,10 @@ class Troupe:
         address: str | None,
         redis_url: str | None,
         namespace: str,
-        durable: bool,
+        durable: bool | None,
         idle_s: float,
     ) -> None:
+        """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
         self._address = address
         self._redis_url = redis_url
         self._namespace = namespace
@@ -87,7 +88,9 @@ class Troupe:
     async def __aenter__(self) -> Self:
         redis_url = bootstrap.redis_url_or_none(self._redis_url)
         address = address_or_none(self._address)
-        if redis_url and address is None:  # else the nodes must reach it, which we need not
+        if (
+            redis_url and address is None and self._durable is not None
+        ):  # else the nodes must reach it, which we need not
             await bootstrap.check_redis(ClusterSettings(redis_url, self._namespace), self._durable)
         self._connected = self._connect(address, redis_url)
         self._calls_or_none = Calls(self._connected.settings)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import (
     ActorDiedError,
@@ -17,8 +18,11 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
+
+T = TypeVar("T")
 
 DIRECTORY = "directory"
 CAPABILITIES = "capabilities"
@@ -92,6 +96,32 @@ def nodes() -> list[Node]:
     """The living nodes."""
     found: list[dict[str, str]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [Node(one["NodeID"], one["NodeManagerAddress"]) for one in found if one["Alive"]]
+
+
+def on_nodes(
+    function: Callable[..., T], arguments: tuple[object, ...], nodes: Sequence[Node], limit_s: float
+) -> list[tuple[Node, T | str]]:
+    """What ``function`` returns on each of the nodes; a text where it failed, or took too long."""
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.id, soft=False)).remote(
+            *arguments
+        )
+        for one in nodes
+    ]
+    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=limit_s) if answers else ([], [])
+    return [
+        (one, _outcome(answer) if answer in ready else f"no answer within {limit_s:g} s")
+        for one, answer in zip(nodes, answers, strict=True)
+    ]
+
+
+def _outcome(answer: ObjectRef[T]) -> T | str:
+    try:
+        return ray.get(answer)
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        return cause.message if isinstance(cause, TroupeError) else _reason(error)
 
 
 def _address() -> str:
@@ -190,6 +220,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, GetTimeoutError):
         return f"no answer within {_AT_ONCE_S:g} s: has the cluster room for another actor?"
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, RayTaskError):
+        return lines[-1]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return f"it can't start at its node: {lines[-1]}"
     return lines[0]

@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {
         "cluster.cli",
         "cluster.cli_common",
+        "cluster.cluster_doctor",
         "cluster.inspect_commands",
         "cluster.local_commands",
         "cluster.run_commands",
@@ -32,6 +33,7 @@ LAYERS: list[set[str]] = [
         "cluster.doctor",
         "cluster.follow",
         "cluster.lookup",
+        "cluster.nodes",
         "cluster.overview",
         "cluster.progress",
     },
@@ -44,10 +46,11 @@ LAYERS: list[set[str]] = [
         "cluster.audit_log",
         "cluster.directory",
         "cluster.gate",
+        "cluster.node_report",
         "cluster.pool",
     },
     {"cluster.redis", "cluster.remote", "cluster.settings"},
-    {"cluster.guard"},
+    {"cluster.guard", "cluster.memory"},
     {"actors"},
     {"actors.domain"},
 ]
