@@ -130,9 +130,7 @@ def _stored_checks(cluster: Cluster) -> Iterator[Check]:
     for kind, counts in cluster.stored.items():
         newer = {form: count for form, count in counts.items() if form > NEWEST.get(kind, 0)}
         for form, count in newer.items():
-            found = (
-                f"{count} of kind {kind} in form {form}, and {NEWEST.get(kind, 0)} is what we read"
-            )
+            found = f"{kind}: {count} in form {form}, and we read up to {NEWEST.get(kind, 0)}"
             yield Check("stored", "problem", found, "upgrade: a newer Troupe wrote them")
 
 

@@ -20,11 +20,11 @@ async def stored_versions(connection: Connection, most: int = MOST) -> Versions:
     newest: dict[str, int] = {}
     for suffix in (":j", ":s"):  # rows follow the snapshot, so what they say comes first
         async for key in connection.scan(connection.entity("*", "*", f"*{suffix}")):
+            if len(newest) >= most:
+                break
             entity = key.decode().removesuffix(suffix)
             if entity not in newest:
                 newest[entity] = await _version(connection, key.decode())
-            if len(newest) >= most:
-                break
     found: dict[str, Counter[int]] = {}
     for entity, version in newest.items():
         found.setdefault(_kind(entity), Counter())[version] += 1
