@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -261,6 +264,40 @@ async def test_redis_that_the_nodes_can_not_reach_is_named_with_the_node(troupe:
     assert "secret" not in str(caught.value.__dict__)
     assert time.monotonic() - began < 15
     assert (await troupe.status()).hosts  # who was connected before still is
+
+
+@pytest.mark.cluster
+@pytest.mark.asyncio(loop_scope="session")
+async def test_nodes_without_the_key_say_so_to_who_joins(
+    troupe: Troupe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TROUPE_HOME", str(tmp_path))  # without a key file of its own
+    url = troupe.calls.settings.redis_url
+    keyless = connect(bootstrap.gcs_address(), redis_url=url, namespace="keyless")
+    with pytest.raises(ClusterUnavailable, match=r"directory: it can't start .*no cluster key"):
+        await keyless.__aenter__()
+
+
+@pytest.mark.cluster
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_client_of_another_process_joins_by_rays_address_and_token(
+    troupe: Troupe,
+) -> None:
+    token = (Path(os.environ["TROUPE_HOME"]) / "ray_token").read_text()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_ADDRESS": bootstrap.gcs_address(), "RAY_AUTH_TOKEN": token}
+    environment["TROUPE_REDIS_URL"] = troupe.calls.settings.redis_url
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cluster.cli", "doctor", "--cluster", "--json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    out, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    document = json.loads(out)
+    assert document["ok"]
+    assert document["nodes"][0]["hosts"] >= 1
 
 
 @pytest.mark.cluster
