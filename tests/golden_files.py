@@ -22,6 +22,7 @@ from actors.agents import Parcel
 from actors.audit import Head, Strand
 from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.capability_token import Token, mint
+from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
 from actors.entity import Codec, Machine
@@ -38,7 +39,7 @@ from tests.redis_server import RedisServer
 GOLDEN = Path(__file__).parent / "golden"
 KEYRING = Keyring(bytes(range(32)))
 MACHINES = (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
-SCOPE, ID, FAMILY = "a scope", "an id", "a family"
+SCOPE, ID = derived_id("golden scope"), derived_id("golden session")
 MESSAGE_FORM = 1
 """Messages name their fields, so one of them may be added without a new form."""
 
@@ -198,7 +199,7 @@ async def fill_redis(connection: Connection) -> None:
         key, codec = key_of(machine), Codec(machine, key_of(machine), KEYRING)
         row, audit = by_name[f"{machine.kind}.row"].data, by_name[f"{machine.kind}.audit"].data
         message = codec.message(0, by_name["message-0"].data)
-        summary = Summary(FAMILY, by_name["summary"].data)
+        summary = Summary(ID, by_name["summary"].data)
         head = Head(3, b"m" * 20)
         await journal.append(
             [Append(key, 1, 0, row, [message], [audit], summary, create="creator")]
@@ -208,7 +209,7 @@ async def fill_redis(connection: Connection) -> None:
         await journal.append([Append(key, 2, 1, codec.row(2, [], head))])
     await registry.put_workspace(filled(WorkspaceSettings))
     await registry.put_agent("digest", by_name["parcel"].data)
-    await registry.register(Place(SCOPE, FAMILY), [ID], root=True)
+    await registry.register(Place(SCOPE, ID), [ID], root=True)
     await registry.mark_running(ID)
 
 

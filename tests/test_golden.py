@@ -31,7 +31,6 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from tests import golden_files
 from tests.golden_files import (
-    FAMILY,
     GOLDEN,
     ID,
     KEYRING,
@@ -240,10 +239,10 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
     settings = json.loads((file.parent / "settings.json").read_text())
     assert list(differences([settings], await registry.workspaces())) == []
     summary = json.loads((file.parent / "summary.json").read_text())
-    assert list(differences(summary, (await registry.family(SCOPE, FAMILY))[0])) == []
-    assert await registry.locate(ID) == Place(SCOPE, FAMILY)
+    assert list(differences(summary, (await registry.family(SCOPE, ID))[0])) == []
+    assert await registry.locate(ID) == Place(SCOPE, ID)
     assert await registry.agent("digest") == (file.parent / "parcel").read_bytes()
-    assert (await registry.running(), await registry.find("an")) == ([ID], [ID])
+    assert (await registry.running(), await registry.find(ID[:8])) == ([ID], [ID])
 
 
 async def test_settings_of_a_newer_version_are_refused_and_not_read_in_part(

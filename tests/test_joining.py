@@ -29,8 +29,10 @@ ROOT = Path(__file__).parent.parent
 CLIENT = """
 import asyncio, json, os, sys, time
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
-from cluster import connect
+from cluster import bootstrap, connect
 from actors.domain.errors import TroupeError
+
+bootstrap._HEAD_ANSWERS_S = 3
 
 async def join(address):
     async with connect(address, redis_url="redis://user:secret@127.0.0.1:1/0"):
@@ -69,7 +71,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, 
     token.write_text("b" * 64)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(home), "TROUPE_HOME": str(home / "state"), "PYTHONPATH": str(ROOT)}
-    with RayHead(tmp_path_factory.mktemp("ray")) as head, socket.socket() as closed:
+    ray = tmp_path_factory.mktemp("ray")
+    with RayHead(ray) as head, socket.socket() as closed, socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
         closed.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{closed.getsockname()[1]}"
         python = sys.version.split()[0]
@@ -92,6 +97,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, 
                 GIVEN | {"RAY_AUTH_MODE": "token"},
                 {"python_version": "3.99.1"},
             ),
+            case("not Ray", f"127.0.0.1:{mute.getsockname()[1]}", GIVEN),
         ]
         done = subprocess.run(
             [sys.executable, "-c", CLIENT],
@@ -122,6 +128,7 @@ WANTS = r"the Ray cluster at .*:\d+ wants a token, and this client has none: set
         ("wrong token", r"refuses the token from RAY_AUTH_TOKEN: set RAY_AUTH_TOKEN"),
         ("wrong token file", r"refuses the token from \S+/token: set RAY_AUTH_TOKEN"),
         ("no such file", r"Ray's token can't be used: .*/nothing: set RAY_AUTH_TOKEN"),
+        ("not Ray", r"does not answer as Ray's head: give the port of its control service \(6379"),
         ("other Ray", r"runs Ray 2\.99\.0, and this client has Ray .*: install ray==2\.99\.0 here"),
         ("other Python", r"runs Python 3\.99\.1, and this client Python .*in the cluster's image$"),
     ],
