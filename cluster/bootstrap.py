@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import threading
+import time
 import warnings
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import ray
 from ray._private import ray_constants, services
@@ -24,6 +25,7 @@ from ray._raylet import (  # type: ignore[attr-defined]
     GcsClient,
 )
 from ray.actor import ActorHandle
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
@@ -39,7 +41,9 @@ _RAY_ENVIRONMENT = {
     "RAY_worker_maximum_startup_concurrency": "64",
 }
 _HEAD_ANSWERS_S = 10
+_NODE_STARTS_S = 3.0
 _METADATA = (b"CLUSTER_METADATA", b"cluster")
+_ALIVE = GcsNodeInfo.GcsNodeState.ALIVE
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
 
 
@@ -202,23 +206,37 @@ def _require_joinable(address: str) -> str:
         raise joining.no_head(address) from error
     level = os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "patch")
     ray_version, python_version = compute_version_info()  # type: ignore[no-untyped-call]
-    joining.require_same_versions(
-        address, json.loads(found or b"{}"), ray_version, python_version, level
-    )
+    joining.require_same_versions(address, found.versions, ray_version, python_version, level)
+    deadline = time.monotonic() + _NODE_STARTS_S
+    while found.nodes.isdisjoint(services.find_node_ids()):  # type: ignore[no-untyped-call]
+        if time.monotonic() > deadline:
+            raise joining.no_node_here(address)
+        time.sleep(0.5)
+        found = _ask_head(address)
     return address
 
 
-def _ask_head(address: str) -> bytes | None:
-    """What the head tells of the cluster; RayError if it doesn't."""
-    answers: list[bytes | RayError | None] = []
+class _Head(NamedTuple):
+    """What a head tells: the versions of its cluster, and the ids of its living nodes."""
+
+    versions: dict[str, str]
+    nodes: frozenset[str]
+
+
+def _ask_head(address: str) -> _Head:
+    """RayError if it does not answer, or not as a head."""
+    answers: list[_Head | RayError] = []
 
     def ask() -> None:
         try:
-            key, namespace = _METADATA
             client = GcsClient(address=address)
-            answers.append(client.internal_kv_get(key, namespace, timeout=_HEAD_ANSWERS_S))
+            versions = client.internal_kv_get(*_METADATA, timeout=_HEAD_ANSWERS_S)
+            nodes = client.get_all_node_info(timeout=_HEAD_ANSWERS_S).values()
         except RayError as error:
             answers.append(error)
+        else:
+            living = [one.node_id.hex() for one in nodes if one.state == _ALIVE]
+            answers.append(_Head(json.loads(versions or b"{}"), frozenset(living)))
 
     asking = threading.Thread(target=ask, daemon=True)  # Ray's own patience is 40 s
     asking.start()

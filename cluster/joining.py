@@ -27,8 +27,8 @@ def address_or_none(given: str | None) -> str | None:
     if "://" in address:
         raise InvalidValue(
             f"{source}: {address.partition('://')[0]}:// is for Ray Client or Ray's jobs, and "
-            "Troupe's clients join the cluster itself: give HOST:6379 from within its network, or "
-            "run the client in the cluster, as a job (`ray job submit`)",
+            "Troupe's clients join the cluster itself: give HOST:6379 on one of its nodes, or "
+            "submit the client as a job (`ray job submit`)",
             field=source,
         )
     if address != "auto" and not address.rpartition(":")[2].isdigit():
@@ -73,6 +73,15 @@ def no_head(address: str) -> ClusterUnavailable:
     return ClusterUnavailable(
         f"what listens at {address} does not answer as Ray's head: give the port of its control "
         "service (6379 unless it was told otherwise), not 10001 or the dashboard's 8265"
+    )
+
+
+def no_node_here(address: str) -> ClusterUnavailable:
+    """Ray's clients share memory with a node, and there is none on this machine."""
+    return ClusterUnavailable(
+        f"this machine is no node of the Ray cluster at {address}, and clients run on one: submit "
+        "the client as a job (`ray job submit`), run it on a node or in its pod, or make this "
+        f"machine a node that takes no work (`ray start --address={address} --num-cpus=0`)"
     )
 
 

@@ -1,7 +1,7 @@
 """Golden files: what each version of each stored form looks like, in bytes and for people.
 
-`python -m tests.golden_files` writes those of today's versions; a version that was released is
-never written again. Every change to what is stored takes a new version: see `actors.machines`.
+`python -m tests.golden_files` adds those of today's versions; one that was released is never
+written again. Every change to what is stored takes a new version: see `actors.machines`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -285,15 +285,23 @@ def as_text(value: object) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def main() -> int:
-    """Write the golden files of today's versions."""
+def main(arguments: Sequence[str]) -> int:
+    """Add the files that today's versions lack; with ``--again`` also write those anew that differ,
+    which is right only for versions that were never released."""
+    texts = {layout_file(): as_text(asyncio.run(_layout_of_its_own())).encode()}
     for one in stored():
-        one.file.parent.mkdir(parents=True, exist_ok=True)
-        one.file.write_bytes(one.data)
-        one.file.with_name(f"{one.name}.json").write_text(as_text(plain(one.says)))
-    layout_file().write_text(as_text(asyncio.run(_layout_of_its_own())))
+        texts[one.file] = one.data
+        texts[one.file.with_name(f"{one.name}.json")] = as_text(plain(one.says)).encode()
+    differ = [file for file, data in texts.items() if file.exists() and file.read_bytes() != data]
+    if differ and "--again" not in arguments:
+        print("These differ from what their version says. If it was released, raise it:")
+        print(*(f"  {file}" for file in differ), "Else: --again writes them anew.", sep="\n")
+        return 1
+    for file, data in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
