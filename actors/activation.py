@@ -19,6 +19,7 @@ from actors.entity import Entity
 from actors.history import History, SessionEntity
 from actors.interceptor import Interceptor
 from actors.journal import Key, Summary
+from actors.listing import CODES, position
 from actors.machines import SESSION
 from actors.permission_leases import PermissionLeases
 from actors.ports import FeedEvent, SessionSummary, SessionView, Stores, WorkspaceSettings
@@ -62,6 +63,7 @@ class Activation:
             self.profile, workspace, stores, self.purse, wiring.clock, leases, self._remember_escape
         )
         self._shown: tuple[object, ...] = ()
+        self._listed = ""
         entity.summarise(self._summary)
 
     @property
@@ -165,7 +167,15 @@ class Activation:
         if seen == self._shown:
             return None
         self._shown = seen
-        return Summary(state.profile.family_id, encode_summary(self.summary()))
+        summary = self.summary()
+        return Summary(summary.family_id, encode_summary(summary), self._newly_listed(summary))
+
+    def _newly_listed(self, summary: SessionSummary) -> tuple[bytes, bytes] | None:
+        """Where the index of root sessions has this one, if that is another place than before."""
+        if summary.parent_id is not None or summary.status == self._listed:
+            return None
+        self._listed = summary.status
+        return CODES[summary.status], position(summary.created_at, summary.id)
 
 
 def new_entity(wiring: Wiring, profile: Profile, creator: str) -> SessionEntity:

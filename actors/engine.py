@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from actors import calls
+from actors import calls, metrics
 from actors.activation import Activation
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
@@ -66,7 +66,8 @@ class TurnEngine:
     async def _handle(self, branch: int, call: calls.Call) -> calls.Answer:
         match call:
             case calls.Authorize():
-                return calls.Decided(await self._authorize(branch, call))
+                with metrics.AUTHORIZE_SECONDS.timed():
+                    return calls.Decided(await self._authorize(branch, call))
             case calls.Settle(operation, actual):
                 return await self._settle(operation, actual)
             case calls.AddMessage(message):
@@ -117,6 +118,7 @@ class TurnEngine:
         finally:
             activation.purse.drop(decision.amount)
         await self._entity.committed()
+        metrics.AUTHORIZATIONS.add(label=decision.kind)
         activation.notify("authorized", f"{decision.kind}: {label}", decision.amount)
         return decision
 
@@ -166,15 +168,21 @@ class TurnEngine:
         ]
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
-        if call.queue:
-            spread = self._fanout.spread(limit)
-        else:
-            spread = await self._fanout.slots_at_once(specs, limit)
-        await self._store_agents(call.tasks)
-        place = Place(profile.scope, profile.family_id)
-        await self._wiring.registry.register(place, [spec.id for spec in specs])
-        await self._fanout.admit(specs)
+        spread = self._fanout.spread(limit)
+        done = await asyncio.gather(
+            self._store_agents(call.tasks),
+            self._wiring.registry.register(
+                Place(profile.scope, profile.family_id), [spec.id for spec in specs]
+            ),
+            self._fanout.admit(specs),
+            spread.reserve(specs, all_at_once=not call.queue),
+            return_exceptions=True,
+        )
+        if problems := [one for one in done if one is not None]:
+            self._fanout.release_later(spread)
+            raise problems[0]
         self._entity.do(command)
+        metrics.SPAWNED.add(len(specs))
         self._activation.notify("spawned", label, count=len(specs))
         return spread
 

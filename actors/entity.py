@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from actors import metrics
 from actors.audit import Head, Strand
 from actors.domain.errors import (
     CorruptState,
@@ -59,6 +60,15 @@ class Machine(Generic[S, C, E, R]):
     evolve: Callable[[S, E], S]
     validate: Callable[[S], None] = lambda state: None
     audited: tuple[type, ...] = ()
+    rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
+    """Decodes a row."""
+    states: msgspec.msgpack.Decoder[tuple[int, S, Head]] = field(init=False)
+    """Decodes a snapshot."""
+
+    def __post_init__(self) -> None:
+        decoder = msgspec.msgpack.Decoder
+        object.__setattr__(self, "rows", decoder(tuple[int, list[self.event], Head]))  # type: ignore[name-defined]
+        object.__setattr__(self, "states", decoder(tuple[int, self.state, Head]))  # type: ignore[name-defined]
 
 
 class Codec(Generic[S, E]):
@@ -70,9 +80,7 @@ class Codec(Generic[S, E]):
         self._what = str(key)
         self._keyring = keyring
         self._encode = _ENCODER.encode
-        self._rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]]
-        self._states: msgspec.msgpack.Decoder[tuple[int, S, Head]]
-        self._rows, self._states = _decoders(machine.event, machine.state)
+        self._rows, self._states = machine.rows, machine.states
 
     def encoded(self, event: E) -> msgspec.Raw:
         """An event as rows hold it; InvalidValue if there is something in it that they can't."""
@@ -136,7 +144,6 @@ def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
 
 _ENCODER = msgspec.msgpack.Encoder()
 _PARTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_cache: dict[tuple[object, object], tuple[object, object]] = {}
 
 
 def _version_of(data: bytes) -> int:
@@ -145,21 +152,6 @@ def _version_of(data: bytes) -> int:
         return msgspec.msgpack.decode(_PARTS.decode(data)[0], type=int)
     except (msgspec.MsgspecError, IndexError):
         return 0
-
-
-def _decoders(
-    event: object, state: type[S]
-) -> tuple[
-    msgspec.msgpack.Decoder[tuple[int, list[E], Head]],
-    msgspec.msgpack.Decoder[tuple[int, S, Head]],
-]:
-    """One pair of decoders for each machine: making one costs more than reading a row."""
-    found = _cache.get((event, state))
-    if found is None:
-        rows = msgspec.msgpack.Decoder(tuple[int, list[event], Head])  # type: ignore[valid-type]
-        states = msgspec.msgpack.Decoder(tuple[int, state, Head])  # type: ignore[valid-type]
-        found = _cache[event, state] = (rows, states)
-    return found  # type: ignore[return-value]
 
 
 class Writes(Protocol):
@@ -196,7 +188,9 @@ class Committer:
                 del self._dirty[entity]
             try:
                 appends = [entity.take() for entity in batch]
-                outcomes = await self.journal.append(appends)
+                with metrics.COMMIT_SECONDS.timed():
+                    outcomes = await self.journal.append(appends)
+                metrics.COMMIT_SIZE.observe(len(appends))
             except Exception as error:  # whatever it is: those who wait must hear of it
                 self._fail(batch, error)
             else:
@@ -386,6 +380,7 @@ class Entity(Generic[S, C, E, R]):
     def settle(self, outcome: Outcome) -> None:
         """For the committer: what became of the row."""
         if outcome is Outcome.FENCED:
+            metrics.FENCED.add()
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
             return
         if outcome is Outcome.GAP:

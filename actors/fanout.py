@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Sequence
 
+from actors import metrics
 from actors.activation import Activation
 from actors.domain import budget, session
 from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
@@ -33,6 +35,7 @@ class Fanout:
         self.running: dict[str, Slot] = {}
         """Which sub-agent runs on which host."""
         self._spreads = 0
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def admit(self, specs: Sequence[ChildSpec]) -> None:
         """Open the children's accounts; LimitReached, naming the limit, and none is opened."""
@@ -48,25 +51,16 @@ class Fanout:
                 value=reply.value,
             )
 
-    async def slots_at_once(self, specs: Sequence[ChildSpec], limit: int) -> Spread:
-        """All the slots that ``specs`` need, now; LimitReached if they are not free."""
-        spread = self.spread(limit)
-        for isolation, group in _by_isolation(specs).items():
-            granted = await spread.acquire(isolation, [spec.id for spec in group], 0.0)
-            if len(granted) < len(group):
-                await spread.release()
-                raise LimitReached(
-                    f"{len(specs)} sub-agents at once: max_concurrent is {limit}, "
-                    f"and {len(granted)} fit now",
-                    limit="max_concurrent",
-                    value=limit,
-                )
-        return spread
-
     def spread(self, limit: int) -> Spread:
         """A spawn under way, of at most ``limit`` children at once."""
         self._spreads += 1
         return Spread(self, f"{self.activation.id}/{self._spreads}", limit)
+
+    def release_later(self, spread: Spread) -> None:
+        """Give back the slots of a spawn that is over; nobody waits for that."""
+        task = asyncio.ensure_future(spread.release())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
 
 class Spread:
@@ -87,6 +81,7 @@ class Spread:
         self._failure: BaseException | None = None
         self._fail_fast = False
         self._done = asyncio.Event()
+        self._asked = time.perf_counter()
 
     async def run(self, children: list[Child], *, fail_fast: bool, again: bool) -> list[Result]:
         """The children's results in order; ``again`` if they may have been started before."""
@@ -108,6 +103,19 @@ class Spread:
         await self._activation.entity.committed()
         return [_result_of(child) for child in children]
 
+    async def reserve(self, specs: Sequence[ChildSpec], *, all_at_once: bool) -> None:
+        """Take the slots that are free now; LimitReached if it must be all of them and is not."""
+        granted = 0
+        for isolation, group in _by_isolation(specs).items():
+            granted += len(await self.acquire(isolation, [spec.id for spec in group], 0.0))
+        if all_at_once and granted < len(specs):
+            raise LimitReached(
+                f"{len(specs)} sub-agents at once: max_concurrent is {self._limit}, "
+                f"and {granted} fit now",
+                limit="max_concurrent",
+                value=self._limit,
+            )
+
     async def acquire(
         self, isolation: Isolation, want: list[str], timeout_s: float
     ) -> dict[str, Slot]:
@@ -128,11 +136,9 @@ class Spread:
         return slots
 
     async def release(self) -> None:
-        """Give all slots back."""
-        self._done_with.extend(self._held)
-        self._held.clear()
+        """Give all slots back, those included that are on their way here."""
         with contextlib.suppress(Unavailable):
-            await self.acquire("shared", [], 0.0)
+            await self._fanout.hosts.directory.release(self._name)
 
     async def _place(self, isolation: Isolation) -> None:
         """Start what waits, as slots come free."""
@@ -159,6 +165,9 @@ class Spread:
             self._launch(self._collect(slot))
         try:
             await self._fanout.hosts.host(slot).start_children(batch)
+            if self._asked:
+                metrics.SPAWN_SECONDS.observe(time.perf_counter() - self._asked)
+                self._asked = 0.0
         except Unavailable:
             await asyncio.sleep(_RETRY_S)
             self._lost([spec for spec in specs if started.pop(spec.id, None)])
@@ -259,7 +268,7 @@ class Spread:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self.release()
+        self._fanout.release_later(self)
 
 
 def _by_isolation(specs: Sequence[ChildSpec]) -> dict[Isolation, list[ChildSpec]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Coroutine
 
 from msgspec import structs
 
+from actors import metrics
 from actors.activation import (
     Activation,
     new_entity,
@@ -31,7 +33,6 @@ from actors.ports import (
     FeedEvent,
     HostPort,
     HostProvider,
-    Place,
     SessionView,
     StoreProvider,
     Stores,
@@ -82,8 +83,7 @@ class SessionHost:
         self, profile: Profile, imported: Imported | None, messages: list[Message]
     ) -> None:
         """Make a root session; repeated, it changes nothing."""
-        place = Place(profile.scope, profile.family_id)
-        await self._wiring.registry.register(place, [profile.id], root=True)
+        await self._wiring.registry.register_root(profile)
         activation = await self._get(profile.id, profile.scope, session.Create(profile, imported))
         entity = activation.entity
         if imported and entity.state.messages == 0 and messages:
@@ -127,6 +127,11 @@ class SessionHost:
         activation = await self._get(session_id, scope)
         self._runs.work(activation)
         return list(activation.entity.state.runs)
+
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None:
+        """Go on with the runs of many sessions, given with their scopes, as far as that works."""
+        resumed = (self.resume(session_id, scope) for session_id, scope in sessions)
+        await asyncio.gather(*resumed, return_exceptions=True)
 
     async def view(self, session_id: str, scope: str) -> SessionView:
         """The session as a client may see it."""
@@ -181,6 +186,10 @@ class SessionHost:
             for id in self._runs.at_work()
             if (one := self._live.get(id)) and one.profile.parent_id is None
         ]
+
+    async def stay(self) -> None:
+        """Does not return: who calls this hears at once when the process has ended."""
+        await asyncio.get_running_loop().create_future()
 
     async def warm(self) -> None:
         """Make ready for agents in processes of their own."""
@@ -264,6 +273,7 @@ class SessionHost:
     async def _activate(
         self, session_id: str, scope: str, create: session.Create | None
     ) -> Activation:
+        begin = time.perf_counter()
         stores = await self._stores.stores(scope)
         entity = await stored_entity(self._wiring, scope, session_id)
         if create is not None:
@@ -273,6 +283,8 @@ class SessionHost:
         activation = self._enter(entity, stores, workspace)
         if entity.epoch > 1:
             self._in_background(self._catch_up(activation))
+            metrics.ACTIVATIONS.add()
+            metrics.ACTIVATION_SECONDS.observe(time.perf_counter() - begin)
         return activation
 
     async def _catch_up(self, activation: Activation) -> None:
@@ -450,6 +462,7 @@ class SessionHost:
         try:
             quiet = 0.0
             while self._live or self._feed or self._gone:
+                metrics.LIVE_SESSIONS.set(len(self._live))
                 await asyncio.sleep(_PUBLISH_EVERY_S)
                 await self._publish()
                 quiet += _PUBLISH_EVERY_S
@@ -457,6 +470,7 @@ class SessionHost:
                     quiet = 0.0
                     await self._deactivate_idle()
         finally:
+            metrics.LIVE_SESSIONS.set(len(self._live))
             self._tidying = False
 
     async def _publish(self) -> None:
@@ -464,8 +478,12 @@ class SessionHost:
             return
         events, self._feed = self._feed, []
         gone, self._gone = self._gone, []
+        directory = self._hosts.directory
         with contextlib.suppress(TroupeError):
-            await self._hosts.directory.publish(self._name, events, gone)
+            families = list({event.family_id for event in events})
+            watched = frozenset(await directory.news(self._name, families, gone))
+            if seen := [event for event in events if event.family_id in watched]:
+                await directory.publish(seen)
 
     async def _deactivate_idle(self) -> None:
         before = self._wiring.clock() - self._idle_us

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
+from actors import metrics
 from actors.domain import boundary as boundaries
 from actors.domain import policy as policies
 from actors.domain.actions import (
@@ -100,7 +101,9 @@ class Interceptor:
         profile, stores = self.profile, self.stores
         kept = self.leases.find(action, profile.family_id, self.workspace.path, self.clock())
         if kept:
+            metrics.PERMISSIONS.add(label="lease")
             return Decision("allowed", proof=f"allowance:{kept.id}")
+        metrics.PERMISSIONS.add(label="store")
         token = await stores.capabilities.find(
             operation, action, profile.family_id, profile.user_id, profile.capabilities
         )

@@ -6,7 +6,8 @@ The contract, which `tests/test_journal.py` holds for every implementation:
 2. ``append`` takes rows only from the current epoch and only in sequence. An older epoch gets
    `Outcome.FENCED`; rows that are there already (a repeated call) get `Outcome.OK` and are not
    written again, so a caller whose connection broke may simply send the same batch once more.
-3. Rows, messages, audit rows and the summary of one append become visible together.
+3. Rows, messages, audit rows and the summary of one append become visible together, and so does
+   the summary's place in the index of root sessions: a position has one state at a time.
 4. An append without a row writes nothing, and tells whether its epoch is the current one.
 5. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
 """
@@ -46,16 +47,19 @@ class Outcome(enum.Enum):
     GAP = "gap"
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A line about a session for listings, filed under its family."""
+class Summary(NamedTuple):
+    """A line about a session for listings, filed under its family.
+
+    ``listed`` is where the scope's index of root sessions has it from now on: the code of its
+    state, and its position (`actors.listing`). None leaves the index alone.
+    """
 
     family: str
     data: bytes
+    listed: tuple[bytes, bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Rows that one entity wants written after row number ``after``, in epoch ``epoch``.
 
     ``create`` lets an entity that is not there yet come into being at epoch 1 without an

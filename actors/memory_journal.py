@@ -25,6 +25,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}
         self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
+        self.listed: dict[str, dict[bytes, bytes]] = {}
 
     async def activate(self, key: Key, newest: int | None = None) -> Loaded:
         stored = self.entities.setdefault(key, _Stored())
@@ -81,6 +82,9 @@ class MemoryJournal:
         if one.summary is not None:
             family = self.summaries.setdefault((one.key.scope, one.summary.family), {})
             family[one.key.id] = one.summary
+            if one.summary.listed is not None:
+                state, position = one.summary.listed
+                self.listed.setdefault(one.key.scope, {})[position] = state
         return Outcome.OK
 
     @staticmethod

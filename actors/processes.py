@@ -10,7 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from actors import calls, wire
 from actors.domain.errors import NoCapacity, TroupeError
@@ -27,6 +30,7 @@ _EXIT_NEWS_S = 1.0
 _KILLED_LIMIT_S = 10.0
 _LOOK_AGAIN_S = 0.005
 _FORK_LIMIT_S = 30.0
+_TRIES = 3
 
 
 class AgentProcesses:
@@ -35,44 +39,62 @@ class AgentProcesses:
     def __init__(self) -> None:
         self._control: socket.socket | None = None
         self._exits: dict[int, asyncio.Future[int]] = {}
+        self._spare: asyncio.Task[_Process] | None = None
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(
         self, agent: bytes, info: calls.TurnInfo, prompt: str, directory: str | None, engine: Engine
     ) -> wire.Outcome:
         """Run ``agent`` in a process of its own and serve its calls with ``engine``.
 
-        When this is cancelled the agent is too, and when it returns nothing of it runs any more.
+        When this is cancelled the agent is too, and nothing of it runs any more. When it returns
+        everything of the agent has been killed; `left` waits until it is gone.
         """
-        here, there = socket.socketpair()
-        try:
-            self._fork(there)
-        finally:
-            there.close()
-        reader, writer = await asyncio.open_connection(sock=here)
-        session = _Session(reader, writer, engine)
-        hello = asyncio.ensure_future(session.hello())
-        try:
-            start = wire.Start(info, agent, prompt, directory, agent_memory())
-            writer.write(wire.frame(start))
-            pid = await asyncio.shield(hello)
-            outcome = await session.serve()
-            return outcome or wire.Outcome(error=await self._death(pid))
-        except asyncio.CancelledError:
-            await asyncio.wait([hello])  # before it nobody knows what there is to end
-            await session.stop(_STOP_LIMIT_S)
-            raise
-        finally:
+        start = wire.Start(info, agent, prompt, directory, agent_memory())
+        for _ in range(_TRIES):
+            process = await self._take()
+            session = _Session(process, engine)
+            try:
+                session.start(start)
+                outcome = await session.serve()
+                if outcome is None and session.begun:
+                    outcome = wire.Outcome(error=await self._death(process.pid))
+            except BaseException:
+                await session.stop(_STOP_LIMIT_S)
+                await session.close()
+                await self._end(process)
+                raise
             await session.close()
-            if hello.done() and not hello.cancelled() and not hello.exception():
-                _kill_group(hello.result())
-                await self._gone(hello.result())
+            _kill_group(process.pid)
+            ending = self._in_background(self._end(process))
+            self.warm()
+            if outcome:
+                self._leaving[info.session_id] = ending
+                ending.add_done_callback(lambda _: self._leaving.pop(info.session_id, None))
+                return outcome
+        raise NoCapacity("the processes for agents end before they have begun")
+
+    async def left(self, session_id: str) -> None:
+        """Return when nothing of the session's last agent runs any more."""
+        leaving = self._leaving.get(session_id)
+        if leaving:
+            await asyncio.shield(leaving)
 
     def warm(self) -> None:
-        """Start the fork server now rather than with the first agent."""
-        self._ensure()
+        """Start the fork server and a process now rather than with the first agent."""
+        if self._spare is None:
+            self._spare = asyncio.create_task(self._fork())
+            self._spare.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the server and every agent's process."""
+        if self._spare:
+            with contextlib.suppress(TroupeError):
+                self._in_background(self._end(await self._spare))
+            self._spare = None
+        while self._background:
+            await asyncio.wait(self._background)
         if self._control:
             self._control.settimeout(_STOP_LIMIT_S)
             with contextlib.suppress(OSError):
@@ -86,6 +108,48 @@ class AgentProcesses:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
+
+    async def _take(self) -> _Process:
+        """A process that has run nothing yet."""
+        self.warm()
+        spare, self._spare = cast("asyncio.Task[_Process]", self._spare), None
+        try:
+            process = await asyncio.shield(spare)
+        except asyncio.CancelledError:
+            self._spare = self._spare or spare
+            raise
+        return process
+
+    async def _fork(self) -> _Process:
+        here, there = socket.socketpair()
+        try:
+            self._send(there)
+        except BaseException:
+            here.close()
+            raise
+        finally:
+            there.close()
+        reader, writer = await asyncio.open_connection(sock=here)
+        try:
+            async with asyncio.timeout(_FORK_LIMIT_S):
+                pid = int.from_bytes(await reader.readexactly(4), "big")
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
+            writer.close()
+            raise NoCapacity("no process for an agent can be started") from error
+        return _Process(pid, reader, writer)
+
+    async def _end(self, process: _Process) -> None:
+        process.writer.close()
+        _kill_group(process.pid)
+        with contextlib.suppress(ConnectionError):
+            await process.writer.wait_closed()
+        await self._gone(process.pid)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     def _ensure(self) -> socket.socket:
         if self._control:
@@ -110,7 +174,7 @@ class AgentProcesses:
         loop.add_reader(self._control, self._news)
         return self._control
 
-    def _fork(self, there: socket.socket) -> None:
+    def _send(self, there: socket.socket) -> None:
         try:
             try:
                 socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
@@ -158,27 +222,37 @@ class AgentProcesses:
         self._exits.pop(pid, None)
 
 
-class _Session:
-    """The connection to one agent's process."""
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process that was forked, and the line to it."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, engine: Engine
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    pid: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class _Session:
+    """The conversation with one agent's process."""
+
+    def __init__(self, process: _Process, engine: Engine) -> None:
+        self._reader = process.reader
+        self._writer = process.writer
         self._engine = engine
+        self.begun = False
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def hello(self) -> int:
-        """The process id, which is the first thing that the process says."""
-        async with asyncio.timeout(_FORK_LIMIT_S):
-            return int.from_bytes(await self._reader.readexactly(4), "big")
+    def start(self, start: wire.Start) -> None:
+        """Tell the process what to run."""
+        self._writer.write(wire.frame(start))
 
     async def serve(self) -> wire.Outcome | None:
         """Serve calls until the agent is done; None if its process ended before."""
         try:
             while True:
                 message = await wire.read_from_process(self._reader)
+                if isinstance(message, wire.Begun):
+                    self.begun = True
+                    continue
                 if isinstance(message, wire.Outcome):
                     return message
                 task = asyncio.create_task(self._answer(message))
@@ -200,7 +274,6 @@ class _Session:
             task.cancel()
         if calls_under_way:
             await asyncio.wait(calls_under_way)
-        self._writer.close()
 
     async def _answer(self, called: wire.Called) -> None:
         try:

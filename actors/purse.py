@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from actors import metrics
 from actors.domain.budget import Exceeded, Granted, Want, Warning
 from actors.domain.errors import Fenced, Unavailable
 from actors.domain.session import State, committed_money
@@ -79,7 +80,9 @@ class Purse:
         """
         if self._needed + amount <= self._lent and not self._asking.locked():
             self._held += amount
+            metrics.BUDGET_HOLDS.add(label="lease")
             return None
+        metrics.BUDGET_HOLDS.add(label="budget")
         self._waiting += amount
         try:
             async with self._asking:

@@ -115,6 +115,7 @@ async def _serve(descriptor: int) -> None:
     start = await wire.read_to_process(reader)
     if not isinstance(start, wire.Start):
         return
+    writer.write(wire.frame(wire.Begun()))
     link = _Link(reader, writer)
     listening = asyncio.ensure_future(link.listen())
     agent = asyncio.ensure_future(_run(start, link))

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors import wire
+from actors import metrics, wire
 from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
@@ -96,6 +96,7 @@ class Runs:
         turn = self._turns.get(activation.id)
         if turn:
             await _cancelled(turn)
+        await self._processes.left(activation.id)
 
     async def cancel_children(self, activation: Activation) -> None:
         """Cancel what was spawned and has no result yet, wherever it runs."""
@@ -146,6 +147,7 @@ class Runs:
             return
         await self.cancel_children(activation)  # those that it did not wait for
         result = await activation.finish(run.id, result)
+        metrics.RUNS.add(label=result.status)
         activation.notify("run_finished", result.error or "", result.cost)
         self._fanouts.pop(activation.id, None)
         self.announce(run.id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import cast
 
 from msgspec import structs
 
+from actors import metrics
 from actors.domain import allowances, approvals, budget, capabilities
 from actors.domain.actions import Action, resource
 from actors.domain.allowances import Allowance
@@ -14,6 +16,7 @@ from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Sta
 from actors.domain.capability_token import Token, mint, verify
 from actors.domain.errors import CallError, Tampered
 from actors.domain.ids import derived_id
+from actors.domain.money import NANO
 from actors.domain.patterns import Pattern, from_action
 from actors.domain.resource_pattern import exactly
 from actors.holder import Holder
@@ -37,6 +40,7 @@ class BudgetActor:
     """``budget/<workspace>``: implements `actors.ports.BudgetPort`."""
 
     def __init__(self, wiring: Wiring, scope: str) -> None:
+        self._scope = scope
         self._holder = Holder(BUDGET, scope, "budget", wiring)
         self._clock = wiring.clock
         self._recall = Recall(_SLACK_LIMIT_S)
@@ -53,6 +57,7 @@ class BudgetActor:
         if self._recall.any_lent and await self._would_refuse(command):
             await self._recall.call_back()
         replies = _granted(await self._holder.execute(command))
+        await self._measure()
         if any(isinstance(one, budget.Granted) and one.warning for one in replies):
             self._recall.announce()  # near a threshold everybody asks, so that all see it
         return replies
@@ -64,6 +69,11 @@ class BudgetActor:
         except CallError:
             return False  # `lease` is about to meet the same error
         return any(isinstance(one, budget.Exceeded) for one in _granted(would_be))
+
+    async def _measure(self) -> None:
+        level = budget.level((await self._holder.entity()).state, budget.WORKSPACE)
+        metrics.SPENT_USD.set(level.spent / NANO, self._scope)
+        metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._scope)
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
         """Answered when slack is called back. A host that has lent slack on always waits here."""

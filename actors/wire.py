@@ -47,6 +47,10 @@ class Refused(Struct, frozen=True, tag=True):
     details: dict[str, Detail]
 
 
+class Begun(Struct, frozen=True, tag=True):
+    """From the process: it goes to the agent now. What ended before that has done nothing."""
+
+
 class Called(Struct, frozen=True, tag=True):
     """From the process: a call of the turn."""
 
@@ -64,7 +68,7 @@ class Outcome(Struct, frozen=True, tag=True):
 
 
 ToProcess: TypeAlias = Start | Stop | Answered | Refused
-FromProcess: TypeAlias = Called | Outcome
+FromProcess: TypeAlias = Begun | Called | Outcome
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_PROCESS: msgspec.msgpack.Decoder[ToProcess] = msgspec.msgpack.Decoder(ToProcess)

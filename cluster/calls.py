@@ -19,6 +19,8 @@ from actors.ports import (
     FeedEvent,
     PermissionsPort,
     Place,
+    SessionPage,
+    SessionQuery,
     SessionSummary,
     SessionView,
     WorkspaceSettings,
@@ -46,7 +48,7 @@ class DirectoryClient(Protocol):
     async def workspaces(self) -> list[WorkspaceSettings]: ...
     async def put_agent(self, digest: str, blob: bytes) -> None: ...
     async def family(self, session_id: str) -> list[SessionSummary]: ...
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]: ...
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage: ...
     async def running(self) -> list[str]: ...
     async def audit_strands(self, scope: str) -> list[StrandKey]: ...
     async def sign_audit(self, text: str) -> str: ...
@@ -79,9 +81,9 @@ class Calls:
         """Microseconds since the epoch, UTC."""
         return time.time_ns() // 1000
 
-    def new_id(self) -> str:
-        """A fresh UUID v7."""
-        return uuid7(self.now(), os.urandom(10))
+    def new_id(self, now: int | None = None) -> str:
+        """A fresh UUID v7, of ``now`` in microseconds since the epoch (default: of this moment)."""
+        return uuid7(self.now() if now is None else now, os.urandom(10))
 
     def budget(self, scope: str) -> BudgetPort:
         return cast(BudgetPort, self._store(budget_name(scope), scope))

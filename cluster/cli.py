@@ -98,11 +98,24 @@ def run(
 
 @app.command()
 def ps(
+    workspace: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only those of this directory")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user")] = None,
+    state: Annotated[inspect_commands.State | None, typer.Option(help="Only those so")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Made since then: 90s, 30min, 2h, 7d, a date")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Made before then")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many sessions, the newest first")] = 20,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Go on where another page has ended")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """List sessions."""
-    return run_until_done(lambda: inspect_commands.ps(limit, as_json))
+    options = inspect_commands.PsOptions(workspace, user, state, since, until, limit, after)
+    return run_until_done(lambda: inspect_commands.ps(options, as_json))
 
 
 @app.command()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -21,13 +22,15 @@ from actors.domain.money import Usd
 from actors.domain.policy import Policy
 from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
-from actors.ports import SessionSummary, WorkspaceSettings
+from actors.listing import check_states, parse_cursor
+from actors.ports import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster.calls import Calls
 from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
 from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
 from cluster.joining import ADDRESS, address_or_none
+from cluster.moments import to_micros
 from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
 
@@ -62,6 +65,17 @@ def connect(
     without a call a session is written out.
     """
     return Troupe(address, redis_url, namespace, durable, idle_s)
+
+
+class SessionList(list[SessionSummary]):
+    """Sessions of a listing; ``next`` is the cursor for those that follow (None: there are none).
+
+    It is a place between sessions: good for ever, whatever comes, goes or changes its state.
+    """
+
+    def __init__(self, sessions: Iterable[SessionSummary] = (), next: str | None = None) -> None:
+        super().__init__(sessions)
+        self.next = next
 
 
 class Troupe:
@@ -167,13 +181,14 @@ class Troupe:
                 f"isolation: {isolation!r} is not process or shared", field="isolation"
             )
         shipped = ship(agent)
-        id = self.calls.new_id() if session_id is None else parse_uuid(session_id, "session_id")
+        now = self.calls.now()
+        id = self.calls.new_id(now) if session_id is None else parse_uuid(session_id, "session_id")
         profile = Profile(
             id=id,
             user_id=parse_user(user_id),
             scope=workspace.id if workspace else NO_WORKSPACE,
             family_id=id,
-            created_at=self.calls.now(),
+            created_at=now,
             agent=Agent(shipped.digest, shipped.name),
             isolation=isolation,
             budget=_budget(budget or BudgetConfig()),
@@ -240,18 +255,39 @@ class Troupe:
         self._watch(place.scope, place.family_id, handler)
 
     async def sessions(
-        self, *, workspace: Workspace | None = None, limit: int = 1000
-    ) -> list[SessionSummary]:
-        """Root sessions, the newest first; ``limit`` of them at most."""
-        found: list[SessionSummary] = []
-        after: str | None = None
+        self,
+        *,
+        workspace: Workspace | None = None,
+        user_id: str | None = None,
+        state: str | Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> SessionList:
+        """Root sessions, the newest first; ``limit`` of them at most, and how to go on.
+
+        Only those of a workspace, of a user, in one of some states (``SessionView.status``), and
+        created from ``since`` on and before ``until``. ``after`` is the ``next`` of an earlier
+        answer to the same question: it gives those that follow. InvalidValue names what is wrong.
+        """
+        query = SessionQuery(
+            scope=workspace.id if workspace else None,
+            user_id=None if user_id is None else parse_user(user_id),
+            states=check_states([state] if isinstance(state, str) else list(state)),
+            since=to_micros(since, "since"),
+            until=to_micros(until, "until"),
+        )
+        parse_cursor(after)
+        found = SessionList(next=after)
         while len(found) < limit:
-            page = await self.calls.directory.roots(after, _PAGE)
-            found += [one for one in page if workspace is None or one.scope == workspace.id]
-            if len(page) < _PAGE:
+            count = min(limit - len(found), _PAGE)
+            page = await self.calls.directory.page(query, found.next, count)
+            found += page.sessions
+            found.next = page.next
+            if page.next is None:
                 break
-            after = page[-1].id
-        return found[:limit]
+        return found
 
     async def workspaces(self) -> list[Workspace]:
         """All registered workspaces."""

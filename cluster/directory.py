@@ -15,9 +15,17 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from actors import metrics
 from actors.audit import Report
 from actors.domain.errors import TroupeError, Unavailable
-from actors.ports import FeedEvent, Place, SessionSummary, WorkspaceSettings
+from actors.ports import (
+    FeedEvent,
+    Place,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    WorkspaceSettings,
+)
 from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
@@ -28,6 +36,7 @@ _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
 _MISSED_PINGS = 6
 _FEED_LENGTH = 20_000
+_WATCHED_S = 30.0  # so long after its last question a watcher may come back
 _REVIVED_AT_ONCE = 64
 _START_LIMIT_S = 60.0
 
@@ -41,7 +50,8 @@ class HostControl(Protocol):
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
     async def warm(self) -> None: ...
     async def working(self) -> list[str]: ...
-    async def resume(self, session_id: str, scope: str) -> list[str]: ...
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
+    async def stay(self) -> None: ...
 
 
 class Launcher(Protocol):
@@ -83,6 +93,7 @@ class Directory:
         self._changed = asyncio.Condition()
         self._feed: deque[tuple[int, FeedEvent]] = deque(maxlen=_FEED_LENGTH)
         self._feed_end = 0
+        self._watched: dict[str | None, float] = {}
         self._fed = asyncio.Condition()
         self._scopes: dict[str, None] = {}
         self._waiting: dict[str, int] = {}
@@ -100,6 +111,8 @@ class Directory:
             self._pool.add(name)
         await asyncio.gather(*(self._ping(name) for name in list(self._pool.hosts)))
         found = set(self._pool.hosts)
+        for name in found:
+            self._in_background(self._stay_with(name))
         while len(self._pool.hosts) < self._warm:
             self._start_host()
         if found:  # this is a restart in a living cluster: what died meanwhile goes on
@@ -123,12 +136,7 @@ class Directory:
         await self.begin()
         scope = (await self._wiring.registry.locate(session_id)).scope
         self.open_scope(scope)
-        found = self._pool.locate(session_id)
-        if found is None:
-            hosts = list(self._pool.for_children("shared", "", 1))
-            found = hosts[0] if hosts else self._start_host()
-            self._pool.put(session_id, found, "shared")
-        return scope, found
+        return scope, self._host_of(session_id)
 
     async def acquire(
         self,
@@ -148,10 +156,10 @@ class Directory:
             self._gate.done(spawner, done)
             await self._notify()
         if not want:
-            self._gate.close(spawner)
             return {}
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._waiting[spawner] = len(want)
+        metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
         try:
             while True:
                 granted = self._gate.grant(
@@ -163,28 +171,43 @@ class Directory:
                 if granted or left <= 0:
                     break
                 await self._wait(left)
-                self._gate.open(spawner, family_id, limit)
+                if not self._gate.is_open(spawner):
+                    return {}
         finally:
             self._waiting.pop(spawner, None)
+            metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
         for session_id, host in granted.items():
             self._pool.put(session_id, host, isolation)
         self._start_another()
         return granted
 
-    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
-        """A host's news: what happened, and which sessions it has let go."""
+    async def release(self, spawner: str) -> None:
+        """A spawn is over: take back all its slots, and those that it still waits for."""
+        self._gate.close(spawner)
+        await self._notify()
+
+    async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
+        """Which sessions a host has let go, and in which families something happened.
+
+        Answers which of these somebody watches: their events are worth sending.
+        """
         await self.begin()
         for session_id in gone:
             if self._pool.locate(session_id) == host:
                 self._pool.forget(session_id)
         if gone:
             await self._notify()
-        if events:
-            for event in events:
-                self._feed_end += 1
-                self._feed.append((self._feed_end, event))
-            async with self._fed:
-                self._fed.notify_all()
+        now = asyncio.get_running_loop().time()
+        self._watched = {one: until for one, until in self._watched.items() if until > now}
+        return families if None in self._watched else [f for f in families if f in self._watched]
+
+    async def publish(self, events: list[FeedEvent]) -> None:
+        """What happened in families that are watched, in order."""
+        for event in events:
+            self._feed_end += 1
+            self._feed.append((self._feed_end, event))
+        async with self._fed:
+            self._fed.notify_all()
 
     async def lost(self, host: str) -> None:
         """A caller found a host dead."""
@@ -199,6 +222,7 @@ class Directory:
         """Events of a family after position ``after`` (None: from now), as soon as there are."""
         after = self._feed_end if after is None else after
         deadline = asyncio.get_running_loop().time() + timeout_s
+        self._watched[family_id] = deadline + _WATCHED_S
         while True:
             end = self._feed_end
             found = [
@@ -243,9 +267,9 @@ class Directory:
         """One strand, read and verified."""
         return await report(self._wiring, strand)
 
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
-        """Root sessions, the newest first, ``count`` of those older than ``after``."""
-        return await self._wiring.registry.roots(after, count)
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
+        """Root sessions, the newest first: up to ``count`` of those after a cursor."""
+        return await self._wiring.registry.page(query, after, count)
 
     async def running(self) -> list[str]:
         """Root sessions with work in flight, or that had when they were last heard of."""
@@ -258,7 +282,7 @@ class Directory:
         return [id for ids in found for id in ids]
 
     async def find(self, fragment: str) -> list[str]:
-        """Ids of sessions that begin or end with ``fragment``."""
+        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it."""
         return await self._wiring.registry.find(fragment)
 
     async def open(self, scope: str) -> None:
@@ -306,7 +330,14 @@ class Directory:
             async with asyncio.timeout(_START_LIMIT_S):
                 await self._launcher.host(name).warm()
         self._ready.add(name)
+        self._in_background(self._stay_with(name))
         await self._notify()
+
+    async def _stay_with(self, name: str) -> None:
+        """Hear of a host's death when it happens, and not with the next ping."""
+        with contextlib.suppress(TroupeError):
+            await self._launcher.host(name).stay()
+        await self._ping(name)
 
     async def _watch(self) -> None:
         while True:
@@ -359,17 +390,30 @@ class Directory:
         await self._revive({id for id in running if self._pool.locate(id) is None})
 
     async def _revive(self, lost: set[str]) -> None:
-        """Bring back what was at work, `_REVIVED_AT_ONCE` at a time, so that all get their turn."""
-        pace = asyncio.Semaphore(_REVIVED_AT_ONCE)
+        """Bring back what was at work, so many on each host at a time that all get their turn."""
+        registry = self._wiring.registry
+        at_work = lost.intersection(await registry.running())
+        by_host: dict[str, list[tuple[str, str]]] = {}
+        for session_id, place in (await registry.places(sorted(at_work))).items():
+            self.open_scope(place.scope)
+            host = self._host_of(session_id)
+            by_host.setdefault(host, []).append((session_id, place.scope))
+        await asyncio.gather(*(self._resume(host, ones) for host, ones in by_host.items()))
 
-        async def revive(session_id: str) -> None:
-            async with pace:
-                with contextlib.suppress(TroupeError):
-                    scope, host = await self.locate(session_id)
-                    await self._launcher.host(host).resume(session_id, scope)
+    async def _resume(self, host: str, sessions: list[tuple[str, str]]) -> None:
+        """If the host dies meanwhile, what it holds by then is revived as any other."""
+        with contextlib.suppress(TroupeError):
+            for at in range(0, len(sessions), _REVIVED_AT_ONCE):
+                await self._launcher.host(host).resume_all(sessions[at : at + _REVIVED_AT_ONCE])
 
-        at_work = lost.intersection(await self._wiring.registry.running())
-        await asyncio.gather(*map(revive, sorted(at_work)))
+    def _host_of(self, session_id: str) -> str:
+        """Where a session is, or goes now."""
+        found = self._pool.locate(session_id)
+        if found is None:
+            hosts = list(self._pool.for_children("shared", "", 1))
+            found = hosts[0] if hosts else self._start_host()
+            self._pool.put(session_id, found, "shared")
+        return found
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -41,12 +41,15 @@ class Gate:
             for child in children:
                 spawn.held.pop(child, None)
 
+    def is_open(self, name: str) -> bool:
+        """Whether a spawn is known and not over."""
+        return name in self._spawns
+
     def close(self, name: str) -> None:
-        """Forget a spawn that holds nothing and wants nothing."""
-        spawn = self._spawns.get(name)
-        if spawn is None or spawn.held:
+        """Forget a spawn and what it holds."""
+        spawn = self._spawns.pop(name, None)
+        if spawn is None:
             return
-        del self._spawns[name]
         family = self._families[spawn.family]
         del family[name]
         if not family:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from actors.domain.errors import InvalidValue, NotFound
+from actors.domain.ids import parse_user
 from actors.domain.json_value import JsonValue
 from actors.domain.money import to_nano, to_usd
+from actors.listing import parse_cursor
 from cluster import console
 from cluster.cli_common import OK, connected, print_json
 from cluster.console import Folding, say
 from cluster.lookup import find_request, find_session
+from cluster.moments import parse_moment
 from cluster.overview import (
+    ALL,
     INTERRUPTED,
+    Filters,
     budget_json,
     get_tree,
     list_sessions,
@@ -31,21 +38,58 @@ if TYPE_CHECKING:
     from cluster.client import Troupe
     from cluster.handles import ApprovalScope, BudgetStatus, InboxRequest, Workspace
 
+State: TypeAlias = Literal[
+    "idle",
+    "initialising",
+    "running",
+    "interrupted",
+    "completed",
+    "failed",
+    "timed_out",
+    "cancelled",
+    "ended",
+]
+
 _NO_CAP = "none"
 
 
-async def ps(limit: int, as_json: bool) -> int:
-    """The newest sessions, and all that have work in flight."""
+@dataclass(frozen=True)
+class PsOptions:
+    """What `ps` lists: ``limit`` sessions that fit, from a cursor on; the rest as it was typed."""
+
+    workspace: Path | None
+    user: str | None
+    state: State | None
+    since: str | None
+    until: str | None
+    limit: int
+    after: str | None
+
+
+async def ps(options: PsOptions, as_json: bool) -> int:
+    """The newest sessions that fit, and if nothing else is asked for all with work in flight."""
+    now = time.time_ns() // 1000
+    since, until = (
+        None if text is None else parse_moment(text, field, now)
+        for text, field in ((options.since, "--since"), (options.until, "--until"))
+    )
+    user = None if options.user is None else parse_user(options.user, "--user")
+    parse_cursor(options.after, "--after")
     async with connected() as troupe:
-        listed = await list_sessions(troupe, limit)
+        place = options.workspace
+        workspace = None if place is None else await _workspace(troupe, place, register=False)
+        filters = Filters(workspace, user, options.state, since, until)
+        listed, following = await list_sessions(troupe, options.limit, filters, options.after)
         if as_json:
-            print_json({"sessions": [overview_json(one) for one in listed]})
-        elif not listed:
-            say("troupe: no sessions yet: `troupe run FILE:AGENT --prompt …` makes one")
-        else:
+            print_json({"sessions": [overview_json(one) for one in listed], "next": following})
+        elif listed:
             console.show(console.sessions_table(listed, console.stdout().width))
-            if len(listed) >= limit:
-                say(f"troupe: the newest {limit}; --limit N shows more")
+        elif filters != ALL or options.after:
+            say("troupe: no session fits")
+        else:
+            say("troupe: no sessions yet: `troupe run FILE:AGENT --prompt …` makes one")
+        if following and not as_json:
+            say(f"troupe: --limit N shows more than {options.limit}; --after {following} goes on")
         _hint_at_resume([one.summary.id for one in listed if one.status == INTERRUPTED])
     return OK
 

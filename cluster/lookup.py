@@ -1,6 +1,7 @@
 """Ids as people type them: whole, or any beginning or end of at least six characters.
 
-Ids of version 7 that were made at about the same time begin alike, so the end is often shorter.
+Ids of version 7 that were made at about the same time begin alike, so the end is often shorter. A
+beginning stands for a root session only: all sub-agents of a run begin alike.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from actors.domain.json_value import JsonValue
@@ -19,7 +20,7 @@ from cluster.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:
     from cluster.client import Troupe
-    from cluster.handles import BudgetStatus, InboxRequest
+    from cluster.handles import BudgetStatus, InboxRequest, Workspace
 
 
 INTERRUPTED = "interrupted"
@@ -36,18 +37,48 @@ class Overview:
     total: int
 
 
-async def list_sessions(troupe: Troupe, limit: int) -> list[Overview]:
-    """The newest root sessions, and every one with work in flight or interrupted."""
+@dataclass(frozen=True)
+class Filters:
+    """Which sessions are listed: all, or those that fit. ``state`` may also be ``interrupted``."""
+
+    workspace: Workspace | None = None
+    user_id: str | None = None
+    state: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+ALL = Filters()
+
+
+async def list_sessions(
+    troupe: Troupe, limit: int, filters: Filters = ALL, after: str | None = None
+) -> tuple[list[Overview], str | None]:
+    """The newest root sessions that fit, ``limit`` of them after a cursor, and the next cursor.
+
+    The first page of all sessions also has every one with work in flight or interrupted. A state
+    is what is shown of a session: a page may have fewer than ``limit``, and others follow.
+    """
     directory = troupe.calls.directory
-    newest, unfinished, working = await asyncio.gather(
-        troupe.sessions(limit=limit), directory.running(), directory.working()
+    newest = await troupe.sessions(
+        workspace=filters.workspace,
+        user_id=filters.user_id,
+        state=_stored_as(filters.state),
+        since=filters.since,
+        until=filters.until,
+        limit=limit,
+        after=after,
     )
+    unfinished = await directory.running() if filters == ALL and after is None else []
+    working = await directory.working()
     known = {one.id for one in newest}
     ids = [one.id for one in newest] + [id for id in reversed(unfinished) if id not in known]
     families = await asyncio.gather(*(directory.family(id) for id in ids))
     live = {*working, *await directory.working()}  # some have begun while we were reading
-    listed = zip(ids, families, strict=True)
-    return [summed_up(id, family, live) for id, family in listed if family]
+    listed = [
+        summed_up(id, family, live) for id, family in zip(ids, families, strict=True) if family
+    ]
+    return [one for one in listed if filters.state in (None, one.status)], newest.next
 
 
 def summed_up(root: str, family: Iterable[SessionSummary], live: set[str]) -> Overview:
@@ -69,6 +100,13 @@ async def get_tree(troupe: Troupe, session_id: str) -> tuple[SessionTree, bool]:
     family = await directory.family(session_id)
     live = {*before, *await directory.working()}
     return build_tree(session_id, family), bool(live.intersection(one.id for one in family))
+
+
+def _stored_as(state: str | None) -> tuple[str, ...]:
+    """The stored statuses of sessions that may be shown as ``state``."""
+    if state is None:
+        return ()
+    return _ACTIVE if state == INTERRUPTED else (state,)
 
 
 def status_of(summary: SessionSummary, live: bool) -> str:

@@ -1,7 +1,7 @@
 """Which host a session goes to, and when another host is needed. Pure bookkeeping.
 
 1. A root session with a process of its own gets an actor to itself, as long as there may be one.
-2. Sub-agents with processes of their own go where least is going on.
+2. Sub-agents with processes of their own go where least is going on, near their parent in doubt.
 3. Shared sessions are packed: near their parent first, on as many hosts as there are processors.
 4. One idle host is kept ready, until there are as many as there may be.
 """
@@ -100,7 +100,7 @@ class Pool:
         }
         room = SHARED_PER_HOST if isolation == "shared" else PROCESSES_PER_HOST
         for _ in range(count):
-            name = min(load, key=lambda one: (load[one], one != near), default=None)
+            name = min(load, key=lambda one: (load[one] - (one == near), one != near), default=None)
             if name is None or load[name] >= room:
                 return
             load[name] += 1

@@ -25,8 +25,10 @@ from actors.domain.capability_token import Token, mint
 from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
+from actors.domain.session import Profile
 from actors.entity import Codec, Machine
 from actors.journal import Append, Key, Summary
+from actors.listing import CODES, position
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.ports import Place, SessionSummary, WorkspaceSettings
 from actors.summary import encode_summary
@@ -39,7 +41,7 @@ from tests.redis_server import RedisServer
 GOLDEN = Path(__file__).parent / "golden"
 KEYRING = Keyring(bytes(range(32)))
 MACHINES = (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
-SCOPE, ID = derived_id("golden scope"), derived_id("golden session")
+SCOPE, ID, CHILD = (derived_id(f"golden {name}") for name in ("scope", "session", "child"))
 MESSAGE_FORM = 1
 """Messages name their fields, so one of them may be added without a new form."""
 
@@ -191,6 +193,15 @@ def _default(field: structs.FieldInfo) -> object:
 # --- Redis as a whole -----------------------------------------------------------------------------
 
 
+def summary_of_root() -> Summary:
+    """The line about the golden session, and its place in the listings."""
+    line = structs.replace(
+        filled(SessionSummary), id=ID, family_id=ID, scope=SCOPE, status="failed", parent_id=None
+    )
+    listed = CODES[line.status], position(line.created_at, ID)
+    return Summary(ID, encode_summary(line), listed)
+
+
 async def fill_redis(connection: Connection) -> None:
     """Put one of everything into Redis, as the actors do."""
     journal, registry = RedisJournal(connection), RedisRegistry(connection, KEYRING)
@@ -199,7 +210,7 @@ async def fill_redis(connection: Connection) -> None:
         key, codec = key_of(machine), Codec(machine, key_of(machine), KEYRING)
         row, audit = by_name[f"{machine.kind}.row"].data, by_name[f"{machine.kind}.audit"].data
         message = codec.message(0, by_name["message-0"].data)
-        summary = Summary(ID, by_name["summary"].data)
+        summary = summary_of_root() if machine.kind == SESSION.kind else None
         head = Head(3, b"m" * 20)
         await journal.append(
             [Append(key, 1, 0, row, [message], [audit], summary, create="creator")]
@@ -209,7 +220,8 @@ async def fill_redis(connection: Connection) -> None:
         await journal.append([Append(key, 2, 1, codec.row(2, [], head))])
     await registry.put_workspace(filled(WorkspaceSettings))
     await registry.put_agent("digest", by_name["parcel"].data)
-    await registry.register(Place(SCOPE, ID), [ID], root=True)
+    await registry.register_root(structs.replace(filled(Profile), id=ID, scope=SCOPE))
+    await registry.register(Place(SCOPE, ID), [CHILD])
     await registry.mark_running(ID)
 
 

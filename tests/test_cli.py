@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -34,12 +36,14 @@ from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
 from cluster.cli_common import report
+from cluster.client import SessionList
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
 from cluster.follow import conclusion
 from cluster.handles import Answer, InboxRequest
 from cluster.lookup import check_fragment, the_only_one
-from cluster.overview import list_sessions, result_json, summed_up, tree_json
+from cluster.moments import parse_moment, to_micros
+from cluster.overview import Filters, list_sessions, result_json, summed_up, tree_json
 from cluster.progress import Counts, Progress
 from cluster.redis.server import holder
 from cluster.running import Running, announce, hold, running, withdraw
@@ -185,6 +189,38 @@ def test_several_that_fit_are_listed() -> None:
         the_only_one("019000", [str(at) for at in range(100)], "session", "troupe ps")
 
 
+# --- times as they are typed ---------------------------------------------------------------------
+
+NOW = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "before_now_s"),
+    [
+        ("90s", 90),
+        ("30min", 1800),
+        (" 2h ", 7200),
+        ("7d", 604_800),
+        ("2025-12-31T23:00:00Z", 3600),
+        ("2026-01-01T01:00:00+02:00", 3600),
+    ],
+)
+def test_a_time_is_how_long_ago_or_a_date(text: str, before_now_s: int) -> None:
+    moment = parse_moment(text, "--since", NOW)
+    assert to_micros(moment, "since") == NOW - before_now_s * 1_000_000
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "-2h", "2 weeks", "999999999d", "2026-01-01T00:00"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValue, match="is no time: give how long ago"):
+        parse_moment(text, "--since", NOW)
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="since: give a time with its zone"):
+        to_micros(datetime(2026, 1, 1), "since")
+
+
 # --- errors and wrong calls ----------------------------------------------------------------------
 
 
@@ -236,6 +272,11 @@ _ECHO = f"{ROOT / AGENTS}:echo"
         (["run", _ECHO, "--run-id", "7"], "--run-id: '7' is not a UUID"),
         (["run", _ECHO, "--session", "x"], "--session: 'x' is no id"),
         (["ps", "--limit", "0"], "--limit"),
+        (["ps", "--state", "asleep"], "'asleep' is not one of 'idle'"),
+        (["ps", "--user", "me"], "--user: 'me' is not 16 lower-case hex digits"),
+        (["ps", "--since", "soon"], "--since: 'soon' is no time"),
+        (["ps", "--until", "2026-01-31"], "--until: '2026-01-31' is no time"),
+        (["ps", "--after", ONE], "--after: give the cursor"),
         (["tree"], "Missing argument 'ID'"),
         (["budget", "--set", "3"], "--set: whose cap?"),
         (["budget", ONE, "--workspace", "."], "not both"),
@@ -409,18 +450,44 @@ class FakeTroupe:
     def __init__(self, directory: FakeDirectory) -> None:
         self.calls = SimpleNamespace(directory=directory)
 
-    async def sessions(self, *, limit: int) -> list[SessionSummary]:
-        return [summary(OTHER, status="running")]
+    async def sessions(self, **asked: object) -> SessionList:
+        self.asked = asked
+        return SessionList([summary(OTHER, status="running")], "there")
 
 
 async def test_a_session_that_runs_nowhere_was_interrupted() -> None:
     troupe = cast(Troupe, FakeTroupe(FakeDirectory([OTHER])))
-    listed = await list_sessions(troupe, 1)
+    listed, _ = await list_sessions(troupe, 1)
     assert [(one.summary.id, one.status) for one in listed] == [
         (OTHER, "running"),
         (ONE, "interrupted"),
     ]
     assert [(one.agents, one.total) for one in listed] == [(1, 3), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("state", "stored", "shown"),
+    [
+        ("running", ("running",), [OTHER]),
+        ("interrupted", ("running", "initialising"), []),
+        ("failed", ("failed",), []),
+    ],
+)
+async def test_a_filter_goes_by_what_is_shown(
+    state: str, stored: tuple[str, ...], shown: list[str]
+) -> None:
+    """And what else is at work is no part of it."""
+    troupe = FakeTroupe(FakeDirectory([OTHER]))
+    listed, _ = await list_sessions(cast(Troupe, troupe), 1, Filters(state=state))
+    assert [one.summary.id for one in listed] == shown
+    assert troupe.asked["state"] == stored
+
+
+async def test_what_follows_a_cursor_is_no_place_for_what_is_at_work() -> None:
+    troupe = cast(Troupe, FakeTroupe(FakeDirectory([OTHER])))
+    listed, following = await list_sessions(troupe, 1, after="here")
+    assert [one.summary.id for one in listed] == [OTHER]
+    assert following == "there"
 
 
 def test_a_finished_session_is_never_called_interrupted() -> None:
@@ -736,8 +803,34 @@ def test_ps_tree_and_budget_tell_the_same_story(shell: Shell) -> None:
 
 
 @pytest.mark.cluster
+def test_ps_shows_what_is_asked_for_a_page_at_a_time(shell: Shell) -> None:
+    good, bad = shell.run("echo").session, shell.run("fails").session
+
+    def listed(*options: str) -> tuple[list[str], str | None]:
+        document = shell.troupe("ps", "--json", *options).document
+        rows = cast("list[dict[str, str]]", document["sessions"])
+        return [one["id"] for one in rows], cast("str | None", document["next"])
+
+    here = ["--workspace", str(shell.workspace), "--since", "1h", "--user", "0" * 16]
+    first, cursor = listed(*here, "--limit", "1")
+    assert cursor
+    second, _ = listed(*here, "--limit", "1", "--after", cursor)
+    assert (first, second) == ([bad], [good])
+    failed, _ = listed(*here, "--state", "failed")
+    assert bad in failed
+    assert good not in failed
+    assert listed(*here, "--until", "1h") == ([], None)
+    assert listed("--user", "f" * 16) == ([], None)
+    assert shell.troupe("ps", "--workspace", "/nowhere").code == 2
+
+
+@pytest.mark.cluster
 def test_an_id_that_fits_several_or_none_is_refused(shell: Shell) -> None:
-    many = shell.troupe("show", shell.run("has_children", "2").session[:9])
+    one, another = shell.run("echo").session, shell.run("echo").session
+    alike = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, another, strict=True))
+    )
+    many = shell.troupe("show", one[:alike])
     assert many.code == 2
     assert "fits " in many.err
     unknown = shell.troupe("tree", "01900000-0000-7000-8000-0000000000ff", "--json")

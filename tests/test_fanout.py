@@ -15,6 +15,7 @@ from actors.domain.session import Agent, Child, ChildSpec, FinishChildren
 from actors.fanout import Fanout
 from actors.outbox import Outbox
 from actors.ports import Batch, HostProvider
+from tests.waiting import until
 
 A_MOMENT_S = 0.001
 LIMIT_S = 10  # half the time after which a lost wake-up would go unnoticed
@@ -39,6 +40,9 @@ class FakeDirectory:
             granted = want[: min(limit - len(self.held), self._most)]
             self.held.update(granted)
             return dict.fromkeys(granted, "host")
+
+    async def release(self, spawner: str) -> None:
+        self.held.clear()
 
 
 class FakeHost:
@@ -104,7 +108,7 @@ async def test_slots_that_come_free_are_filled_at_once() -> None:
     directory, host = FakeDirectory(most=100), FakeHost()
     assert await _run(directory, host, 50, 2) == [f"{at}" for at in range(50)]
     assert sorted(host.started, key=int) == [f"{at}" for at in range(50)]
-    assert directory.held == set()
+    await until(lambda: not directory.held)
 
 
 async def test_a_result_may_be_faster_than_the_news_that_its_child_was_started() -> None:

@@ -23,7 +23,7 @@ from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.messages import Message
 from actors.domain.record import Record
 from actors.entity import Codec, read
-from actors.ports import Place, SessionSummary, WorkspaceSettings
+from actors.ports import Place, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.summary import decode_summary, encode_summary
 from actors.versions import PYTHON
 from cluster.redis.connection import Connection
@@ -31,6 +31,7 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from tests import golden_files
 from tests.golden_files import (
+    CHILD,
     GOLDEN,
     ID,
     KEYRING,
@@ -44,8 +45,9 @@ from tests.golden_files import (
     restore,
     stored,
 )
-from tests.golden_values import filled, width
+from tests.golden_values import SHAPES, filled, width
 
+USER = cast(str, SHAPES["user_id"])
 Reader = Callable[[bytes], object]
 
 ANEW = "python -m tests.golden_files"
@@ -238,11 +240,19 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
         assert await journal.audit(key_of(machine), 0, 9) == [row]
     settings = json.loads((file.parent / "settings.json").read_text())
     assert list(differences([settings], await registry.workspaces())) == []
-    summary = json.loads((file.parent / "summary.json").read_text())
-    assert list(differences(summary, (await registry.family(SCOPE, ID))[0])) == []
-    assert await registry.locate(ID) == Place(SCOPE, ID)
+    (line,) = await registry.family(SCOPE, ID)
+    assert (line.id, line.scope, line.status) == (ID, SCOPE, "failed")
+    for query in (
+        SessionQuery(),
+        SessionQuery(SCOPE, states=["failed"]),
+        SessionQuery(user_id=USER),
+    ):
+        assert (await registry.page(query, None, 9)).sessions == [line]
+    assert (await registry.page(SessionQuery(SCOPE, states=["idle"]), None, 9)).sessions == []
+    assert [await registry.locate(id) for id in (ID, CHILD)] == 2 * [Place(SCOPE, ID)]
     assert await registry.agent("digest") == (file.parent / "parcel").read_bytes()
-    assert (await registry.running(), await registry.find(ID[:8])) == ([ID], [ID])
+    assert await registry.running() == [ID]
+    assert [await registry.find(text) for text in (ID[:8], CHILD[-8:])] == [[ID], [CHILD]]
 
 
 async def test_settings_of_a_newer_version_are_refused_and_not_read_in_part(

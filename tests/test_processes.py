@@ -17,7 +17,7 @@ import pytest
 
 from actors import Turn, calls
 from actors.agents import ship
-from actors.processes import AgentProcesses, _Session
+from actors.processes import AgentProcesses
 from tests import cluster_agents as agents
 from tests.waiting import until
 
@@ -44,7 +44,7 @@ async def run_agent(note: str) -> None:
     try:
         await processes.run(blob, INFO, note, None, NoEngine())
     finally:
-        processes.close()
+        await processes.close()
 
 
 async def starts_process_and_blocks(turn: Turn, prompt: str) -> None:
@@ -53,6 +53,12 @@ async def starts_process_and_blocks(turn: Turn, prompt: str) -> None:
     Path(prompt).write_text(str(child.pid))
     while True:
         time.sleep(1)
+
+
+async def starts_process_and_returns(turn: Turn, prompt: str) -> None:
+    """Leaves a process behind."""
+    child = subprocess.Popen(["sleep", "3600"])
+    Path(prompt).write_text(str(child.pid))
 
 
 def _noted(note: Path) -> Callable[[], bool]:
@@ -88,17 +94,8 @@ async def test_what_an_agent_started_ends_with_its_actor_whatever_ray_kills_besi
     await until(_gone(int(note.read_text())))
 
 
-async def test_an_agent_that_blocks_ends_even_if_it_is_cancelled_before_it_said_hello(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    note, hello = tmp_path / "pid", _Session.hello
-
-    async def late_hello(session: _Session) -> int:
-        await until(_noted(note))
-        await asyncio.sleep(0.1)
-        return await hello(session)
-
-    monkeypatch.setattr(_Session, "hello", late_hello)
+async def test_an_agent_that_blocks_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
     processes = AgentProcesses()
     blob = ship(starts_process_and_blocks).blob
     run = asyncio.create_task(processes.run(blob, INFO, str(note), None, NoEngine()))
@@ -107,7 +104,28 @@ async def test_an_agent_that_blocks_ends_even_if_it_is_cancelled_before_it_said_
     with pytest.raises(asyncio.CancelledError):
         await run
     assert _gone(int(note.read_text()))()
-    processes.close()
+    await processes.close()
+
+
+async def test_a_process_that_was_made_ahead_and_has_died_is_not_used() -> None:
+    processes = AgentProcesses()
+    processes.warm()
+    assert processes._spare
+    spare = await processes._spare
+    os.kill(spare.pid, signal.SIGKILL)
+    outcome = await processes.run(ship(agents.answers).blob, INFO, "1", None, NoEngine())
+    assert outcome.output == "1"
+    await processes.close()
+
+
+async def test_nothing_of_an_agent_is_left_when_it_is_said_to_have_left(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    processes = AgentProcesses()
+    blob = ship(starts_process_and_returns).blob
+    await processes.run(blob, INFO, str(note), None, NoEngine())
+    await processes.left(INFO.session_id)
+    assert _gone(int(note.read_text()))()
+    await processes.close()
 
 
 @pytest.mark.parametrize("heard_of", [False, True])
@@ -119,13 +137,15 @@ async def test_a_server_that_was_killed_is_replaced(
     processes = AgentProcesses()
     blob = ship(agents.answers).blob
     assert (await processes.run(blob, INFO, "1", None, NoEngine())).output == "1"
-    (server,) = _marked(mark)
+    assert processes._spare
+    server = psutil.Process((await processes._spare).pid).parent()
+    assert server
     server.kill()
     server.wait(10)  # the loop stands still: no news of it gets through
     if heard_of:
         await asyncio.sleep(0.1)
     assert (await processes.run(blob, INFO, "2", None, NoEngine())).output == "2"
-    processes.close()
+    await processes.close()
     await until(lambda: not _marked(mark))
 
 

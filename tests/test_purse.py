@@ -70,10 +70,11 @@ class Wallet:
     def reserve(self, amount: int) -> str:
         self.count += 1
         self.state.reservations[f"{self.count}"] = Reservation("run", amount, 0)
+        self.state.reserved += amount
         return f"{self.count}"
 
     def settle(self, id: str, actual: int) -> None:
-        del self.state.reservations[id]
+        self.state.reserved -= self.state.reservations.pop(id).amount
         self.state.spent += actual
 
 

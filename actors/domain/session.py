@@ -171,6 +171,8 @@ class State(Struct, array_like=True):
     children_cost: int = 0
     extra: dict[str, bytes] = field(default_factory=dict)
     operations: list[str] = field(default_factory=list)
+    reserved: int = 0
+    """What all reservations come to."""
 
 
 class Imported(Record, frozen=True):
@@ -472,6 +474,7 @@ def evolve(state: State, event: Event) -> State:
             _apply_authorized(state, event)
         case Settled(operation, actual):
             reservation = state.reservations.pop(operation)
+            state.reserved -= reservation.amount
             state.spent += actual
             if run := state.runs.get(reservation.run):
                 run.cost += actual
@@ -526,7 +529,7 @@ def operation(run: str, key: str) -> str:
 
 def committed_money(state: State) -> int:
     """Spent and reserved, in nano-USD: the loan that the session needs."""
-    return state.spent + sum(one.amount for one in state.reservations.values())
+    return state.spent + state.reserved
 
 
 def children_of(state: State, run: str, key: str) -> list[Child]:
@@ -547,6 +550,8 @@ def validate(state: State) -> None:
     amounts = [state.spent, *(one.amount for one in state.reservations.values())]
     if any(not 0 <= amount <= 1 << 62 for amount in amounts):
         raise CorruptState("session: a stored amount is out of range")
+    if state.reserved != sum(one.amount for one in state.reservations.values()):
+        raise CorruptState("session: what is reserved does not add up")
     if state.token_count < 0 or not 0 <= state.first_message <= state.messages:
         raise CorruptState("session: a stored count is out of range")
 
@@ -580,6 +585,7 @@ def _apply_authorized(state: State, event: Authorized) -> None:
     if decision.proof.startswith("approval:"):
         state.metadata.approval_count += 1
     if decision.amount:
+        state.reserved += decision.amount
         state.reservations[operation(event.run, event.key)] = Reservation(
             event.run, decision.amount, event.deadline
         )

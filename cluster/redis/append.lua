@@ -1,6 +1,9 @@
 -- Append to many entities of one scope. For each, two keys: the entity's, from which those of its
 -- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
 -- row, n, n messages, n, n audit rows, summary ('' = none).
+-- One key more, if there is one, is the scope's index of root sessions, and each three arguments
+-- more are a change of it: for the how manieth append, the states that a session now has not, and
+-- its new member, which is its state and its position.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
 -- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
 local answers, arg = {}, 1
@@ -11,7 +14,7 @@ local function push(key, count, write)
     if write then redis.call('RPUSH', key, value) end
   end
 end
-for first = 1, #KEYS, 2 do
+for first = 1, #KEYS - 1, 2 do
   local meta, answer, write = KEYS[first], 'OK', false
   local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
   local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
@@ -36,5 +39,12 @@ for first = 1, #KEYS, 2 do
   local summary = take()
   if write and summary ~= '' then redis.call('HSET', KEYS[first + 1], id, summary) end
   answers[#answers + 1] = answer
+end
+while arg <= #ARGV do
+  local answer, others, member = answers[tonumber(take())], take(), take()
+  if answer == 'OK' then -- of a repeated row, too: it is the entity's last, and changes nothing
+    for state in others:gmatch('.') do redis.call('ZREM', KEYS[#KEYS], state .. member:sub(2)) end
+    redis.call('ZADD', KEYS[#KEYS], 0, member)
+  end
 end
 return answers

@@ -89,6 +89,17 @@ class Connection:
         """A command that answers with a string or nothing."""
         return cast("bytes | None", await self.command(*words))
 
+    async def all(self, commands: Sequence[Sequence[Value]]) -> list[object]:
+        """The answers to commands that may be repeated, sent together."""
+
+        async def send() -> list[object]:
+            async with self.client.pipeline(transaction=False) as together:
+                for words in commands:
+                    together.execute_command(*words)
+                return cast("list[object]", await together.execute())
+
+        return await self.patiently(send) if commands else []
+
     async def values(self, *words: Value) -> list[bytes]:
         """A command that answers with strings."""
         return cast(list[bytes], await self.command(*words))

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.journal import Append, Key, Loaded, Outcome
+from actors.listing import CODES
 from cluster.redis.connection import Connection, Script
+from cluster.redis.listing import roots_of
 
 _APPEND = Script("append")
 _ACTIVATE = Script("activate")
 _READ = Script("read")
 _SNAPSHOT = Script("snapshot")
+_STATES = b"".join(CODES.values())
 
 
 class RedisJournal:
@@ -57,6 +60,7 @@ class RedisJournal:
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         keys: list[str] = []
         arguments: list[bytes | str | int] = []
+        changes: list[bytes | str | int] = []
         for one in batch:
             base, summary = self._base(one.key), one.summary
             family = self._redis.family(one.key.scope, summary.family) if summary else base
@@ -64,6 +68,12 @@ class RedisJournal:
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")
+            if summary and summary.listed:
+                state, position = summary.listed
+                changes += (len(keys) // 2, _STATES.replace(state, b""), state + position)
+        if changes:
+            keys.append(roots_of(self._redis, batch[0].key.scope))
+            arguments += changes
         answers = cast(list[bytes], await self._redis.run(_APPEND, keys, arguments))
         return [Outcome[answer.decode()] for answer in answers]
 

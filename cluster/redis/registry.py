@@ -8,21 +8,22 @@ whoever reads it finds out, and never one too few.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 
 from actors.domain.boundary import Boundary
-from actors.domain.errors import InvalidAgent, NotFound
+from actors.domain.errors import InvalidAgent
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
+from actors.domain.session import Profile
 from actors.entity import written_by_newer
-from actors.ports import Place, SessionSummary, WorkspaceSettings
+from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.summary import decode_summary
 from cluster.redis.connection import Connection
+from cluster.redis.listing import Listing
+from cluster.redis.places import Places
 
 _ENCODER = msgspec.msgpack.Encoder()
-_SCANNED_AT_ONCE = 1000
 _SETTINGS = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 
 SETTINGS_FORM = 1
@@ -35,6 +36,8 @@ class RedisRegistry:
     def __init__(self, connection: Connection, keyring: Keyring) -> None:
         self._redis = connection
         self._keyring = keyring
+        self._places = Places(connection)
+        self._listing = Listing(connection, self._places)
         self._settings: dict[str, tuple[bytes, WorkspaceSettings]] = {}
 
     async def put_agent(self, digest: str, blob: bytes) -> None:
@@ -70,25 +73,19 @@ class RedisRegistry:
         return [self._open(scope.decode(), sealed) for scope, sealed in pairs]
 
     async def locate(self, session_id: str) -> Place:
-        key = self._redis.key("sessions")
-        place = await self._redis.value("HGET", key, session_id)
-        if place is None:
-            raise NotFound(
-                f"session {session_id}: there is no such session; `troupe ps` lists them",
-                session=session_id,
-            )
-        return Place(*place.decode().split("/", 1))
+        return await self._places.get(session_id)
 
-    async def register(
-        self, place: Place, session_ids: Sequence[str], *, root: bool = False
-    ) -> None:
-        key = self._redis.key("sessions")
-        value = f"{place.scope}/{place.family_id}"
-        places = [part for id in session_ids for part in (id, value)]
-        await self._redis.command("HSET", key, *places)
-        if root:
-            scored = [part for id in session_ids for part in (0, id)]
-            await self._redis.command("ZADD", self._redis.key("roots"), *scored)
+    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+        """Where those of these sessions belong that are known."""
+        return await self._places.known(session_ids)
+
+    async def register(self, place: Place, session_ids: Sequence[str]) -> None:
+        await self._places.put(place, session_ids)
+
+    async def register_root(self, profile: Profile) -> None:
+        """File a root session that is about to be made, and list it."""
+        await self._places.put(Place(profile.scope, profile.id), [profile.id])
+        await self._listing.add(profile.scope, profile.user_id, profile.created_at, profile.id)
 
     async def mark_running(self, session_id: str) -> None:
         key = self._redis.key("running")
@@ -108,35 +105,16 @@ class RedisRegistry:
         found = await self._redis.values("HVALS", key)
         return [decode_summary(data) for data in found]
 
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
-        key = self._redis.key("roots")
-        end = f"({after}" if after else "+"  # ids of version 7 sort by age
-        ids = await self._redis.values("ZREVRANGEBYLEX", key, end, "-", "LIMIT", 0, count)
-        return [summary for id in ids if (summary := await self._root(id.decode()))]
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
+        return await self._listing.page(query, after, count)
 
     async def find(self, fragment: str) -> list[str]:
-        """Ids of sessions that begin or end with ``fragment`` (hex digits and hyphens)."""
-        found: set[str] = set()
-        for pattern in (f"{fragment}*", f"*{fragment}"):
-            cursor = "0"
-            while True:
-                cursor, pairs = await self._scan(cursor, pattern)
-                found.update(id.decode() for id in pairs[::2])
-                if cursor == "0":
-                    break
-        return sorted(found)
+        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it.
 
-    async def _scan(self, cursor: str, pattern: str) -> tuple[str, list[bytes]]:
-        key = self._redis.key("sessions")
-        words = ("HSCAN", key, cursor, "MATCH", pattern, "COUNT", _SCANNED_AT_ONCE)
-        after, pairs = cast("tuple[bytes, list[bytes]]", await self._redis.command(*words))
-        return after.decode(), pairs
-
-    async def _root(self, id: str) -> SessionSummary | None:
-        place = await self.locate(id)
-        key = self._redis.family(place.scope, id)
-        data = await self._redis.value("HGET", key, id)
-        return decode_summary(data) if data else None
+        It has at least six hex digits and hyphens; of very many ids that fit some are left out.
+        """
+        begin = await self._listing.beginning(fragment)
+        return sorted({*begin, *await self._places.ending(fragment)})
 
     def _open(self, scope: str, sealed: bytes) -> WorkspaceSettings:
         known = self._settings.get(scope)

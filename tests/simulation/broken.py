@@ -20,6 +20,7 @@ from actors.entity import Entity
 from actors.journal import Append, Outcome
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
+from actors.ports import SessionSummary
 from actors.purse import Purse
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
@@ -41,7 +42,7 @@ class _Unfenced(MemoryJournal):
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         epochs = {key: stored.epoch for key, stored in self.entities.items()}
         return await super().append(
-            [replace(one, epoch=epochs.get(one.key, one.epoch)) for one in batch]
+            [one._replace(epoch=epochs.get(one.key, one.epoch)) for one in batch]
         )
 
 
@@ -54,7 +55,7 @@ class _Forgetful(MemoryJournal):
     async def _again(self, one: Append) -> Sequence[Outcome]:
         stored = self.entities.get(one.key)
         repeated = stored is not None and stored.seq == one.after + 1 and one.row
-        return await super().append([replace(one, after=one.after + 1) if repeated else one])
+        return await super().append([one._replace(after=one.after + 1) if repeated else one])
 
 
 @contextmanager
@@ -104,6 +105,7 @@ def _refund_on_death() -> Iterator[None]:
     async def refunded(*arguments: Any) -> Any:
         entity = await recover(*arguments)
         entity.state.reservations.clear()
+        entity.state.reserved = 0
         return entity
 
     with patch.object(host, "stored_entity", refunded):
@@ -190,6 +192,18 @@ def _leaves_orphans() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _listed_once() -> Iterator[None]:
+    """The index of root sessions keeps the state in which it first heard of a session."""
+    newly_listed = activation.Activation._newly_listed
+
+    def first(self: activation.Activation, summary: SessionSummary) -> tuple[bytes, bytes] | None:
+        return None if self._listed else newly_listed(self, summary)
+
+    with patch.object(activation.Activation, "_newly_listed", first):
+        yield
+
+
 BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
@@ -205,4 +219,5 @@ BROKEN: dict[str, Variant] = {
     "orphans": Variant(patched=_leaves_orphans),
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
+    "listed once and for all": Variant(patched=_listed_once),
 }

@@ -12,7 +12,8 @@ these the checker derives the states once more, each row in its own small step, 
 
 Whoever gets a reply in the schedule tells the checker, which holds that what it rests on was
 stored before (reply after commit) and that no later reply contradicts it. At the end, what can be
-recovered must be what was stored, and the books of budget and sessions must agree.
+recovered must be what was stored, the books of budget and sessions must agree, and root sessions
+must be listed as what they are.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.entity import read
 from actors.journal import Append, Key
+from actors.listing import CODES, position
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.memory_journal import MemoryJournal
+from actors.summary import summarise
 from tests.simulation.witness import AnyMachine, Shadow
 
 _DECISION = msgspec.msgpack.Decoder(Decision)
@@ -361,6 +364,14 @@ class Checker:
         texts = self._texts.get(key.id, [])
         if len(sealed) != len(texts) or state.messages != len(texts):
             self.wrong(f"{key}: {len(sealed)} messages kept, {state.messages} counted")
+        self._check_listed(key, state, journal)
+
+    def _check_listed(self, key: Key, state: session.State, journal: MemoryJournal) -> None:
+        summary = summarise(state, 0)
+        where = position(summary.created_at, key.id)
+        code = journal.listed.get(key.scope, {}).get(where)
+        if code != (None if summary.parent_id else CODES[summary.status]):
+            self.wrong(f"{key}: is {summary.status}, and listed as {code!r}")
 
     def _check_books(self) -> None:
         books = self._budget()

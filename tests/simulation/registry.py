@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from actors.domain.errors import NotFound
-from actors.ports import FeedEvent, Place, SessionSummary, Slot, WorkspaceSettings
+from actors.domain.session import Profile
+from actors.ports import (
+    FeedEvent,
+    Place,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    Slot,
+    WorkspaceSettings,
+)
 
 
 class Books:
@@ -46,10 +55,14 @@ class SimulatedRegistry:
             raise NotFound(f"session {session_id}: there is no such session")
         return place
 
-    async def register(
-        self, place: Place, session_ids: Sequence[str], *, root: bool = False
-    ) -> None:
+    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+        return {id: self._books.places[id] for id in session_ids if id in self._books.places}
+
+    async def register(self, place: Place, session_ids: Sequence[str]) -> None:
         self._books.places.update(dict.fromkeys(session_ids, place))
+
+    async def register_root(self, profile: Profile) -> None:
+        self._books.places[profile.id] = Place(profile.scope, profile.id)
 
     async def mark_running(self, session_id: str) -> None:
         self._books.running[session_id] = None
@@ -63,8 +76,8 @@ class SimulatedRegistry:
     async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
         return []
 
-    async def roots(self, after: str | None, count: int) -> list[SessionSummary]:
-        return []
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
+        return SessionPage([], None)
 
     async def find(self, fragment: str) -> list[str]:
         return [id for id in self._books.places if fragment in id]
@@ -103,10 +116,17 @@ class SimulatedDirectory:
     async def locate(self, session_id: str) -> tuple[str, str]:
         return self._scope, self.host_of(session_id)
 
-    async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
+    async def release(self, spawner: str) -> None:
+        pass
+
+    async def publish(self, events: list[FeedEvent]) -> None:
+        raise AssertionError("nobody watches")
+
+    async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
         for session_id in gone:
             if self._where.get(session_id) == host:
                 del self._where[session_id]
+        return []
 
     def host_of(self, session_id: str) -> str:
         """Where a session is, or will be."""

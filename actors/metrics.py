@@ -1,0 +1,81 @@
+"""What this process has counted and measured. To count costs an addition, so hot paths may.
+
+The figures stay here until somebody exports them; `cluster.metrics` does so for Ray's endpoint.
+Times are in seconds. Names and labels are those of Prometheus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 256)
+
+
+class Counter:
+    """A number that only grows, for each value of its label."""
+
+    def __init__(self, name: str, text: str, label: str = "") -> None:
+        self.name, self.text, self.label = name, text, label
+        self.values: dict[str, float] = {}
+
+    def add(self, amount: float = 1, label: str = "") -> None:
+        self.values[label] = self.values.get(label, 0) + amount
+
+
+class Gauge:
+    """A number as it is now, for each value of its label."""
+
+    def __init__(self, name: str, text: str, label: str = "") -> None:
+        self.name, self.text, self.label = name, text, label
+        self.values: dict[str, float] = {}
+
+    def set(self, value: float, label: str = "") -> None:
+        self.values[label] = value
+
+
+class Histogram:
+    """How often something came to at most each of ``bounds``, and to more than the last."""
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...] = _SECONDS) -> None:
+        self.name, self.text, self.bounds = name, text, bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Observe how long a block takes that ends without an error."""
+        begin = time.perf_counter()
+        yield
+        self.observe(time.perf_counter() - begin)
+
+
+ACTIVATIONS = Counter("troupe_activations", "Stored sessions that were made live")
+ACTIVATION_SECONDS = Histogram("troupe_activation_seconds", "From a call to a live session")
+LIVE_SESSIONS = Gauge("troupe_live_sessions", "Sessions that are live in this host")
+SPAWNED = Counter("troupe_spawned", "Sub-agents that were asked for")
+SPAWN_SECONDS = Histogram("troupe_spawn_seconds", "From a spawn to its first sub-agents' start")
+SPAWNS_WAITING = Gauge("troupe_spawns_waiting", "Sub-agents that wait for a slot")
+RUNS = Counter("troupe_runs", "Runs that have ended, by their status", "status")
+AUTHORIZATIONS = Counter("troupe_authorizations", "Actions decided, by the answer", "answer")
+AUTHORIZE_SECONDS = Histogram("troupe_authorize_seconds", "From the question to a durable answer")
+BUDGET_HOLDS = Counter("troupe_budget_holds", "Money set aside: lent already, or asked for", "by")
+PERMISSIONS = Counter("troupe_permissions", "Permissions found: kept here, or asked for", "by")
+COMMIT_SECONDS = Histogram("troupe_commit_seconds", "One group commit")
+COMMIT_SIZE = Histogram("troupe_commit_entities", "Entities in one group commit", _SIZES)
+FENCED = Counter("troupe_fenced", "Activations that a newer one has taken over")
+SPENT_USD = Gauge(
+    "troupe_spent_usd", "What a workspace has spent, as its budget knows", "workspace"
+)
+CAP_USD = Gauge("troupe_cap_usd", "The cap of a workspace; +Inf for none", "workspace")
+
+COUNTERS = (ACTIVATIONS, SPAWNED, RUNS, AUTHORIZATIONS, BUDGET_HOLDS, PERMISSIONS, FENCED)
+GAUGES = (LIVE_SESSIONS, SPAWNS_WAITING, SPENT_USD, CAP_USD)
+HISTOGRAMS = (ACTIVATION_SECONDS, SPAWN_SECONDS, AUTHORIZE_SECONDS, COMMIT_SECONDS, COMMIT_SIZE)
