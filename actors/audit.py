@@ -68,8 +68,8 @@ def verify(
 ) -> Report:
     """Read a strand and check it against the ``head`` that the entity's journal had just before.
 
-    ``events`` is the type of the entity's events, one or a union. Rows beyond the head are
-    newer than it; nobody without the key could have made them.
+    ``events`` is the type of the entity's events, one or a union. Rows beyond the head are newer
+    than it; nobody without the key could have made them.
     """
     decoder: _Decoder = msgspec.msgpack.Decoder(tuple[int, int, int, list[events]])  # type: ignore[valid-type]
     entries: list[Entry] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import structs
 
 from actors.domain import session
 from actors.ports import SessionSummary
@@ -54,13 +55,14 @@ def shown(state: session.State) -> tuple[object, ...]:
 
 
 def encode_summary(summary: SessionSummary) -> bytes:
-    """As stored."""
-    return _ENCODER.encode(summary)
+    """As stored, without what its place says: the ids of the session, its family and its scope."""
+    return _ENCODER.encode(structs.replace(summary, id="", family_id="", scope=""))
 
 
-def decode_summary(data: bytes) -> SessionSummary:
-    """From storage."""
-    return _DECODER.decode(data)
+def decode_summary(data: bytes, id: str, family_id: str, scope: str) -> SessionSummary:
+    """From storage, and from the place where it was stored."""
+    summary = _DECODER.decode(data)
+    return structs.replace(summary, id=id, family_id=family_id, scope=scope)
 
 
 def _status(state: session.State) -> str:

@@ -13,10 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias, TypeVar, cast, get_args
 
-from msgspec import Struct
-
 from actors.domain.errors import InvalidValue
 from actors.domain.json_value import JsonValue, check_json, check_text, kind_of, shown
+from actors.domain.record import Record
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
@@ -27,7 +26,7 @@ _Item = TypeVar("_Item")
 _IMAGE_TYPE = re.compile(r"image/[A-Za-z0-9][A-Za-z0-9.+-]{0,126}")
 
 
-class ToolCall(Struct, frozen=True, omit_defaults=True):
+class ToolCall(Record, frozen=True):
     """An assistant's wish to call a tool. ``arguments`` is a JSON value, not JSON text."""
 
     id: str
@@ -36,13 +35,13 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
     extra: dict[str, JsonValue] = {}
 
 
-class ToolCalls(Struct, frozen=True, tag=True):
+class ToolCalls(Record, frozen=True, tag=True):
     """Content: the tool calls of one message, in order."""
 
     calls: list[ToolCall]
 
 
-class ToolResult(Struct, frozen=True, tag=True, omit_defaults=True):
+class ToolResult(Record, frozen=True, tag=True):
     """Content: what the tool call ``call_id`` gave."""
 
     call_id: str
@@ -51,14 +50,14 @@ class ToolResult(Struct, frozen=True, tag=True, omit_defaults=True):
     extra: dict[str, JsonValue] = {}
 
 
-class TextPart(Struct, frozen=True, tag=True, omit_defaults=True):
+class TextPart(Record, frozen=True, tag=True):
     """A piece of text inside `Multipart`."""
 
     text: str
     extra: dict[str, JsonValue] = {}
 
 
-class ImagePart(Struct, frozen=True, tag=True, omit_defaults=True):
+class ImagePart(Record, frozen=True, tag=True):
     """An image inside `Multipart`: its media type (``image/...``) and its bytes in base64."""
 
     media_type: str
@@ -69,7 +68,7 @@ class ImagePart(Struct, frozen=True, tag=True, omit_defaults=True):
 Part: TypeAlias = TextPart | ImagePart
 
 
-class Multipart(Struct, frozen=True, tag=True):
+class Multipart(Record, frozen=True, tag=True):
     """Content: text and images, in order."""
 
     parts: list[Part]
@@ -78,7 +77,7 @@ class Multipart(Struct, frozen=True, tag=True):
 Content: TypeAlias = str | ToolCalls | ToolResult | Multipart
 
 
-class Message(Struct, frozen=True, omit_defaults=True):
+class Message(Record, frozen=True):
     """One message. Make it with the constructors: they raise InvalidValue naming the field."""
 
     role: Role

@@ -165,7 +165,9 @@ class Listing:
             ]
         )
         by_id = {
-            place.family_id: decode_summary(cast(bytes, line))
+            place.family_id: decode_summary(
+                cast(bytes, line), place.family_id, place.family_id, place.scope
+            )
             for place, line in zip(places, lines, strict=True)
             if line
         }

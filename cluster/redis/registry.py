@@ -102,8 +102,9 @@ class RedisRegistry:
 
     async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
         key = self._redis.family(scope, family_id)
-        found = await self._redis.values("HVALS", key)
-        return [decode_summary(data) for data in found]
+        found = await self._redis.values("HGETALL", key)
+        lines = zip(found[::2], found[1::2], strict=True)
+        return [decode_summary(data, id.decode(), family_id, scope) for id, data in lines]
 
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
         return await self._listing.page(query, after, count)
