@@ -43,13 +43,13 @@ KEYRING = Keyring(bytes(range(32)))
 MACHINES = (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
 SCOPE, ID, CHILD = (derived_id(f"golden {name}") for name in ("scope", "session", "child"))
 MESSAGE_FORM = 1
-"""Messages name their fields, so one of them may be added without a new form."""
+"""Messages are never written again: readers ignore fields at the end that are new."""
 
 SUMMARY_FORM = 1
 """Summaries are made again with every change: readers ignore fields at the end that are new."""
 
 PARCEL_FORM = 1
-"""Parcels name their fields too."""
+"""Parcels name their fields, so one may be added without a new form."""
 
 LAYOUT_FORM = 1
 """The keys in Redis and what is under them."""
@@ -91,7 +91,7 @@ def stored() -> Iterator[Stored]:
     for n in range(width(Message)):
         message = filled(Message, n)
         yield Stored(f"message-{n}", MESSAGE_FORM, msgspec.msgpack.encode(message), message)
-    settings, summary = filled(WorkspaceSettings), filled(SessionSummary)
+    settings, summary = filled(WorkspaceSettings), golden_summary()
     yield Stored(
         "settings", SETTINGS_FORM, msgspec.msgpack.encode((SETTINGS_FORM, settings)), settings
     )
@@ -101,6 +101,11 @@ def stored() -> Iterator[Stored]:
     allowance, token = signed()
     yield Stored("allowance.signed", 1, msgspec.msgpack.encode(allowance), allowance)
     yield Stored("token.signed", 1, msgspec.msgpack.encode(token), token)
+
+
+def golden_summary() -> SessionSummary:
+    """The line about the golden session; where it is stored says its ids and its scope."""
+    return structs.replace(filled(SessionSummary), id=ID, family_id=ID, scope=SCOPE)
 
 
 def of_machine(machine: AnyMachine) -> Iterator[Stored]:
@@ -195,9 +200,7 @@ def _default(field: structs.FieldInfo) -> object:
 
 def summary_of_root() -> Summary:
     """The line about the golden session, and its place in the listings."""
-    line = structs.replace(
-        filled(SessionSummary), id=ID, family_id=ID, scope=SCOPE, status="failed", parent_id=None
-    )
+    line = structs.replace(golden_summary(), status="failed", parent_id=None)
     listed = CODES[line.status], position(line.created_at, ID)
     return Summary(ID, encode_summary(line), listed)
 

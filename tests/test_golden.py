@@ -23,7 +23,7 @@ from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.messages import Message
 from actors.domain.record import Record
 from actors.entity import Codec, read
-from actors.ports import Place, SessionQuery, SessionSummary, WorkspaceSettings
+from actors.ports import Place, SessionQuery, WorkspaceSettings
 from actors.summary import decode_summary, encode_summary
 from actors.versions import PYTHON
 from cluster.redis.connection import Connection
@@ -39,6 +39,7 @@ from tests.golden_files import (
     SCOPE,
     AnyMachine,
     differences,
+    golden_summary,
     key_of,
     layout,
     layout_file,
@@ -66,7 +67,7 @@ def readers() -> dict[str, Reader]:
     found: dict[str, Reader] = {
         "message": msgspec.msgpack.Decoder(Message).decode,
         "settings": lambda data: settings.decode(data)[1],
-        "summary": decode_summary,
+        "summary": lambda data: decode_summary(data, ID, ID, SCOPE),
         "parcel": msgspec.msgpack.Decoder(Parcel).decode,
         "allowance.signed": msgspec.msgpack.Decoder(Allowance).decode,
         "token.signed": msgspec.msgpack.Decoder(Token).decode,
@@ -271,6 +272,6 @@ async def test_settings_of_a_newer_version_are_refused_and_not_read_in_part(
 
 
 def test_the_summary_of_a_newer_version_is_read_without_what_is_new() -> None:
-    summary = filled(SessionSummary)
+    summary = golden_summary()
     longer = [*msgspec.msgpack.decode(encode_summary(summary)), "new", 7]
-    assert decode_summary(msgspec.msgpack.encode(longer)) == summary
+    assert decode_summary(msgspec.msgpack.encode(longer), ID, ID, SCOPE) == summary
