@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,12 @@ async def sends_two(turn: Turn, prompt: str) -> list[object]:
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "spans"
     monkeypatch.setenv("TROUPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv(spans.FILE, str(file))
     monkeypatch.setenv(tracing.TRACING, "tests.spans:set_up")
-    yield file
+    return file
 
 
 @pytest.mark.own_cluster
@@ -77,7 +76,7 @@ async def test_without_the_setting_there_are_no_spans() -> None:
 
 def test_a_function_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tracing.TRACING, "tests.spans:nothing")
-    with pytest.raises(InvalidValue, match="TROUPE_TRACING=tests.spans:nothing"):
+    with pytest.raises(InvalidValue, match=r"TROUPE_TRACING=tests\.spans:nothing"):
         tracing.set_up()
 
 

@@ -32,7 +32,7 @@ class ToolCall(Record, frozen=True):
     id: str
     name: str
     arguments: JsonValue
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class ToolCalls(Record, frozen=True, tag=True):
@@ -47,14 +47,14 @@ class ToolResult(Record, frozen=True, tag=True):
     call_id: str
     content: str
     is_error: bool = False
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class TextPart(Record, frozen=True, tag=True):
     """A piece of text inside `Multipart`."""
 
     text: str
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class ImagePart(Record, frozen=True, tag=True):
@@ -62,7 +62,7 @@ class ImagePart(Record, frozen=True, tag=True):
 
     media_type: str
     data: str
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -82,7 +82,7 @@ class Message(Record, frozen=True):
 
     role: Role
     content: Content
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
     @classmethod
     def system(cls, text: str) -> Message:
