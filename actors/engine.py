@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from actors import calls, metrics
+from actors import calls, metrics, tracing
 from actors.activation import Activation
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
@@ -43,6 +43,7 @@ class TurnEngine:
         self._run_id = run_id
         self._fanout = fanout
         self._replay = Replay(activation.entity.state.runs[run_id].steps)
+        self._began: dict[str, int] = {}
         self.closed = False
         self.replay = False
         self.on_replay: Callable[[], object] = lambda: None
@@ -66,7 +67,7 @@ class TurnEngine:
     async def _handle(self, branch: int, call: calls.Call) -> calls.Answer:
         match call:
             case calls.Authorize():
-                with metrics.AUTHORIZE_SECONDS.timed():
+                with metrics.AUTHORIZE_SECONDS.timed(), tracing.span("authorize"):
                     return calls.Decided(await self._authorize(branch, call))
             case calls.Settle(operation, actual):
                 return await self._settle(operation, actual)
@@ -80,13 +81,16 @@ class TurnEngine:
                 return calls.Messages(await self._activation.history.last(count))
             case calls.BeginStep(name, idempotent):
                 begun = self._begin_step(branch, name, idempotent)
+                self._began[begun.key] = tracing.now()
                 await self._entity.committed()  # or a crash could hide that it was begun
                 return begun
             case calls.EndStep(name, key, payload):
                 step = session.Step("step", name, payload)
                 self._entity.do(session.RecordStep(self._run_id, key, step))
+                tracing.ended("step", self._began.pop(key, 0), step=name)
             case calls.Spawn():
-                return calls.Results(await self._spawn(branch, call))
+                with tracing.span("spawn", count=len(call.tasks)):
+                    return calls.Results(await self._spawn(branch, call))
             case calls.Describe(title, tags, custom):
                 self._entity.do(session.Describe(title, tags, custom))
         await self._entity.committed()
@@ -223,6 +227,7 @@ def _child_spec(parent: session.Profile, task: calls.TaskSpec, id: str) -> sessi
         model=task.model or parent.model,
         allotment=task.allotment,
         capabilities=_narrowed(parent.capabilities, task.capabilities),
+        trace=tracing.current(),
     )
 
 

@@ -93,12 +93,18 @@ class SessionHost:
         activation.notify("session_started")
 
     async def start(
-        self, session_id: str, scope: str, run_id: str, prompt: str, timeout: int | None
+        self,
+        session_id: str,
+        scope: str,
+        run_id: str,
+        prompt: str,
+        timeout: int | None,
+        trace: str = "",
     ) -> None:
         """Queue a run; the same run id twice is one run. Returns once it is durable."""
         activation = await self._get(session_id, scope)
         await self._wiring.registry.mark_running(session_id)
-        activation.entity.do(session.AcceptRun(run_id, prompt, timeout))
+        activation.entity.do(session.AcceptRun(run_id, prompt, timeout, trace))
         await activation.entity.committed()
         self._runs.work(activation)
 
@@ -512,7 +518,7 @@ class _Near:
 def _accept(activation: Activation, spec: ChildSpec) -> None:
     state = activation.entity.state
     if spec.run not in state.results and not state.closed:
-        activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout))
+        activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout, spec.trace))
 
 
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:

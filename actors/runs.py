@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors import metrics, wire
+from actors import metrics, tracing, wire
 from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
@@ -141,7 +141,8 @@ class Runs:
         entity = activation.entity
         entity.do(session.StartRun(run.id, entity.epoch))
         activation.notify("run_started", run.prompt[:200])
-        result = await self._attempt(activation, run)
+        with tracing.span("run", run.trace, session=activation.id, run=run.id):
+            result = await self._attempt(activation, run)
         if activation.closing or entity.state.closed or entity.broken:
             await entity.committed()
             return
@@ -164,7 +165,7 @@ class Runs:
             engine = TurnEngine(activation, run.id, fanout, self._always_replay)
             self._fanouts[activation.id] = fanout
             turn = asyncio.create_task(
-                self._turn(activation, run, engine), name=f"turn of {activation.id}"
+                self._traced(activation, run, engine), name=f"turn of {activation.id}"
             )
             engine.on_replay = turn.cancel
             self._turns[activation.id] = turn
@@ -175,6 +176,12 @@ class Runs:
                 self._turns.pop(activation.id, None)
             if not engine.replay or activation.closing or activation.entity.broken:
                 return result
+
+    async def _traced(
+        self, activation: Activation, run: session.Run, engine: TurnEngine
+    ) -> wire.Outcome:
+        with tracing.span("turn", session=activation.id, attempt=run.attempts):
+            return await self._turn(activation, run, engine)
 
     async def _turn(
         self, activation: Activation, run: session.Run, engine: TurnEngine

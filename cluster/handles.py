@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from actors import tracing
 from actors.audit import Report
 from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
@@ -246,7 +247,7 @@ class Session:
             raise InvalidValue("prompt: must be a str", field="prompt")
         run_id = run_id or self._calls.new_id()
         limit = None if timeout is None else int(timeout * 1_000_000)
-        await self._calls.on_host(self.id, "start", run_id, prompt, limit)
+        await self._calls.on_host(self.id, "start", run_id, prompt, limit, tracing.current())
         return run_id
 
     async def result(self, run_id: str) -> Result:

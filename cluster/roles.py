@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import cast
 
+from actors import tracing
 from actors.domain.errors import StoreUnavailable
 from actors.host import SessionHost
 from actors.ports import (
@@ -59,6 +60,7 @@ class _Process:
         gc.freeze()  # what was imported stays: looking for garbage in it is a fifth of the work
         gc.set_threshold(*_COLLECT_AFTER)
         Exporter().start()
+        tracing.set_up()
 
     async def process_id(self) -> int:
         return os.getpid()

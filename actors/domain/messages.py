@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias, TypeVar, cast, get_args
 
+from msgspec import field
+
 from actors.domain.errors import InvalidValue
 from actors.domain.json_value import JsonValue, check_json, check_text, kind_of, shown
 from actors.domain.record import Record
@@ -32,7 +34,7 @@ class ToolCall(Record, frozen=True):
     id: str
     name: str
     arguments: JsonValue
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class ToolCalls(Record, frozen=True, tag=True):
@@ -47,14 +49,14 @@ class ToolResult(Record, frozen=True, tag=True):
     call_id: str
     content: str
     is_error: bool = False
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class TextPart(Record, frozen=True, tag=True):
     """A piece of text inside `Multipart`."""
 
     text: str
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class ImagePart(Record, frozen=True, tag=True):
@@ -62,7 +64,7 @@ class ImagePart(Record, frozen=True, tag=True):
 
     media_type: str
     data: str
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -82,7 +84,7 @@ class Message(Record, frozen=True):
 
     role: Role
     content: Content
-    extra: dict[str, JsonValue] = {}
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
     @classmethod
     def system(cls, text: str) -> Message:

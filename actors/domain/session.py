@@ -125,6 +125,7 @@ class ChildSpec(Record, frozen=True):
     model: str | None = None
     allotment: int | None = None
     capabilities: list[str] | None = None
+    trace: str = ""
 
 
 class Child(Struct, array_like=True):
@@ -148,6 +149,8 @@ class Run(Struct, array_like=True):
     epoch: int = 0
     attempts: int = 0
     steps: dict[str, Step] = field(default_factory=dict)
+    trace: str = ""
+    """The span of whoever has started it; '' for none."""
 
 
 class State(Struct, array_like=True):
@@ -198,6 +201,7 @@ class AcceptRun(Record, frozen=True, tag=True):
     run: str
     prompt: str
     timeout: int | None = None
+    trace: str = ""
 
 
 class StartRun(Record, frozen=True, tag=True):
@@ -313,6 +317,7 @@ class RunAccepted(Record, frozen=True, tag="accepted"):
     prompt: str
     at: int
     timeout: int | None
+    trace: str = ""
 
 
 class RunStarted(Record, frozen=True, tag="started"):
@@ -443,8 +448,8 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
                 return [], None
             _open(state)
             return [MessagesCleared(run, key)], None
-        case AcceptRun(run, prompt, timeout):
-            return _accept(state, run, prompt, timeout, now)
+        case AcceptRun():
+            return _accept(state, command, now)
         case StartRun(run, epoch):
             return _start(state, run, epoch, now), None
         case FinishRun(run, result):
@@ -490,8 +495,8 @@ def evolve(state: State, event: Event) -> State:
             state.first_message = state.messages
             state.token_count = 0
             _mark(state, run_id, key, "clear")
-        case RunAccepted(run_id, prompt, at, timeout):
-            state.runs[run_id] = Run(run_id, prompt, at, timeout)
+        case RunAccepted(run_id, prompt, at, timeout, trace):
+            state.runs[run_id] = Run(run_id, prompt, at, timeout, trace=trace)
         case RunStarted():
             _apply_started(state, event)
         case RunFinished():
@@ -602,15 +607,14 @@ def _settle(state: State, id: str, actual: int | None) -> tuple[list[Event], Rep
     return [Settled(id, spent)], Charge(spent, max(reservation.amount - spent, 0), over)
 
 
-def _accept(
-    state: State, run: str, prompt: str, timeout: int | None, now: int
-) -> tuple[list[Event], Reply]:
+def _accept(state: State, command: AcceptRun, now: int) -> tuple[list[Event], Reply]:
+    run = command.run
     if run in state.results or run in state.runs:
         return [], state.results.get(run)
     _open(state)
     if len(state.runs) >= MAX_QUEUED_RUNS + 1:
         raise Busy(f"{MAX_QUEUED_RUNS} runs are queued on this session: wait for some to finish")
-    return [RunAccepted(run, prompt, now, timeout)], None
+    return [RunAccepted(run, command.prompt, now, command.timeout, command.trace)], None
 
 
 def _start(state: State, run_id: str, epoch: int, now: int) -> list[Event]:
