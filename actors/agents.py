@@ -24,6 +24,7 @@ import msgspec
 
 from actors.calls import Shipped
 from actors.domain.errors import InvalidAgent
+from actors.versions import PYTHON, installed
 
 if TYPE_CHECKING:
     from actors.turn import Turn
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 AgentFunction: TypeAlias = "Callable[[Turn, str], Awaitable[object]]"
 """An agent: an async callable of (turn, prompt) that returns text, None or a JSON value."""
 
-_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _INSTALLED = tuple(
     str(Path(path).resolve())
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -39,10 +39,17 @@ _INSTALLED = tuple(
 )
 
 
-class _Parcel(msgspec.Struct, frozen=True):
+_WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """A pickled agent as it is stored, with the versions of what it was made with."""
+
     python: str
     paths: list[str]
     pickle: bytes
+    cloudpickle: str = ""
+    troupe: str = ""
 
 
 _shipped: weakref.WeakKeyDictionary[object, Shipped] = weakref.WeakKeyDictionary()
@@ -64,16 +71,15 @@ def ship(agent: AgentFunction) -> Shipped:
 def unship(blob: bytes) -> AgentFunction:
     """The agent in ``blob``, whose seal the caller has checked.
 
-    Raises InvalidAgent if it comes from another Python version, or does not open here.
+    Raises InvalidAgent if it comes from another Python, or from a cloudpickle of another major
+    version, which is not even opened; or if it does not open here.
     """
-    parcel = msgspec.msgpack.decode(blob, type=_Parcel)
-    if parcel.python != _PYTHON:
-        raise InvalidAgent(
-            f"the agent was pickled by Python {parcel.python} and this worker runs {_PYTHON}: "
-            "run client and workers on the same version",
-            sender=parcel.python,
-            worker=_PYTHON,
-        )
+    parcel = msgspec.msgpack.decode(blob, type=Parcel)
+    if parcel.python != PYTHON:
+        raise _foreign("Python", parcel.python, PYTHON)
+    ours = cloudpickle.__version__
+    if parcel.cloudpickle and _major(parcel.cloudpickle) != _major(ours):
+        raise _foreign("cloudpickle", parcel.cloudpickle, ours)
     for path in parcel.paths:
         if path not in sys.path and Path(path).is_dir():
             sys.path.append(path)
@@ -82,7 +88,7 @@ def unship(blob: bytes) -> AgentFunction:
     except Exception as error:
         raise InvalidAgent(
             f"the agent can't be opened at the worker: {type(error).__name__}: {error}; "
-            "what it imports must be installed there"
+            f"what it imports must be installed there{_unlike(parcel)}"
         ) from error
     return cast(AgentFunction, agent)
 
@@ -96,9 +102,34 @@ def name_of(agent: AgentFunction) -> str:
 def _ship(agent: AgentFunction) -> Shipped:
     _require_async(agent)
     paths = [path for path in sys.path if path and not _installed(path) and Path(path).is_dir()]
-    parcel = _Parcel(_PYTHON, paths, _pickled(agent))
+    made_with = (cloudpickle.__version__, installed("troupe"))
+    parcel = Parcel(PYTHON, paths, _pickled(agent), *made_with)
     blob = msgspec.msgpack.encode(parcel)
     return Shipped(hashlib.sha256(blob).hexdigest(), name_of(agent), blob)
+
+
+def _foreign(what: str, sender: str, worker: str) -> InvalidAgent:
+    return InvalidAgent(
+        f"the agent was pickled by {what} {sender} and this worker runs {worker}: {_WAY_OUT}",
+        sender=sender,
+        worker=worker,
+    )
+
+
+def _unlike(parcel: Parcel) -> str:
+    """What else may be why a parcel does not open: other versions than those here."""
+    pairs = (
+        ("cloudpickle", parcel.cloudpickle, cloudpickle.__version__),
+        ("Troupe", parcel.troupe, installed("troupe")),
+    )
+    unlike = [
+        f"{what} {theirs} (here {ours})" for what, theirs, ours in pairs if theirs not in ("", ours)
+    ]
+    return f"; it was made with {' and '.join(unlike)}: {_WAY_OUT}" if unlike else ""
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
 
 
 def _require_async(agent: object) -> None:

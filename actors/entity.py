@@ -128,10 +128,18 @@ class Codec(Generic[S, E]):
                 raise CorruptState(f"{what} can't be read: {error}") from error
             version = _version_of(data)
         if version > self._version:
-            raise CorruptState(
-                f"{what} was written by a newer version of Troupe: upgrade this node"
-            )
+            raise written_by_newer(what, version, self._version)
         return content, head
+
+
+def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
+    """What an older node says of a stored form that it can't read. It changes nothing."""
+    return CorruptState(
+        f"{what} was written by a newer version of Troupe (stored form {version}; "
+        f"this node reads up to {newest}): upgrade this node, or ask one that is",
+        form=version,
+        newest=newest,
+    )
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -245,10 +253,11 @@ class Entity(Generic[S, C, E, R]):
     ) -> Entity[S, C, E, R]:
         """Take the entity over and recover its state.
 
-        Raises Tampered or CorruptState, naming the entity, if what is stored can't be trusted.
+        Raises Tampered or CorruptState, naming the entity, if what is stored can't be trusted,
+        or was written by a newer version, in which case nothing is taken over.
         """
         entity = cls(machine, key, committer, keyring, clock)
-        entity._recover(await committer.journal.activate(key))
+        entity._recover(await committer.journal.activate(key, machine.version))
         return entity
 
     def summarise(self, summary: Callable[[], Summary | None]) -> None:

@@ -19,6 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+VERSION_AT = 21
+"""Where the version stands in a row: behind its mark and the head of a list. One byte, below 128.
+
+`actors.entity.Codec` makes rows, and ``activate.lua`` looks there too."""
+
+SNAPSHOT_HEADER = 8
+"""A snapshot is a row behind its sequence number, which takes so many bytes."""
+
 
 class Key(NamedTuple):
     """The name of an entity. Everything of one ``scope`` (a workspace) lives in one place."""
@@ -79,14 +87,26 @@ class Loaded:
     rows: Sequence[bytes]
 
 
+def stored_version(loaded: Loaded) -> int:
+    """The version of what was written last, as its bytes say; 0 if they don't."""
+    if loaded.rows:
+        return int.from_bytes(loaded.rows[-1][VERSION_AT : VERSION_AT + 1], "big")
+    start = SNAPSHOT_HEADER + VERSION_AT
+    return int.from_bytes((loaded.snapshot or b"")[start : start + 1], "big")
+
+
 class Journal(Protocol):
     """Durable storage for entities; see the module's docstring for the contract.
 
     Every method raises StoreUnavailable when the storage does not answer in time.
     """
 
-    async def activate(self, key: Key) -> Loaded:
-        """Take the entity over: raise its epoch and load it."""
+    async def activate(self, key: Key, newest: int | None = None) -> Loaded:
+        """Take the entity over: raise its epoch and load it.
+
+        If what was written last is of a version above ``newest`` it is only loaded: whoever can't
+        read it must not end the activation of one who can.
+        """
         ...
 
     async def read(self, key: Key) -> Loaded:

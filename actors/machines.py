@@ -1,4 +1,8 @@
-"""The state machines that are stored, each with the version of its stored form."""
+"""The state machines that are stored, each with the version of its stored form.
+
+Every change to what a machine stores raises its version, so that older nodes refuse what they
+would lose; the files in `tests/golden` hold each version to its bytes.
+"""
 
 from __future__ import annotations
 

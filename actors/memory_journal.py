@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from actors.journal import Append, Key, Loaded, Outcome, Summary
+from actors.journal import Append, Key, Loaded, Outcome, Summary, stored_version
 
 
 @dataclass(slots=True)
@@ -27,8 +27,11 @@ class MemoryJournal:
         self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
         self.listed: dict[str, dict[bytes, bytes]] = {}
 
-    async def activate(self, key: Key) -> Loaded:
+    async def activate(self, key: Key, newest: int | None = None) -> Loaded:
         stored = self.entities.setdefault(key, _Stored())
+        loaded = self._loaded(stored)
+        if newest is not None and stored_version(loaded) > newest:
+            return loaded
         stored.epoch += 1
         stored.creator = ""
         return self._loaded(stored)

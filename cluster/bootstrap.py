@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import threading
+import time
 import warnings
-from typing import Self
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
 )
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray._private.utils import compute_version_info
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationTokenLoader,
+    Config,
+    GcsClient,
+)
+from ray.actor import ActorHandle
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayError
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
-from cluster import remote, roles
+from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
 from cluster.redis.connection import Connection
 from cluster.redis.server import EmbeddedRedis
@@ -28,6 +40,10 @@ _RAY_ENVIRONMENT = {
     # an actor for each store is the design, not a mistake to warn of
     "RAY_worker_maximum_startup_concurrency": "64",
 }
+_HEAD_ANSWERS_S = 10
+_NODE_STARTS_S = 3.0
+_METADATA = (b"CLUSTER_METADATA", b"cluster")
+_ALIVE = GcsNodeInfo.GcsNodeState.ALIVE
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
 
 
@@ -58,10 +74,21 @@ class Connected:
             self._guard.stop()
 
 
-def join(address: str, settings: ClusterSettings) -> Connected:
-    """Join a Ray cluster that is there. ClusterUnavailable says why it can't be."""
+def join(address: str, settings: ClusterSettings, *, durable: bool | None = None) -> Connected:
+    """Join a Ray cluster that is there. ClusterUnavailable says why it can't be.
+
+    With ``durable`` (as for `check_redis`) StoreUnavailable, naming the node, if Redis does not do
+    for the cluster's side, or can't be reached from there.
+    """
     owns = _init(address)
-    _start_directory(settings)
+    try:
+        directory = _start_directory(settings)
+        if durable is not None:
+            remote.ask_at_once(directory, remote.DIRECTORY, "require_redis", durable)
+    except BaseException:
+        if owns:
+            ray.shutdown()
+        raise
     return Connected(settings, owns)
 
 
@@ -125,12 +152,17 @@ def gcs_address() -> str:
 def _init(address: str | None) -> bool:
     if ray.is_initialized():
         return False
-    _use_own_token()
+    if address is None:
+        _use_own_token()
+    else:
+        _use_token()
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None or address.startswith(("127.0.0.1:", "localhost:")):
         _stay_on_loopback()
     _keep_output_clean()
+    if address is not None:
+        address = _require_joinable(address)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -145,9 +177,74 @@ def _init(address: str | None) -> bool:
                 )
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
             raise _unavailable(address, error) from error
     return True
+
+
+def _require_joinable(address: str) -> str:
+    """The head's HOST:PORT, once it has let us in. Ray would try for half a minute and say less."""
+    try:
+        address = services.canonicalize_bootstrap_address(address) or address
+    except (ConnectionError, ValueError, OSError) as error:
+        raise _unavailable(address, error) from error
+    try:
+        has_token = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    except AuthenticationError as error:
+        raise joining.bad_token(error.message) from error
+    with_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if with_token and not has_token:  # Ray would end this process
+        raise joining.no_token(address)
+    joining.require_reachable(address)
+    try:
+        found = _ask_head(address)
+    except AuthenticationError as error:
+        if with_token:
+            raise joining.wrong_token(address, _token_source()) from error
+        raise joining.no_token(address) from error
+    except RayError as error:
+        raise joining.no_head(address) from error
+    level = os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "patch")
+    ray_version, python_version = compute_version_info()  # type: ignore[no-untyped-call]
+    joining.require_same_versions(address, found.versions, ray_version, python_version, level)
+    deadline = time.monotonic() + _NODE_STARTS_S
+    while found.nodes.isdisjoint(services.find_node_ids()):  # type: ignore[no-untyped-call]
+        if time.monotonic() > deadline:
+            raise joining.no_node_here(address)
+        time.sleep(0.5)
+        found = _ask_head(address)
+    return address
+
+
+class _Head(NamedTuple):
+    """What a head tells: the versions of its cluster, and the ids of its living nodes."""
+
+    versions: dict[str, str]
+    nodes: frozenset[str]
+
+
+def _ask_head(address: str) -> _Head:
+    """RayError if it does not answer, or not as a head."""
+    answers: list[_Head | RayError] = []
+
+    def ask() -> None:
+        try:
+            client = GcsClient(address=address)
+            versions = client.internal_kv_get(*_METADATA, timeout=_HEAD_ANSWERS_S)
+            nodes = client.get_all_node_info(timeout=_HEAD_ANSWERS_S).values()
+        except RayError as error:
+            answers.append(error)
+        else:
+            living = [one.node_id.hex() for one in nodes if one.state == _ALIVE]
+            answers.append(_Head(json.loads(versions or b"{}"), frozenset(living)))
+
+    asking = threading.Thread(target=ask, daemon=True)  # Ray's own patience is 40 s
+    asking.start()
+    asking.join(_HEAD_ANSWERS_S)
+    answer = answers[0] if answers else RayError("no answer")
+    if isinstance(answer, RayError):
+        raise answer
+    return answer
 
 
 def _stay_on_loopback() -> None:
@@ -166,26 +263,65 @@ def _keep_output_clean() -> None:
 
 def _use_own_token() -> None:
     """Ray asks clients for a token: keep one with the state, readable by its owner only."""
-    if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
+    if "RAY_AUTH_MODE" in os.environ or _use_given_token():
         return
-    file = state_directory() / "ray_token"
+    file = _own_token_file()
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as out:
             out.write(generate_new_authentication_token())
-    os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
+    _turn_tokens_on()
+
+
+def _use_token() -> None:
+    """The token to join with: what the environment gives, our own cluster's, or Ray's file.
+
+    A token that is given is meant, also without RAY_AUTH_MODE.
+    """
+    if "RAY_AUTH_MODE" in os.environ or _use_given_token():
+        return
+    if _own_token_file().exists():
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_own_token_file())
+        _turn_tokens_on()
+    elif _rays_token_file().exists():
+        _turn_tokens_on()
+
+
+def _use_given_token() -> bool:
+    given = any(os.environ.get(name) for name in joining.TOKEN_VARIABLES)
+    if given:
+        _turn_tokens_on()
+    return given
+
+
+def _turn_tokens_on() -> None:
+    os.environ["RAY_AUTH_MODE"] = "token"
     Config.initialize("")  # Ray read its environment when it was imported
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start_directory(settings: ClusterSettings) -> None:
-    remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings.namespace, settings)
+def _token_source() -> str:
+    """Where Ray has its token from, in Ray's order."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(_rays_token_file())
+
+
+def _own_token_file() -> Path:
+    return state_directory() / "ray_token"
+
+
+def _rays_token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _start_directory(settings: ClusterSettings) -> ActorHandle[object]:
+    return remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings.namespace, settings)
 
 
 def _unavailable(address: str | None, error: Exception) -> ClusterUnavailable:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if address is None:
         return ClusterUnavailable(f"Ray does not start on this machine: {text}")
-    hint = "is it running, and is RAY_AUTH_MODE=token set with its token?"
-    return ClusterUnavailable(f"no Ray cluster can be joined at {address}: {text} ({hint})")
+    return ClusterUnavailable(f"no Ray cluster can be joined at {address}: {text}")

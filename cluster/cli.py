@@ -254,8 +254,15 @@ def audit_export(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> int:
+def doctor(
+    of_cluster: Annotated[
+        bool, typer.Option("--cluster", help="Every node of RAY_ADDRESS's cluster, or of `up`'s")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
     """Say what is there, what is missing, and what to do about it."""
+    if of_cluster:
+        return run_until_done(lambda: local_commands.examine_cluster(as_json))
     return local_commands.examine(as_json)
 
 

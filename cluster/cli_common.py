@@ -17,6 +17,7 @@ from actors.domain.errors import CallError, TroupeError
 from actors.domain.json_value import JsonValue
 from cluster.console import say
 from cluster.display import waiting
+from cluster.joining import address_or_none
 from cluster.running import running
 
 if TYPE_CHECKING:
@@ -62,10 +63,15 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
             return INTERRUPTED
 
 
+def outlives_us() -> bool:
+    """Whether commands join a cluster, and don't start one of their own."""
+    return address_or_none(None) is not None or running() is not None
+
+
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[Troupe]:
-    """The cluster that `troupe up` started, or one of our own for the length of the block."""
-    joining = running() is not None
+    """RAY_ADDRESS's cluster, or `troupe up`'s, or one of our own for the length of the block."""
+    joining = outlives_us()
     text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
     async with contextlib.AsyncExitStack() as stack:
         with waiting(text):

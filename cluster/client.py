@@ -29,6 +29,7 @@ from cluster.calls import Calls
 from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
 from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
+from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
 from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
@@ -53,10 +54,15 @@ def connect(
 ) -> Troupe:
     """A client, to be used with ``async with``.
 
-    Without ``address`` it joins what `troupe up` has started, else brings up Ray on this machine
-    and takes it down again. ``redis_url`` is an outside Redis (default: TROUPE_REDIS_URL, else an
-    embedded one); ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after
-    how many seconds without a call a session is written out.
+    ``address`` is that of Ray's head, HOST:6379, or ``auto`` on one of its nodes (default:
+    RAY_ADDRESS); with it goes the URL of a Redis that the nodes can reach. Without one it joins
+    what `troupe up` has started, else brings up Ray on this machine and takes it down again.
+    Ray's token is taken from RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, else from
+    ``~/.ray/auth_token``.
+
+    ``redis_url`` is an outside Redis (default: TROUPE_REDIS_URL, else an embedded one);
+    ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after how many seconds
+    without a call a session is written out.
     """
     return Troupe(address, redis_url, namespace, durable, idle_s)
 
@@ -80,9 +86,10 @@ class Troupe:
         address: str | None,
         redis_url: str | None,
         namespace: str,
-        durable: bool,
+        durable: bool | None,
         idle_s: float,
     ) -> None:
+        """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
         self._address = address
         self._redis_url = redis_url
         self._namespace = namespace
@@ -94,9 +101,12 @@ class Troupe:
 
     async def __aenter__(self) -> Self:
         redis_url = bootstrap.redis_url_or_none(self._redis_url)
-        if redis_url:
+        address = address_or_none(self._address)
+        if (
+            redis_url and address is None and self._durable is not None
+        ):  # else the nodes must reach it, which we need not
             await bootstrap.check_redis(ClusterSettings(redis_url, self._namespace), self._durable)
-        self._connected = self._connect(redis_url)
+        self._connected = self._connect(address, redis_url)
         self._calls_or_none = Calls(self._connected.settings)
         return self
 
@@ -316,17 +326,18 @@ class Troupe:
             await self.session(id).resume()
         return ids
 
-    def _connect(self, redis_url: str | None) -> bootstrap.Connected:
-        if self._address is not None:
+    def _connect(self, address: str | None, redis_url: str | None) -> bootstrap.Connected:
+        if address is not None:
             if redis_url is None:
+                source = "address=" if self._address else ADDRESS
                 raise InvalidValue(
-                    "redis_url: give the cluster's Redis with address= (or TROUPE_REDIS_URL)",
+                    f"redis_url: give the cluster's Redis with {source} (or TROUPE_REDIS_URL)",
                     field="redis_url",
                 )
             settings = ClusterSettings(
                 redis_url, self._namespace, bootstrap.local_key_file(), idle_s=self._idle_s
             )
-            return bootstrap.join(self._address, settings)
+            return bootstrap.join(address, settings, durable=self._durable)
         up = running()
         if up and redis_url in (None, up.settings.redis_url):
             return bootstrap.join(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from actors.domain.errors import TroupeError
+from cluster.memory import available_memory
 from cluster.redis.connection import OLDEST, Connection, shown
 from cluster.redis.server import find_binary, holder
 from cluster.running import running
@@ -217,7 +217,7 @@ def _usable_processors() -> set[int] | range:
 
 
 def _memory() -> Check:
-    free = _available_memory()
+    free = available_memory()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if free is None:
         return Check("memory", "ok", f"{total / _GIB:.1f} GiB")
@@ -225,20 +225,6 @@ def _memory() -> Check:
     if free < _MEMORY:
         return Check("memory", "problem", found, "Ray and a few agents need 1 GiB: free some")
     return Check("memory", "ok", found)
-
-
-def _available_memory() -> int | None:
-    """Bytes that new processes may use, also within a container; None where nothing tells."""
-    free: list[int] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free.append(limit - int((group / "memory.current").read_text()))
-    return min(free, default=None)
 
 
 def _shared_memory() -> Check:

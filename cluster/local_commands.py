@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from actors.domain.json_value import JsonValue
-from cluster import daemon, doctor
+from cluster import cluster_doctor, daemon, doctor
 from cluster.cli_common import OK, UNAVAILABLE, print_json
 from cluster.console import say, show
 from cluster.display import waiting
+from cluster.node_report import NodeReport
 from cluster.settings import state_directory
 
+_GIB = 1 << 30
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("problem", "bold red")}
 
 
@@ -57,11 +62,63 @@ def examine(as_json: bool) -> int:
         print_json({"ok": fine, "checks": listed})
     else:
         show(_findings(checks))
-        say("troupe: all is well" if fine else "troupe: not all is well: do what is said above")
+        return _conclude(fine)
     return OK if fine else UNAVAILABLE
 
 
-def _findings(checks: list[doctor.Check]) -> Table:
+async def examine_cluster(as_json: bool) -> int:
+    """Say of each node what is there, and whether it fits the others."""
+    from cluster.nodes import examine  # Ray's import takes a second, which others need not wait
+
+    with waiting("asking every node"):
+        found = await examine()
+    findings = cluster_doctor.judge(found)
+    if as_json:
+        print_json(cast("dict[str, JsonValue]", cluster_doctor.as_json(found, findings)))
+        return OK if findings.fine else UNAVAILABLE
+    show(_nodes(found))
+    for node in found.nodes:
+        if findings.nodes[node.id]:
+            show(Text(f"\n{node.address}", style="bold"), _findings(findings.nodes[node.id]))
+    if findings.cluster:
+        show("", _findings(findings.cluster))
+    for kind, counts in found.stored.items():
+        listed = ", ".join(f"{count} in form {form}" for form, count in counts.items())
+        say(f"troupe: stored: {kind}: {listed}")
+    return _conclude(findings.fine)
+
+
+def _conclude(fine: bool) -> int:
+    say("troupe: all is well" if fine else "troupe: not all is well: do what is said above")
+    return OK if fine else UNAVAILABLE
+
+
+def _nodes(found: cluster_doctor.Cluster) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("node", "Troupe", "Ray", "Python", "Redis ms", "clock ms", "GiB free"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("hosts", justify="right")
+    table.add_column("agents", justify="right")
+    for node in found.nodes:
+        table.add_row(node.address, *_node_cells(node.report), str(node.hosts), str(node.agents))
+    return table
+
+
+def _node_cells(report: NodeReport | None) -> tuple[str, ...]:
+    if report is None:
+        return ("?",) * 6
+    runs, redis, free = report.software, report.redis, report.memory_free
+    return (
+        runs.troupe or "?",
+        runs.ray,
+        runs.python,
+        "-" if redis.error else f"{redis.round_trip_ms:.1f}",
+        "-" if redis.error else f"{redis.skew_ms:+.0f}",
+        "?" if free is None else f"{free / _GIB:.1f}",
+    )
+
+
+def _findings(checks: Sequence[doctor.Check]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    GetTimeoutError,
     RayActorError,
     RayError,
     RayTaskError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
+
+T = TypeVar("T")
 
 DIRECTORY = "directory"
 CAPABILITIES = "capabilities"
 
+_AT_ONCE_S = 20.0
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -38,14 +44,28 @@ def allowances_name(scope: str) -> str:
     return f"allowances/{scope}"
 
 
-def start_store(cls: type, name: str, namespace: str, *arguments: object) -> None:
+def start_store(cls: type, name: str, namespace: str, *arguments: object) -> ActorHandle[object]:
     """Start a store actor unless it is there. Ray brings it back when it dies."""
-    _start(cls, name, namespace, arguments, max_restarts=-1)
+    return _start(cls, name, namespace, arguments, max_restarts=-1)
 
 
 def start_host(cls: type, name: str, namespace: str, *arguments: object) -> None:
     """Start a host. One that dies is replaced, not brought back: its sessions move."""
     _start(cls, name, namespace, arguments, max_restarts=0)
+
+
+def ask_at_once(actor: ActorHandle[object], name: str, method: str, *arguments: object) -> object:
+    """The answer of a store that was just started; why it did not start, if it didn't.
+
+    Raises what the actor raises, or ClusterUnavailable.
+    """
+    try:
+        return ray.get(getattr(actor, method).remote(*arguments), timeout=_AT_ONCE_S)
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, TroupeError):
+            raise cause from None
+        raise ClusterUnavailable(f"actor {name}: {_reason(error)}", actor=name) from error
 
 
 def kill(name: str, namespace: str) -> None:
@@ -58,6 +78,55 @@ def named(namespace: str) -> list[str]:
     """The names of our actors that Ray knows."""
     found = ray.util.list_named_actors(all_namespaces=True)
     return [one["name"] for one in found if one["namespace"] == namespace]
+
+
+class Node(NamedTuple):
+    """A machine of the cluster: its id, and its address as Ray knows it."""
+
+    id: str
+    address: str
+
+
+def node() -> Node:
+    """The node that this process runs on."""
+    return Node(ray.get_runtime_context().get_node_id(), _address())
+
+
+def nodes() -> list[Node]:
+    """The living nodes."""
+    found: list[dict[str, str]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [Node(one["NodeID"], one["NodeManagerAddress"]) for one in found if one["Alive"]]
+
+
+def on_nodes(
+    function: Callable[..., T], arguments: tuple[object, ...], nodes: Sequence[Node], limit_s: float
+) -> list[tuple[Node, T | str]]:
+    """What ``function`` returns on each of the nodes; a text where it failed, or took too long."""
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.id, soft=False)).remote(
+            *arguments
+        )
+        for one in nodes
+    ]
+    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=limit_s) if answers else ([], [])
+    return [
+        (one, _outcome(answer) if answer in ready else f"no answer within {limit_s:g} s")
+        for one, answer in zip(nodes, answers, strict=True)
+    ]
+
+
+def _outcome(answer: ObjectRef[T]) -> T | str:
+    try:
+        return ray.get(answer)
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        return cause.message if isinstance(cause, TroupeError) else _reason(error)
+
+
+def _address() -> str:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
 
 
 def processors() -> int:
@@ -115,7 +184,7 @@ class Proxy:
                 self._handle = None
                 if loop.time() + pause > deadline:
                     raise ClusterUnavailable(
-                        f"actor {self._name} does not answer: {_first_line(error)}",
+                        f"actor {self._name} does not answer: {_reason(error)}",
                         actor=self._name,
                     ) from error
             if self._start is not None:
@@ -134,16 +203,25 @@ class Proxy:
 
 def _start(
     cls: type, name: str, namespace: str, arguments: tuple[object, ...], *, max_restarts: int
-) -> None:
+) -> ActorHandle[object]:
     actor = cast("ActorClass[object]", ray.remote(num_cpus=0, max_restarts=max_restarts)(cls))
-    actor.options(
+    handle = actor.options(
         name=name,
         namespace=namespace,
         lifetime="detached",
         get_if_exists=True,
         max_concurrency=_MOST_CALLS,
     ).remote(*arguments)
+    return cast("ActorHandle[object]", handle)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """One line: what the actor's constructor raised, where that was it, else what Ray says."""
+    if isinstance(error, GetTimeoutError):
+        return f"no answer within {_AT_ONCE_S:g} s: has the cluster room for another actor?"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, RayTaskError):
+        return lines[-1]
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return f"it can't start at its node: {lines[-1]}"
+    return lines[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from actors import tracing
+from actors.domain.errors import StoreUnavailable
 from actors.host import SessionHost
 from actors.ports import (
     BudgetPort,
@@ -64,6 +65,9 @@ class _Process:
     async def process_id(self) -> int:
         return os.getpid()
 
+    async def node_id(self) -> str:
+        return remote.node().id
+
 
 class Budget(_Process, BudgetActor):
     """``budget/<workspace>``."""
@@ -100,6 +104,18 @@ class DirectoryActor(_Process, Directory):
     def __init__(self, settings: ClusterSettings) -> None:
         pool = Pool(settings.max_hosts, remote.processors())
         super().__init__(wire(settings), RayLauncher(settings), pool, settings.warm_hosts)
+        self._settings = settings
+
+    async def require_redis(self, durable: bool) -> None:
+        """StoreUnavailable, naming this node, if Redis can't be reached or used from here."""
+        connection = Connection(self._settings.redis_url, self._settings.namespace)
+        try:
+            await connection.check(durable)
+        except StoreUnavailable as error:
+            address = remote.node().address
+            raise StoreUnavailable(f"node {address}: {error.message}", node=address) from None
+        finally:
+            await connection.close()
 
 
 class RayLauncher:

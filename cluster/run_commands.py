@@ -18,13 +18,12 @@ from actors.domain.result import Result
 from actors.domain.settings import BudgetConfig, Isolation
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
-from cluster.cli_common import FAILED, OK, connected, print_json, report
+from cluster.cli_common import FAILED, OK, connected, outlives_us, print_json, report
 from cluster.console import clean, say
 from cluster.display import Display, make_display
 from cluster.follow import conclusion, follow
 from cluster.lookup import check_fragment, find_session
 from cluster.overview import result_json
-from cluster.running import running
 
 if TYPE_CHECKING:
     from cluster.client import Troupe
@@ -221,7 +220,7 @@ def _handler(approve: str, display: Display) -> ApprovalHandler | None:
 
 
 def _how_to_go_on(id: str) -> str:
-    if running():
+    if outlives_us():
         return (
             f"troupe: left; the run goes on: `troupe resume {id}` waits for it, "
             f"`troupe cancel {id}` stops it"

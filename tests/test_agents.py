@@ -24,6 +24,7 @@ from actors import agents
 from actors.agents import AgentFunction, name_of, ship, unship
 from actors.domain.errors import InvalidAgent
 from actors.turn import Turn
+from actors.versions import installed
 
 ROOT = str(Path(actors.__file__).parent.parent)
 LOCK = threading.Lock()
@@ -310,6 +311,39 @@ def test_the_other_pythons_pickle_is_not_even_opened(monkeypatch: pytest.MonkeyP
     with pytest.raises(InvalidAgent, match="Python"):
         unship(msgspec.msgpack.encode(parcel))
     assert "/" not in sys.path
+
+
+def test_a_parcel_says_what_it_was_made_with() -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    assert parcel["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert parcel["cloudpickle"] == cloudpickle.__version__
+    assert parcel["troupe"] == installed("troupe")
+
+
+def test_the_pickle_of_another_major_cloudpickle_is_not_even_opened() -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    parcel |= {"cloudpickle": "99.1", "pickle": b"no pickle"}
+    here = cloudpickle.__version__
+    with pytest.raises(InvalidAgent, match=f"by cloudpickle 99.1 and .* runs {here}: ") as caught:
+        unship(msgspec.msgpack.encode(parcel))
+    assert "submit it again from what the worker runs" in caught.value.message
+    assert caught.value.details == {"sender": "99.1", "worker": here}
+
+
+def test_another_minor_cloudpickle_or_troupe_is_tried_and_named_if_it_fails() -> None:
+    other = f"{cloudpickle.__version__.partition('.')[0]}.999"
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    parcel |= {"cloudpickle": other, "troupe": "9.9"}
+    assert run(unship(msgspec.msgpack.encode(parcel))) == "hello you"
+    with pytest.raises(InvalidAgent, match=f"made with cloudpickle {other} ") as caught:
+        unship(msgspec.msgpack.encode(parcel | {"pickle": b"no pickle"}))
+    assert "and Troupe 9.9 (here " in caught.value.message
+
+
+def test_an_agent_that_says_no_versions_is_tried() -> None:
+    parcel = msgspec.msgpack.decode(ship(greet).blob)
+    del parcel["cloudpickle"], parcel["troupe"]
+    assert run(unship(msgspec.msgpack.encode(parcel))) == "hello you"
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"cno_such_module\nname\n."])

@@ -1,7 +1,8 @@
 """What is stored: a struct whose fields are written in their order, without their names.
 
-So a field is never moved, removed or given another meaning. A new one goes to the end and has a
-default, which is what older bytes give.
+So a field is never moved, removed or given another meaning. A new one goes to the end, has a
+default, which is what older bytes give, and takes a new version: an older node would read past
+it, and forget it with the next snapshot.
 """
 
 from __future__ import annotations

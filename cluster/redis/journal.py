@@ -28,11 +28,11 @@ class RedisJournal:
     def __init__(self, connection: Connection) -> None:
         self._redis = connection
 
-    async def activate(self, key: Key) -> Loaded:
-        return await self._load(_ACTIVATE, key)
+    async def activate(self, key: Key, newest: int | None = None) -> Loaded:
+        return await self._load(_ACTIVATE, key, [] if newest is None else [newest])
 
     async def read(self, key: Key) -> Loaded:
-        return await self._load(_READ, key)
+        return await self._load(_READ, key, [])
 
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         by_scope: dict[str, list[Append]] = {}
@@ -77,9 +77,9 @@ class RedisJournal:
         answers = cast(list[bytes], await self._redis.run(_APPEND, keys, arguments))
         return [Outcome[answer.decode()] for answer in answers]
 
-    async def _load(self, script: Script, key: Key) -> Loaded:
+    async def _load(self, script: Script, key: Key, arguments: Sequence[int]) -> Loaded:
         base = self._base(key)
-        answer = await self._redis.run(script, [base, base + ":j", base + ":s"], [])
+        answer = await self._redis.run(script, [base, base + ":j", base + ":s"], arguments)
         epoch, seq, snapshot, rows = cast(tuple[int, int, bytes | None, list[bytes]], answer)
         return Loaded(epoch, seq, snapshot, rows)
 

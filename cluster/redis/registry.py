@@ -16,6 +16,7 @@ from actors.domain.errors import InvalidAgent
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.session import Profile
+from actors.entity import written_by_newer
 from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.summary import decode_summary
 from cluster.redis.connection import Connection
@@ -23,7 +24,10 @@ from cluster.redis.listing import Listing
 from cluster.redis.places import Places
 
 _ENCODER = msgspec.msgpack.Encoder()
-_SETTINGS = msgspec.msgpack.Decoder(WorkspaceSettings)
+_SETTINGS = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+
+SETTINGS_FORM = 1
+"""The version of the stored form of a workspace's settings: [version, settings]."""
 
 
 class RedisRegistry:
@@ -50,7 +54,8 @@ class RedisRegistry:
         return self._keyring.open(sealed, f"agent/{digest}", f"agent {digest[:12]}")
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
-        sealed = self._keyring.seal(_ENCODER.encode(settings), f"workspace/{settings.scope}")
+        data = _ENCODER.encode((SETTINGS_FORM, settings))
+        sealed = self._keyring.seal(data, f"workspace/{settings.scope}")
         key = self._redis.key("workspaces")
         await self._redis.command("HSET", key, settings.scope, sealed)
 
@@ -117,6 +122,9 @@ class RedisRegistry:
         if known and known[0] == sealed:  # checking a policy costs milliseconds
             return known[1]
         what = f"the settings of workspace {scope}"
-        settings = _SETTINGS.decode(self._keyring.open(sealed, f"workspace/{scope}", what))
+        form, data = _SETTINGS.decode(self._keyring.open(sealed, f"workspace/{scope}", what))
+        if form > SETTINGS_FORM:  # a policy that is read in part would allow too much
+            raise written_by_newer(what, form, SETTINGS_FORM)
+        settings = msgspec.msgpack.decode(data, type=WorkspaceSettings)
         self._settings[scope] = (sealed, settings)
         return settings

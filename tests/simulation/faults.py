@@ -119,8 +119,8 @@ class FaultyJournal:
         self._outside = outside
         self._die = die
 
-    async def activate(self, key: Key) -> Loaded:
-        return await self.send(lambda: self._stored.activate(key))
+    async def activate(self, key: Key, newest: int | None = None) -> Loaded:
+        return await self.send(lambda: self._stored.activate(key, newest))
 
     async def read(self, key: Key) -> Loaded:
         return await self.send(lambda: self._stored.read(key))

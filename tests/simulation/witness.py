@@ -27,8 +27,8 @@ class Witness:
         self.inner = inner
         self._watcher = watcher
 
-    async def activate(self, key: Key) -> Loaded:
-        loaded = await self.inner.activate(key)
+    async def activate(self, key: Key, newest: int | None = None) -> Loaded:
+        loaded = await self.inner.activate(key, newest)
         self._watcher.activated(key, loaded.epoch)
         return loaded
 
