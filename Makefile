@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv-bench/.ready
-CODE := $(wildcard actors cluster tests benchmarks examples k8s)
+CODE := $(wildcard actors cluster tests benchmarks examples k8s docs)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test simulate chaos bench bench-quick check fmt clean

@@ -1,0 +1,159 @@
+"""What a commit costs Redis: sessions that authorise actions, their journal in an embedded server.
+
+No Ray and no agents: the entities of one process and the scripts that they commit with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from actors.domain import session
+from actors.domain.decision import Decision
+from actors.domain.keyring import Keyring
+from actors.domain.result import Result
+from actors.domain.settings import Limits
+from actors.entity import Committer, Entity
+from actors.history import SessionEntity
+from actors.journal import Key
+from actors.machines import SESSION
+from benchmarks.harness import median, timed
+from cluster.redis.connection import Connection
+from cluster.redis.journal import RedisJournal
+from cluster.redis.server import EmbeddedRedis
+
+TOGETHER = 256
+"""So many sessions of one process commit at once: as many as fit into one group."""
+
+_IN_A_ROW = 2000
+_ACTIONS = 40
+_COST = 100_000
+_RUN = "run"
+_DEADLINE = 2_000_000_000_000_000
+
+
+async def measure() -> Mapping[str, float]:
+    """Figures of commits one at a time, of group commits, and of what they leave behind."""
+    with tempfile.TemporaryDirectory(prefix="troupe-") as home:
+        server = EmbeddedRedis(Path(home))
+        try:
+            async with _committer(server.url) as (connection, committer):
+                return await _alone(connection, committer) | await _together(connection, committer)
+        finally:
+            server.stop()
+
+
+@asynccontextmanager
+async def _committer(url: str) -> AsyncIterator[tuple[Connection, Committer]]:
+    connection = Connection(url, "bench")
+    try:
+        yield connection, Committer(RedisJournal(connection))
+    finally:
+        await connection.close()
+
+
+async def _alone(connection: Connection, committer: Committer) -> dict[str, float]:
+    """One session, one commit after another."""
+    (one,) = await _at_work(committer, 1)
+    cpu = await _cpu_s(connection)
+    seconds = [await timed(partial(_authorized, one, at)) for at in range(_IN_A_ROW)]
+    spent = await _cpu_s(connection) - cpu
+    return {
+        "commit_p50_ms": median(seconds) * 1e3,
+        "redis_cpu_us_per_commit_alone": spent / _IN_A_ROW * 1e6,
+    }
+
+
+async def _together(connection: Connection, committer: Committer) -> dict[str, float]:
+    """Many sessions whose events one script call stores, and what stays of each action."""
+    sessions = await _at_work(committer, TOGETHER)
+    count = TOGETHER * _ACTIONS
+    before, log, cpu = await _used(connection), await _log(connection), await _cpu_s(connection)
+    begin = time.perf_counter()
+    await asyncio.gather(*(_acts(one) for one in sessions))
+    seconds, spent = time.perf_counter() - begin, await _cpu_s(connection) - cpu
+    rows, log = await _used(connection) - before, await _log(connection) - log
+    for one in sessions:  # one after another: connections take memory too
+        await _ends(one)
+    kept = await _used(connection) - before
+    return {
+        "commits_per_s": count / seconds,
+        "redis_cpu_us_per_commit": spent / count * 1e6,
+        "redis_bytes_per_commit": rows / count,
+        "log_bytes_per_commit": log / count,
+        "kept_bytes_per_action": kept / count,
+    }
+
+
+async def _at_work(committer: Committer, count: int) -> Sequence[SessionEntity]:
+    """New sessions of one workspace, each with a run under way."""
+    keyring, scope = Keyring(bytes(32)), str(uuid.uuid4())
+    sessions = []
+    for _ in range(count):
+        id = str(uuid.uuid4())
+        entity: SessionEntity = Entity(
+            SESSION, Key(scope, SESSION.kind, id), committer, keyring, _now, id
+        )
+        budget = session.Budget(10**15, 10**12, 80)
+        entity.do(
+            session.Create(
+                session.Profile(id, "0" * 16, scope, id, _now(), None, "shared", budget, Limits())
+            )
+        )
+        entity.do(session.AcceptRun(_RUN, ""))
+        entity.do(session.StartRun(_RUN, 1))
+        sessions.append(entity)
+    await asyncio.gather(*(one.committed() for one in sessions))
+    return sessions
+
+
+async def _acts(one: SessionEntity) -> None:
+    for at in range(_ACTIONS):
+        await _authorized(one, at)
+
+
+async def _authorized(one: SessionEntity, at: int) -> None:
+    """One allowed action, durable, as a turn records it."""
+    key = f"authorize/{at}"
+    decision = Decision(
+        "allowed", proof="policy", operation=session.operation(_RUN, key), amount=_COST
+    )
+    await one.execute(
+        session.Authorize(_RUN, key, "file_read", decision, _DEADLINE, "read /srv/project/a.txt")
+    )
+
+
+async def _ends(one: SessionEntity) -> None:
+    """The run is over, and the rows are replaced by a snapshot."""
+    result = Result(one.key.id, "completed", "ok", run_id=_RUN)
+    await one.execute(session.FinishRun(_RUN, result))
+    await one.compact()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+async def _used(connection: Connection) -> int:
+    """Bytes that Redis uses, without its buffers."""
+    info = cast("dict[str, int]", await connection.client.info("memory"))
+    return info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"]
+
+
+async def _log(connection: Connection) -> int:
+    """Bytes of the append-only file."""
+    info = cast("dict[str, int]", await connection.client.info("persistence"))
+    return info["aof_current_size"]
+
+
+async def _cpu_s(connection: Connection) -> float:
+    """Seconds of a processor that Redis's one thread for commands has taken."""
+    info = cast("dict[str, float]", await connection.client.info("cpu"))
+    return info["used_cpu_user"] + info["used_cpu_sys"]
