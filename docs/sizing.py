@@ -144,7 +144,7 @@ def sizes(found: Measured) -> str:
     per_s = COMMITS_PER_ACTION / ACTION_EVERY_S
     rows: Sequence[tuple[str, Callable[[int], str]]] = (
         ("Redis memory, all stored", lambda n: _bytes(n * of("hibernated_session_bytes"))),
-        ("hosts' memory, all live and shared", lambda n: _bytes(n * of("live_session_kib") * _KIB)),
+        ("hosts' memory, all live and shared", lambda n: _bytes(_shared(found, n))),
         (
             "directory and stores, all live",
             lambda n: _bytes(n * of("directory_and_stores_kib_per_session") * _KIB),
@@ -200,9 +200,9 @@ def nodes(found: Measured) -> str:
     most = ClusterSettings("").max_hosts
     lines += [
         "",
-        f"A cluster that clients join has {most} hosts at most (`max_hosts`), so "
-        f"{most * SHARED_PER_HOST:,} live shared sessions and {most * PROCESSES_PER_HOST:,} "
-        "sub-agents at work in processes, however many nodes there are.",
+        f"However many nodes there are, the pool of a cluster that clients join is made for {most} "
+        f"hosts (`max_hosts`): {most * SHARED_PER_HOST:,} live shared sessions, if there are as "
+        f"many processors, and {most * PROCESSES_PER_HOST:,} sub-agents at work in processes.",
     ]
     return "\n".join(lines)
 
@@ -234,6 +234,12 @@ def main() -> None:
         DOCUMENT.write_text(written(DOCUMENT.read_text(), found))
     else:
         print("\n\n".join(table(found) for table in TABLES.values()))
+
+
+def _shared(found: Measured, sessions: int) -> float:
+    """Bytes of so many live shared sessions, with their hosts."""
+    hosts = math.ceil(sessions / SHARED_PER_HOST)
+    return sessions * found.of("live_session_kib") * _KIB + hosts * found.of("host_mib") * _MIB
 
 
 def _processes(found: Measured, agents: int) -> float:
