@@ -19,7 +19,8 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from actors.domain.errors import ClusterUnavailable, InvalidValue
 from cluster import remote, roles
 from cluster.guard import Guard, mark_process
-from cluster.redis.connection import Connection
+from cluster.redis.connection import DiskWait
+from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
 
@@ -66,7 +67,10 @@ def join(address: str, settings: ClusterSettings) -> Connected:
 
 
 def bring_up(
-    redis_url: str | None, namespace: str = DEFAULT_NAMESPACE, idle_s: float = 600.0
+    redis_url: str | None,
+    namespace: str = DEFAULT_NAMESPACE,
+    idle_s: float = 600.0,
+    wait_for_disk: DiskWait | None = None,
 ) -> Connected:
     """Start Ray on this machine, and an embedded Redis unless there is one to use."""
     state = state_directory()
@@ -82,6 +86,7 @@ def bring_up(
             max_hosts=max(4, 4 * remote.processors()),
             warm_hosts=min(remote.processors(), 4),
             idle_s=idle_s,
+            wait_for_disk=wait_for_disk,
         )
         _start_directory(settings)
     except BaseException:
@@ -100,7 +105,7 @@ def local_key_file() -> str | None:
 
 async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
     """StoreUnavailable, naming the setting, if this Redis can't keep what we promise."""
-    connection = Connection(settings.redis_url, settings.namespace)
+    connection = settings.connection()
     try:
         await connection.check(durable)
     finally:
@@ -110,10 +115,8 @@ async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
 def redis_url_or_none(given: str | None) -> str | None:
     """The URL given, else TROUPE_REDIS_URL."""
     url = given or os.environ.get("TROUPE_REDIS_URL")
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise InvalidValue(
-            "redis_url: must start with redis://, rediss:// or unix://", field="redis_url"
-        )
+    if url and not url.startswith(SCHEMES):
+        raise InvalidValue(f"redis_url: must be like {FORMS}", field="redis_url")
     return url
 
 

@@ -23,7 +23,6 @@ from cluster import remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
 from cluster.pool import Pool
-from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
@@ -32,7 +31,7 @@ from cluster.settings import ClusterSettings
 
 def wire(settings: ClusterSettings) -> Wiring:
     """Journal, registry and key for a process of this cluster."""
-    connection = Connection(settings.redis_url, settings.namespace)
+    connection = settings.connection()
     keyring = settings.keyring()
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 

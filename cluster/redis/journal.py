@@ -24,6 +24,7 @@ class RedisJournal:
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection
+        self._write = connection.run_to_disk if connection.wait_for_disk else connection.run
 
     async def activate(self, key: Key) -> Loaded:
         return await self._load(_ACTIVATE, key)
@@ -64,7 +65,7 @@ class RedisJournal:
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")
-        answers = cast(list[bytes], await self._redis.run(_APPEND, keys, arguments))
+        answers = cast(list[bytes], await self._write(_APPEND, keys, arguments))
         return [Outcome[answer.decode()] for answer in answers]
 
     async def _load(self, script: Script, key: Key) -> Loaded:
