@@ -1,4 +1,5 @@
-"""What every journal must do: one suite for the journal in memory and the one in a real Redis."""
+"""What every journal must do: one suite for the journal in memory and the one in Redis, which is
+a real server or a real Cluster of three."""
 
 from __future__ import annotations
 
@@ -30,9 +31,17 @@ async def connection(redis_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def journal(request: pytest.FixtureRequest, connection: Connection) -> AnyJournal:
-    return MemoryJournal() if request.param == "memory" else RedisJournal(connection)
+@pytest.fixture(params=["memory", "redis", "cluster"])
+async def journal(
+    request: pytest.FixtureRequest, connection: Connection
+) -> AsyncIterator[AnyJournal]:
+    if request.param == "cluster":
+        url = request.getfixturevalue("cluster_url")
+        clustered = Connection(url, uuid.uuid4().hex, patience_s=5)
+        yield RedisJournal(clustered)
+        await clustered.close()
+    else:
+        yield MemoryJournal() if request.param == "memory" else RedisJournal(connection)
 
 
 def row(key: Key, after: int, text: str = "", epoch: int = 1, **more: str) -> Append:
@@ -73,8 +82,7 @@ async def summary(journal: AnyJournal, key: Key) -> bytes:
         found = journal.summaries.get((key.scope, "family"), {}).get(key.id)
         return found.data if found else b""
     redis = journal._redis
-    stored = await redis.client.hgetall(redis.family(key.scope, "family"))
-    return cast("dict[bytes, bytes]", stored).get(key.id.encode(), b"")
+    return await redis.value("HGET", redis.family(key.scope, "family"), key.id) or b""
 
 
 # Taking over and loading

@@ -16,10 +16,10 @@ from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 import redis.asyncio as redis
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from actors.domain.errors import StoreUnavailable
-from cluster.redis.deployment import Word, deployment
+from cluster.redis.deployment import Word, deployment, exchange
 from cluster.redis.explanation import explain, is_outage, shown
 
 PATIENCE_S = 30.0
@@ -30,7 +30,6 @@ OLDEST_TO_WAIT = (7, 2)
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
-_MEETS: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSError)
 Value: TypeAlias = Word
 T = TypeVar("T")
 
@@ -71,6 +70,7 @@ class Connection:
         self._prefix = namespace
         self._patience_s = patience_s
         self._deployment = deployment(url)
+        self._clustered = self._deployment.clustered
         self.client: redis.Redis = self._deployment.client
 
     def entity(self, scope: str, kind: str, id: str) -> str:
@@ -89,10 +89,11 @@ class Connection:
         """Run a script; safe to repeat, and repeated through an outage."""
 
         async def call() -> object:
+            client = await self._deployment.at(keys[0]) if self._clustered else self.client
             try:
-                return await self.client.evalsha(script.digest, len(keys), *keys, *arguments)
+                return await client.evalsha(script.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self.client.eval(script.text, len(keys), *keys, *arguments)
+                return await client.eval(script.text, len(keys), *keys, *arguments)
 
         return await self.patiently(call)
 
@@ -113,9 +114,10 @@ class Connection:
         )
 
         async def call() -> list[object]:
+            client = await self._deployment.at(keys[0])
             for name, text in (("EVALSHA", script.digest), ("EVAL", script.text)):
                 words = (name, text, len(keys), *keys, *arguments)
-                answers = await self._deployment.exchange(words, *after)
+                answers = await exchange(client, words, *after)
                 if not isinstance(answers[0], NoScriptError):
                     break
             for answer in answers:
@@ -146,7 +148,7 @@ class Connection:
         return cast(list[bytes], await self.command(*words))
 
     async def _send(self, words: Sequence[Value]) -> object:
-        (answer,) = await self._deployment.exchange(words)
+        (answer,) = await exchange(await self._deployment.at(str(words[1])), words)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -155,10 +157,7 @@ class Connection:
         """Items ``start`` to ``stop`` (exclusive) of a list."""
         if stop <= start:
             return []
-        return cast(
-            list[bytes],
-            await self.patiently(lambda: self.client.lrange(key, start, stop - 1)),
-        )
+        return await self.values("LRANGE", key, start, stop - 1)
 
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await ``call()``, again and again through an outage, for as long as patience lasts."""
@@ -167,29 +166,32 @@ class Connection:
         while True:
             try:
                 return await call()
-            except _MEETS as error:
+            except (RedisError, OSError) as error:
                 outage = is_outage(error, self._deployment.fails_over)
                 if not outage or asyncio.get_running_loop().time() + pause > deadline:
                     raise explain(error, self.url) from error
-                if self._deployment.fails_over:
-                    await self._deployment.look_again()
+                await self._deployment.look_again()
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def check(self, durable: bool = True) -> None:
         """Refuse, in one line that names the setting, a server that can't keep what we promise."""
         try:
-            infos = await self._deployment.infos()
-        except _MEETS as error:
+            primaries = await self._deployment.primaries()
+            infos = [await client.info("all") for client in primaries]
+        except (RedisError, OSError) as error:
             raise explain(error, self.url) from error
         for info in infos:
-            for problem in _problems(info, durable, self._deployment.clustered, self.wait_for_disk):
+            for problem in _problems(
+                cast(dict[str, object], info), durable, self._clustered, self.wait_for_disk
+            ):
                 raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
         """Keys that match; for maintenance by hand, never on a hot path."""
-        async for key in self.client.scan_iter(match=pattern, count=500):
-            yield key
+        for client in await self._deployment.primaries():
+            async for key in client.scan_iter(match=pattern, count=500):
+                yield key
 
     async def close(self) -> None:
         await self._deployment.close()

@@ -15,18 +15,18 @@ Sentinels themselves. Special characters of a password are percent-encoded.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import redis.asyncio as redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from actors.domain.errors import InvalidValue
 from cluster.redis.explanation import shown
@@ -45,63 +45,61 @@ FORMS = (
     "redis://user:password@host:6379, rediss:// for TLS, unix:///path/to.sock, "
     "redis+sentinel://host:26379,host:26379/name or redis+cluster://host:7000,host:7001"
 )
+_SLOTS = 16384
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 Word: TypeAlias = bytes | str | int
 Options: TypeAlias = dict[str, Any]
+Address: TypeAlias = tuple[str, int]
 
 
 class Deployment(Protocol):
-    """What `cluster.redis.connection` needs beside the commands of a client."""
+    """What `cluster.redis.connection` needs to know."""
 
     client: redis.Redis
-    clustered: bool
-    fails_over: bool
-    """Whether a refusal by a replica may pass, since somebody else becomes the primary."""
+    """Whom to ask for any key, unless this is ``clustered``."""
 
-    async def exchange(self, *commands: Sequence[Word]) -> list[object]:
-        """Commands on the key that the first one names, sent in one go, on one line.
+    @property
+    def clustered(self) -> bool: ...
 
-        Answers are raw, so that maps and sets come back flat, in the form of the protocol; one
-        that is a refusal is an Exception in the list.
-        """
+    @property
+    def fails_over(self) -> bool:
+        """Whether a refusal by a replica may pass, since somebody else becomes the primary."""
         ...
 
-    async def infos(self) -> list[dict[str, object]]:
-        """What each server that takes writes says of itself."""
+    async def at(self, key: str) -> redis.Redis:
+        """Whom to ask for ``key``."""
+        ...
+
+    async def primaries(self) -> list[redis.Redis]:
+        """All that take writes."""
         ...
 
     async def look_again(self) -> None:
-        """Somebody else may be the primary now: find out before the next command."""
+        """Somebody else may be the primary now: the next command finds out."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Server:
-    """One server, or the primary that Sentinels name."""
+    """One server."""
 
     clustered = False
+    fails_over = False
 
-    def __init__(self, client: redis.Redis, fails_over: bool = False) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.fails_over = fails_over
-        pool = client.connection_pool
-        pool.connection_class = packing(pool.connection_class)
+        _pack_at_once(client)
 
-    async def exchange(self, *commands: Sequence[Word]) -> list[object]:
-        pool = self.client.connection_pool
-        line = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            return await _exchange(line, commands)
-        finally:
-            await pool.release(line)
+    async def at(self, key: str) -> redis.Redis:
+        return self.client
 
-    async def infos(self) -> list[dict[str, object]]:
-        return [cast("dict[str, object]", await self.client.info("all"))]
+    async def primaries(self) -> list[redis.Redis]:
+        return [self.client]
 
     async def look_again(self) -> None:
-        await self.client.connection_pool.disconnect(inuse_connections=False)
+        """There is nobody else."""
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -110,9 +108,14 @@ class Server:
 class Watched(Server):
     """The primary that Sentinels name at the time of a connect."""
 
+    fails_over = True
+
     def __init__(self, sentinel: Sentinel, name: str) -> None:
-        super().__init__(sentinel.master_for(name), fails_over=True)
+        super().__init__(sentinel.master_for(name))
         self._sentinel = sentinel
+
+    async def look_again(self) -> None:
+        await self.client.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         await super().close()
@@ -120,48 +123,75 @@ class Watched(Server):
 
 
 class Cluster:
-    """A Redis Cluster; each command goes to the node that has its key."""
+    """A Redis Cluster: a client for each node, and a map that says which one has a key.
+
+    Any error may mean that the map is out of date, so after each it is asked for anew. The
+    library's own client for this breaks off what others have under way at the first error.
+    """
 
     clustered = True
     fails_over = True
 
-    def __init__(self, cluster: RedisCluster) -> None:
-        self._cluster = cluster
-        self.client = cast(redis.Redis, cluster)  # it offers the same commands
-        options = cluster.connection_kwargs  # which all its nodes share
-        options["connection_class"] = packing(options["connection_class"])
-        for node in cluster.nodes_manager.startup_nodes.values():
-            node.connection_class = options["connection_class"]
+    def __init__(self, seeds: list[Address], options: Options) -> None:
+        self._options = options
+        self._nodes: dict[Address, redis.Redis] = {}
+        self._owners: list[Address | None] = []
+        self._looking = asyncio.Lock()
+        self._seeds = [self._node(seed) for seed in seeds]
+        self.client = self._seeds[0]
 
-    async def exchange(self, *commands: Sequence[Word]) -> list[object]:
-        node = await self._node(commands[0])
-        line = node.acquire_connection()
-        try:
-            await node.disconnect_if_needed(line)
-            return await _exchange(line, commands)
-        finally:
-            node.release(line)
+    async def at(self, key: str) -> redis.Redis:
+        await self._look()
+        slot = key_slot(key.encode())
+        owner = self._owners[slot]
+        if owner is None:
+            raise ConnectionError(f"no node of the cluster has slot {slot} now")
+        return self._node(owner)
 
-    async def infos(self) -> list[dict[str, object]]:
-        found = await self.client.info("all", target_nodes=RedisCluster.PRIMARIES)
-        by_node = cast("dict[str, dict[str, object]]", found)
-        many = all(isinstance(one, dict) for one in by_node.values())
-        return list(by_node.values()) if many else [cast("dict[str, object]", found)]
+    async def primaries(self) -> list[redis.Redis]:
+        await self._look()
+        return [self._node(owner) for owner in dict.fromkeys(self._owners) if owner]
 
     async def look_again(self) -> None:
-        with contextlib.suppress(RedisError, RedisClusterException, OSError):
-            await self._cluster.nodes_manager.initialize()
+        self._owners = []
 
     async def close(self) -> None:
-        await self._cluster.aclose()
+        for node in self._nodes.values():
+            await node.aclose()
 
-    async def _node(self, words: Sequence[Word]) -> ClusterNode:
-        await self._cluster.initialize()
-        key = words[3] if words[0] in ("EVAL", "EVALSHA") else words[1]
-        node = self._cluster.get_node_from_key(str(key))
+    async def _look(self) -> None:
+        async with self._looking:
+            if self._owners:
+                return
+            failure: Exception = ConnectionError("the cluster has no nodes")
+            for node in dict.fromkeys((*self._seeds, *self._nodes.values())):
+                try:
+                    self._owners = await _owners(node)
+                    return
+                except (RedisError, OSError) as error:
+                    failure = error
+            raise failure
+
+    def _node(self, address: Address) -> redis.Redis:
+        node = self._nodes.get(address)
         if node is None:
-            raise RedisClusterException(f"no node has the slot of {key!r}")
+            host, port = address
+            node = redis.Redis(host=host, port=port, **self._options)
+            _pack_at_once(node)
+            self._nodes[address] = node
         return node
+
+
+async def _owners(node: redis.Redis) -> list[Address | None]:
+    """Which node has which slot, by what this one says."""
+    (found,) = await exchange(node, ("CLUSTER", "SLOTS"))
+    if isinstance(found, Exception):
+        raise found
+    owners: list[Address | None] = [None] * _SLOTS
+    for first, last, primary, *_ in cast("list[tuple[int, int, list[Any]]]", found):
+        host = primary[0].decode() or node.connection_pool.connection_kwargs["host"]
+        owners[first : last + 1] = [(host, int(primary[1]))] * (last + 1 - first)
+    return owners
 
 
 def deployment(url: str) -> Deployment:
@@ -173,7 +203,7 @@ def deployment(url: str) -> Deployment:
             return Server(_one(url))
         if separator and base in ("redis", "rediss") and kind in ("sentinel", "cluster"):
             return _many(base, kind, rest)
-    except (ValueError, TypeError, RedisClusterException) as error:
+    except (ValueError, TypeError) as error:
         why = str(error) if isinstance(error, _Wrong) else ""
         raise _invalid(url, why) from None
     raise _invalid(url)
@@ -193,9 +223,8 @@ def _invalid(url: str, why: str = "") -> InvalidValue:
 
 def _one(url: str) -> redis.Redis:
     client: redis.Redis = redis.Redis.from_url(url, **_common())
-    pool = client.connection_pool
-    _check(pool.connection_kwargs)
-    pool.connection_class(**pool.connection_kwargs)  # an unknown option is an error now
+    _check(client.connection_pool.connection_kwargs)
+    _try_out(client)
     return client
 
 
@@ -204,7 +233,7 @@ def _many(base: str, kind: str, rest: str) -> Deployment:
     user, at, hosts_and_name = place.rpartition("@")
     hosts, _, name = hosts_and_name.partition("/")
     options: Options = {}
-    nodes: list[tuple[str, int]] = []
+    nodes: list[Address] = []
     for host in hosts.split(","):
         options = dict(parse_url(f"{base}://{user}{at}{host}?{query}"))
         default = 26379 if kind == "sentinel" else 6379
@@ -219,7 +248,7 @@ def _many(base: str, kind: str, rest: str) -> Deployment:
     return _watched(nodes, options, name)
 
 
-def _watched(nodes: list[tuple[str, int]], options: Options, name: str) -> Deployment:
+def _watched(nodes: list[Address], options: Options, name: str) -> Deployment:
     own = {
         word: options.pop(f"sentinel_{word}")
         for word in ("username", "password")
@@ -230,22 +259,20 @@ def _watched(nodes: list[tuple[str, int]], options: Options, name: str) -> Deplo
         for word, value in options.items()
         if word.startswith(("ssl", "socket_")) or word in ("protocol", "retry")
     }
-    if not options["ssl"]:
-        del options["ssl"]
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         nodes, sentinel_kwargs=for_sentinels | own, **options
     )
     watched = Watched(sentinel, name)
-    pool = watched.client.connection_pool
-    pool.connection_class(**pool.connection_kwargs)  # an unknown option is an error now
+    _try_out(watched.client)
     return watched
 
 
-def _cluster(nodes: list[tuple[str, int]], options: Options, name: str) -> Deployment:
+def _cluster(nodes: list[Address], options: Options, name: str) -> Deployment:
     if name not in ("", "0"):
         raise _Wrong("a Redis Cluster has no databases, so nothing follows its hosts")
-    startup = [ClusterNode(host, port) for host, port in nodes]
-    return Cluster(RedisCluster(startup_nodes=startup, **options))
+    cluster = Cluster(nodes, options)
+    _try_out(cluster.client)
+    return cluster
 
 
 def _common() -> Options:
@@ -257,6 +284,12 @@ def _common() -> Options:
     }
 
 
+def _try_out(client: redis.Redis) -> None:
+    """Have an unknown option be an error now, and not at the first command."""
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+
+
 def _check(options: Options) -> None:
     for name in _FILES:
         file = options.get(name)
@@ -264,7 +297,19 @@ def _check(options: Options) -> None:
             raise _Wrong(f"{name} names no file that is here")
 
 
-async def _exchange(line: Any, commands: Sequence[Sequence[Word]]) -> list[object]:
+def _pack_at_once(client: redis.Redis) -> None:
+    pool = client.connection_pool
+    pool.connection_class = packing(pool.connection_class)
+
+
+async def exchange(client: redis.Redis, *commands: Sequence[Word]) -> list[object]:
+    """Commands sent in one go, on one line.
+
+    Answers are raw, so that maps and sets come back flat, in the form of the protocol; one that is
+    a refusal is an Exception in the list.
+    """
+    pool = client.connection_pool
+    line = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
         await line.send_packed_command(
             b"".join(part for words in commands for part in line.pack_command(*words))
@@ -273,6 +318,8 @@ async def _exchange(line: Any, commands: Sequence[Sequence[Word]]) -> list[objec
     except BaseException:
         await line.disconnect(nowait=True)  # what is left of the answers is nobody's
         raise
+    finally:
+        await pool.release(line)
 
 
 async def _answer(line: Any) -> object:

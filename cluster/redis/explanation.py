@@ -5,7 +5,6 @@ from __future__ import annotations
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
-    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -26,7 +25,7 @@ _SIGNS = {
     "WRONGPASS": "refuses the password or user: check the URL's user and password",
     "NOAUTH": "wants a password: give it in the URL",
     "invalid username-password": "refuses the password or user: check the URL",
-    "cluster mode is not enabled": "is no Redis Cluster: write redis:// and not redis+cluster://",
+    "cluster support disabled": "is no Redis Cluster: write redis:// and not redis+cluster://",
     "OOM": "is full: raise maxmemory",
     "MISCONF": "can't write to its disk: is it full? (stop-writes-on-bgsave-error)",
     "READONLY": "is a read-only replica: give the primary's address",
@@ -41,7 +40,7 @@ _FOR_GOOD = (
     "WRONG_VERSION_NUMBER",
     "certificate required",
     "unknown ca",
-    "cluster mode is not enabled",
+    "cluster support disabled",
 )
 _FAIL_OVER = frozenset(
     {
@@ -64,7 +63,7 @@ def is_outage(error: Exception, fails_over: bool = False) -> bool:
         return False
     if isinstance(cause, ResponseError):
         return fails_over and (_code(cause) in _FAIL_OVER or "-READONLY" in str(cause))
-    return isinstance(cause, ConnectionError | TimeoutError | OSError | RedisClusterException)
+    return isinstance(cause, ConnectionError | TimeoutError | OSError)
 
 
 def explain(error: Exception, url: str) -> StoreUnavailable:
@@ -89,8 +88,6 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
 
 def root(error: Exception) -> Exception:
     """What the client library has wrapped: it reports a refused login as a lost connection."""
-    if isinstance(error, RedisClusterException) and isinstance(error.__cause__, Exception):
-        return root(error.__cause__)
     inner = error.args[0] if error.args else None
     return inner if isinstance(inner, RedisError) else error
 
