@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cluster.redis.server import find_binary
-from tests.redis_server import RedisServer
+from tests.redis_server import Line, RedisServer
 
 _LIMIT_S = 20.0
 _SLOTS = 16384
@@ -67,6 +67,11 @@ class Node(RedisServer):
         with redis.Redis(port=self.port, socket_timeout=10) as client:
             yield client
 
+    def take_over(self) -> None:
+        """As a replica in a Cluster, become the primary in agreement with the one before."""
+        with self.client() as client:
+            _tell(client, "CLUSTER FAILOVER")
+
     def roll_back_to(self, copy: Path) -> None:
         """End it, and start it again from the copy of its directory that `save_to` has made."""
         self.kill()
@@ -105,6 +110,25 @@ class Sentinel:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.port}/prime"
+
+    def answers(self) -> bool:
+        """Whether it is there by now."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return bool(client.ping())
+
+    def fail_over(self) -> None:
+        """Have the replica take over, though the primary is well."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            _tell(client, "SENTINEL FAILOVER", "prime")
+
+    def has_as_primary(self, node: Node) -> bool:
+        """Whether it tells clients to go there."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return bool(client.sentinel_masters()["prime"]["port"] == node.port)
+
     def knows_a_replica(self) -> bool:
         """Whether it could fail over now."""
         with redis.Redis(port=self.port, socket_timeout=5) as client:
@@ -113,6 +137,21 @@ class Sentinel:
             return bool(replicas) and not any(
                 "disconnected" in str(one["flags"]) for one in (*replicas, primary)
             )
+
+
+@contextlib.contextmanager
+def watched(directory: Path) -> Iterator[tuple[Node, Node, Sentinel]]:
+    """A primary, a replica of it, and a Sentinel that knows them."""
+    at_once = {"repl_diskless_sync_delay": "0"}
+    with (
+        Node(directory / "1", **at_once) as primary,
+        Node(directory / "2", **at_once) as replica,
+        Sentinel(directory / "s", primary) as sentinel,
+    ):
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", primary.port)
+        wait_for(sentinel.knows_a_replica)
+        yield primary, replica, sentinel
 
 
 @contextlib.contextmanager
@@ -137,6 +176,7 @@ def redis_cluster(directory: Path, replicas: int = 0) -> Iterator[list[Node]]:
         wait_for(lambda: all(_is_whole(node, len(nodes)) for node in nodes))
         for node in nodes[3:]:
             _follow(nodes[0], node)
+        wait_for(lambda: all(_replicas_seen(node) == replicas for node in nodes))
         yield nodes
 
 
@@ -152,6 +192,12 @@ def _is_whole(node: Node, size: int) -> bool:
     with node.client() as client:
         state = cast("dict[str, str]", _tell(client, "CLUSTER INFO"))
         return state["cluster_state"] == "ok" and state["cluster_known_nodes"] == f"{size}"
+
+
+def _replicas_seen(node: Node) -> int:
+    with node.client() as client:
+        nodes = cast("dict[str, dict[str, object]]", _tell(client, "CLUSTER NODES"))
+        return sum("slave" in str(one["flags"]) for one in nodes.values())
 
 
 def _tell(client: redis.Redis, *words: str | int | bytes) -> object:
@@ -217,6 +263,30 @@ class Certificates:
             .add_extension(authority, critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+class DiskFront(Line):
+    """Answers WAITAOF in front of a server that has none: the local disk has it, and no other."""
+
+    async def _requests(
+        self, client: asyncio.StreamReader, server: asyncio.StreamWriter, broken: asyncio.Event
+    ) -> None:
+        while request := await client.read(1 << 20):
+            before, wait, after = request.partition(b"*4\r\n$7\r\nWAITAOF\r\n")
+            assert not after or after.endswith(b"\r\n")
+            if wait:
+                self.cuts += 1
+                broken.set()
+            server.write(before)
+
+    async def _answers(
+        self, server: asyncio.StreamReader, client: asyncio.StreamWriter, broken: asyncio.Event
+    ) -> None:
+        while answer := await server.read(1 << 20):
+            client.write(answer)
+            if broken.is_set() and answer.endswith(b"+OK\r\n"):
+                broken.clear()
+                client.write(b"*2\r\n:1\r\n:0\r\n")
 
 
 class TlsFront:

@@ -196,24 +196,23 @@ async def _owners(node: redis.Redis) -> list[Address | None]:
 
 def deployment(url: str) -> Deployment:
     """What ``url`` names; InvalidValue, without its secrets, if it names nothing."""
-    scheme, separator, rest = url.partition("://")
+    scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     try:
         if not kind:
             return Server(_one(url))
-        if separator and base in ("redis", "rediss") and kind in ("sentinel", "cluster"):
-            return _many(base, kind, rest)
+        if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
+            raise _Wrong("this is no scheme of ours")
+        return _many(base, kind, rest)
     except (ValueError, TypeError) as error:
-        why = str(error) if isinstance(error, _Wrong) else ""
-        raise _invalid(url, why) from None
-    raise _invalid(url)
+        raise _invalid(url, str(error) if isinstance(error, _Wrong) else "") from None
 
 
 class _Wrong(ValueError):
     """A mistake in a URL, said without anything of the URL that may be secret."""
 
 
-def _invalid(url: str, why: str = "") -> InvalidValue:
+def _invalid(url: str, why: str) -> InvalidValue:
     return InvalidValue(
         f"redis_url: {shown(url)!r} is no Redis URL{': ' if why else ''}{why}; give {FORMS}, with "
         "special characters of a password percent-encoded",
@@ -236,6 +235,8 @@ def _many(base: str, kind: str, rest: str) -> Deployment:
     nodes: list[Address] = []
     for host in hosts.split(","):
         options = dict(parse_url(f"{base}://{user}{at}{host}?{query}"))
+        if "host" not in options:
+            raise _Wrong("a host is missing")
         default = 26379 if kind == "sentinel" else 6379
         nodes.append((options.pop("host"), options.pop("port", default)))
     options["ssl"] = options.pop("connection_class", None) is SSLConnection
