@@ -12,6 +12,7 @@ refuses everything from then on, and its owner activates it anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -23,6 +24,7 @@ from actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
+    RolledBack,
     StoreUnavailable,
     TroupeError,
 )
@@ -154,6 +156,14 @@ def _decoders(
     return found  # type: ignore[return-value]
 
 
+def went_back(key: Key) -> RolledBack:
+    """For an entity that knows of more than is stored."""
+    return RolledBack(
+        f"{key}: Redis has lost rows that it had confirmed: it was restored from an older copy, or "
+        "a replica took over that did not have them. Nothing goes on here until somebody has looked"
+    )
+
+
 class Writes(Protocol):
     """What the committer needs from an entity."""
 
@@ -196,6 +206,13 @@ class Committer:
                     if outcome is not Outcome.OK:
                         self._dirty.pop(entity, None)
                     entity.settle(outcome)
+                if Outcome.GAP in outcomes:
+                    await self._stop(appends[list(outcomes).index(Outcome.GAP)].key)
+
+    async def _stop(self, key: Key) -> None:
+        """Nobody else may go on from what is left of the scope that ``key`` is in."""
+        with contextlib.suppress(TroupeError):
+            await self.journal.stop(key.scope, went_back(key).message)
 
     def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
         if not isinstance(error, TroupeError):
@@ -332,7 +349,7 @@ class Entity(Generic[S, C, E, R]):
         seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._strand.head)
         self._snapshot_bytes = len(data)
         outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
-        if outcome is Outcome.FENCED:
+        if outcome is not Outcome.OK:
             self.settle(outcome)
 
     @property
@@ -380,7 +397,7 @@ class Entity(Generic[S, C, E, R]):
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
             return
         if outcome is Outcome.GAP:
-            self.fail(StoreUnavailable(f"{self.key}: Redis has lost rows that it had confirmed"))
+            self.fail(went_back(self.key))
             return
         waiting, self._in_flight = self._in_flight or [], None
         for future in waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome, Summary
 
 
@@ -24,9 +25,12 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}
+        self.stopped: dict[str, str] = {}
         self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
 
     async def activate(self, key: Key) -> Loaded:
+        if key.scope in self.stopped:
+            raise RolledBack(self.stopped[key.scope])
         stored = self.entities.setdefault(key, _Stored())
         stored.epoch += 1
         stored.creator = ""
@@ -38,9 +42,15 @@ class MemoryJournal:
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         return [self._append(one) for one in batch]
 
+    async def stop(self, scope: str, why: str) -> None:
+        self.stopped.setdefault(scope, why)
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         stored = self.entities.get(key)
-        if stored is None or stored.epoch != epoch:
+        current = stored.epoch if stored else 0
+        if current < epoch:
+            return Outcome.GAP
+        if stored is None or current != epoch:
             return Outcome.FENCED
         if stored.seq < seq:
             return Outcome.GAP
@@ -58,10 +68,15 @@ class MemoryJournal:
         return self.entities.get(key, _Stored()).audit[start:stop]
 
     def _append(self, one: Append) -> Outcome:
+        if one.key.scope in self.stopped:
+            return Outcome.GAP
         stored = self.entities.get(one.key)
         if stored is None and one.create:
             stored = self.entities[one.key] = _Stored(epoch=1, creator=one.create)
-        if stored is None or stored.epoch != one.epoch:
+        epoch = stored.epoch if stored else 0
+        if epoch < one.epoch:
+            return Outcome.GAP
+        if stored is None or epoch != one.epoch:
             return Outcome.FENCED
         if one.create and stored.creator != one.create:
             return Outcome.FENCED

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome, Summary
 from actors.memory_journal import MemoryJournal
 from cluster.redis.connection import Connection
@@ -155,12 +156,31 @@ async def test_an_older_epoch_is_fenced_and_writes_nothing(journal: AnyJournal) 
     assert await write(journal, row(A, 1, epoch=2)) == [OK]
 
 
-async def test_so_is_an_epoch_that_never_was(journal: AnyJournal) -> None:
+async def test_an_epoch_that_never_was_is_a_gap_for_what_is_stored_went_back(
+    journal: AnyJournal,
+) -> None:
     await journal.activate(A)
-    assert await write(journal, row(A, 0, epoch=2)) == [FENCED]
+    assert await write(journal, row(A, 0, epoch=2)) == [GAP]
     assert await write(journal, row(A, 0, epoch=0)) == [FENCED]
     assert await write(journal, row(B, 0, epoch=0)) == [FENCED]
-    assert await write(journal, row(B, 0, epoch=1)) == [FENCED]
+    assert await write(journal, row(B, 0, epoch=1)) == [GAP]
+    assert await journal.snapshot(A, 2, 0, b"state") is GAP
+    assert await journal.snapshot(B, 1, 0, b"nobody") is GAP
+    assert [(await journal.read(key)).rows for key in (A, B)] == [[], []]
+
+
+async def test_in_a_scope_that_was_stopped_nobody_goes_on(journal: AnyJournal) -> None:
+    for key in (A, C):
+        await journal.activate(key)
+        await write(journal, row(key, 0))
+    await journal.stop(A.scope, "the reason")
+    await journal.stop(A.scope, "another reason")
+    for key in (A, B):
+        with pytest.raises(RolledBack, match="the reason"):
+            await journal.activate(key)
+    assert await write(journal, row(A, 1), row(B, 0, create="me"), row(C, 1)) == [GAP, GAP, OK]
+    assert await write(journal, Append(A, 1, 1, b"")) == [GAP]
+    assert await journal.read(A) == Loaded(1, 1, None, [b"1"])
 
 
 async def test_a_repeated_append_is_written_once(journal: AnyJournal) -> None:
@@ -383,7 +403,6 @@ async def test_a_fenced_snapshot_is_refused(journal: AnyJournal) -> None:
     await write(journal, row(A, 0))
     await journal.activate(A)
     assert await journal.snapshot(A, 1, 1, b"old") is FENCED
-    assert await journal.snapshot(B, 1, 0, b"nobody") is FENCED
     assert await journal.read(A) == Loaded(2, 1, None, [b"1"])
 
 

@@ -81,6 +81,10 @@ class Connection:
         """The hash of session summaries of one family."""
         return f"{self._prefix}:{{{scope}}}:family:{family}"
 
+    def stopped(self, scope: str) -> str:
+        """Holds the reason why nobody may go on in a scope."""
+        return f"{self._prefix}:{{{scope}}}:stopped"
+
     def key(self, *parts: str) -> str:
         """A key of the registry, which belongs to no scope."""
         return ":".join((self._prefix, *parts))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome
 from cluster.redis.connection import Connection, Script
 
@@ -42,6 +43,11 @@ class RedisJournal:
         outcomes = dict(zip(by_scope, map(iter, groups), strict=True))
         return [next(outcomes[one.key.scope]) for one in batch]
 
+    async def stop(self, scope: str, why: str) -> None:
+        key = self._redis.stopped(scope)
+        remedy = f"bring back the newest copy of Redis, or accept the loss: redis-cli del '{key}'"
+        await self._redis.command("SET", key, f"{why}. Then {remedy}, and restart", "NX")
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         base = self._base(key)
         answer = await self._redis.run(
@@ -56,7 +62,7 @@ class RedisJournal:
         return await self._redis.range(self._base(key) + ":a", start, stop)
 
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        keys: list[str] = []
+        keys = [self._redis.stopped(batch[0].key.scope)] if batch else []
         arguments: list[bytes | str | int] = []
         for one in batch:
             base, summary = self._base(one.key), one.summary
@@ -65,12 +71,17 @@ class RedisJournal:
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")
-        answers = cast(list[bytes], await self._write(_APPEND, keys, arguments))
-        return [Outcome[answer.decode()] for answer in answers]
+        answers = await self._write(_APPEND, keys, arguments)
+        if isinstance(answers, bytes):
+            return [Outcome.GAP] * len(batch)
+        return [Outcome[answer.decode()] for answer in cast(list[bytes], answers)]
 
     async def _load(self, script: Script, key: Key) -> Loaded:
         base = self._base(key)
-        answer = await self._redis.run(script, [base, base + ":j", base + ":s"], [])
+        keys = [base, base + ":j", base + ":s", self._redis.stopped(key.scope)]
+        answer = await self._redis.run(script, keys, [])
+        if isinstance(answer, bytes):
+            raise RolledBack(answer.decode())
         epoch, seq, snapshot, rows = cast(tuple[int, int, bytes | None, list[bytes]], answer)
         return Loaded(epoch, seq, snapshot, rows)
 
