@@ -95,7 +95,7 @@ class Sentinel:
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor prime 127.0.0.1 {primary.port} 1\n"
             "sentinel down-after-milliseconds prime 300\n"
-            "sentinel failover-timeout prime 5000\n"
+            "sentinel failover-timeout prime 3000\n"
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -119,23 +119,21 @@ class Sentinel:
         with redis.Redis(port=self.port, socket_timeout=5) as client:
             return bool(client.ping())
 
-    def fail_over(self) -> None:
-        """Have the replica take over, though the primary is well."""
+    def name_instead(self, primary: Node) -> None:
+        """Have it name another primary from now on."""
         with redis.Redis(port=self.port, socket_timeout=5) as client:
-            _tell(client, "SENTINEL FAILOVER", "prime")
-
-    def has_as_primary(self, node: Node) -> bool:
-        """Whether it tells clients to go there."""
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
-            return bool(client.sentinel_masters()["prime"]["port"] == node.port)
+            client.sentinel_remove("prime")
+            client.sentinel_monitor("prime", "127.0.0.1", primary.port, 1)
 
     def knows_a_replica(self) -> bool:
         """Whether it could fail over now."""
         with redis.Redis(port=self.port, socket_timeout=5) as client:
-            (primary,) = client.sentinel_masters().values()
             replicas = client.sentinel_slaves("prime")
-            return bool(replicas) and not any(
-                "disconnected" in str(one["flags"]) for one in (*replicas, primary)
+            return bool(replicas) and all(
+                one["flags"] == "slave"
+                and one["info-refresh"]
+                and one["master-link-status"] == "ok"
+                for one in replicas
             )
 
 

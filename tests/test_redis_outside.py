@@ -273,10 +273,10 @@ async def test_a_primary_that_becomes_a_replica_is_left_for_the_new_one(
         journal = RedisJournal(connection)
         assert await journal.append([row(0)]) == [OK]
         await asyncio.to_thread(wait_for, lambda: _has_all(primary, replica))
-        sentinel.fail_over()
-        await asyncio.to_thread(wait_for, lambda: sentinel.has_as_primary(replica))
-        with primary.client() as client:  # as the Sentinel does too, within ten seconds
-            client.replicaof("127.0.0.1", replica.port)
+        with primary.client() as old, replica.client() as new:
+            new.replicaof("NO", "ONE")
+            sentinel.name_instead(replica)
+            old.replicaof("127.0.0.1", replica.port)
         assert await journal.append([row(1)]) == [OK]
         assert (await journal.read(A)).rows == rows(2)
 
