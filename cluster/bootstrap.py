@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Self
 
 import ray
@@ -16,10 +20,11 @@ from ray._private.authentication.authentication_token_generator import (
 )
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue
+from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
 from cluster import remote, roles
 from cluster.guard import Guard, mark_process
-from cluster.redis.connection import DiskWait
+from cluster.redis import heads
+from cluster.redis.connection import Connection, DiskWait
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
@@ -30,6 +35,9 @@ _RAY_ENVIRONMENT = {
     "RAY_worker_maximum_startup_concurrency": "64",
 }
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
+
+
+_HEADS_PATIENCE_S = 2.0
 
 
 class Connected:
@@ -56,6 +64,8 @@ class Connected:
         if self._owns_ray:
             ray.shutdown()
         if self._guard:
+            with contextlib.suppress(TroupeError, OSError):
+                _apart(_on_heads(self.settings, heads.note))
             self._guard.stop()
 
 
@@ -78,7 +88,6 @@ def bring_up(
     redis = None if redis_url else EmbeddedRedis(state)
     guard = redis or Guard([])
     try:
-        owns = _init(None)
         settings = ClusterSettings(
             redis_url=redis.url if redis else str(redis_url),
             namespace=namespace,
@@ -88,6 +97,8 @@ def bring_up(
             idle_s=idle_s,
             wait_for_disk=wait_for_disk,
         )
+        _apart(_on_heads(settings, heads.compare))
+        owns = _init(None)
         _start_directory(settings)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -110,6 +121,23 @@ async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
         await connection.check(durable)
     finally:
         await connection.close()
+
+
+async def _on_heads(
+    settings: ClusterSettings, act: Callable[[Connection, Path], Awaitable[None]]
+) -> None:
+    url, namespace = settings.redis_url, settings.namespace
+    connection = Connection(url, namespace, patience_s=_HEADS_PATIENCE_S)
+    try:
+        await act(connection, state_directory() / "heads.json")
+    finally:
+        await connection.close()
+
+
+def _apart(work: Coroutine[None, None, None]) -> None:
+    """Run ``work`` to its end, whether or not an event loop runs here."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
 
 
 def redis_url_or_none(given: str | None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.errors import TroupeError
+from actors.domain.errors import RolledBack, TroupeError
 from cluster.redis.connection import OLDEST, Connection
 from cluster.redis.deployment import FORMS
 from cluster.redis.explanation import shown
@@ -167,12 +167,15 @@ def server_version(said: str) -> str | None:
 
 
 def _server(name: str, url: str) -> Check:
-    """A running server: whether it answers, is new enough, and keeps what it is told."""
+    """A running server: whether it answers, is new enough, and has kept what it was told."""
 
     async def ask() -> None:
         connection = Connection(url, DEFAULT_NAMESPACE, patience_s=2.0)
         try:
             await connection.check()
+            async for key in connection.scan(connection.stopped("*")):
+                reason = await connection.value("GET", key)
+                raise RolledBack((reason or b"a workspace was stopped").decode())
         finally:
             await connection.close()
 

@@ -6,6 +6,7 @@ last writes takes over. Money that was spent by then must never be there again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
@@ -29,10 +30,13 @@ from actors.host import SessionHost
 from actors.ports import FeedEvent, HostProvider, StoreProvider, Stores, WorkspaceSettings
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.wiring import Wiring
+from cluster.doctor import _server
+from cluster.redis import heads
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.roles import StoreHandles
+from cluster.settings import DEFAULT_NAMESPACE
 from tests.redis_outside import Node, wait_for, watched
 
 SCOPE, OTHER = derived_id("a workspace"), derived_id("another workspace")
@@ -40,6 +44,7 @@ ME, SOMEBODY = derived_id("me"), derived_id("somebody")
 LOST = "Redis has lost rows"
 KEYRING = Keyring(bytes(32))
 CAP = 100
+WORKSPACE = WorkspaceSettings(SCOPE, None, Policy(), Boundary())
 
 
 class Process:
@@ -92,8 +97,7 @@ class Host:
         """Nobody is listening."""
 
     async def create(self) -> Activation:
-        settings = WorkspaceSettings(SCOPE, None, Policy(), Boundary())
-        await self.process.wiring.registry.put_workspace(settings)
+        await self.process.wiring.registry.put_workspace(WORKSPACE)
         money = Budget(CAP, CAP, 80)
         profile = Profile(ME, "0" * 16, SCOPE, ME, 0, None, "shared", money, Limits())
         await self.host.create(profile, None, [])
@@ -295,6 +299,62 @@ async def test_one_that_was_taken_over_is_told_so_and_not_that_something_was_los
     with pytest.raises(Fenced, match="has been taken over"):
         await old.purse.hold(5)
     await spend(new, 40)
+
+
+def test_the_doctor_names_what_was_stopped(node: Node) -> None:
+    async def stop() -> None:
+        connection = Connection(node.url, DEFAULT_NAMESPACE)
+        await RedisJournal(connection).stop(SCOPE, "budget/budget: the reason")
+        await connection.close()
+
+    assert _server("Redis", node.url).verdict == "ok"
+    asyncio.run(stop())
+    check = _server("Redis", node.url)
+    assert check.verdict == "problem"
+    assert check.found.startswith("budget/budget: the reason. Then bring back the newest copy")
+
+
+# While nobody ran
+
+
+async def test_a_redis_that_went_back_while_nobody_ran_is_refused_at_the_next_start(
+    node: Node, place: Path, start: Start
+) -> None:
+    file, process = place / "heads.json", start(node)
+    await process.wiring.registry.put_workspace(WORKSPACE)
+    await process.budget.open_family(OpenFamily(ME, Cap(CAP), CAP, 10))
+    await process.lease(1, lent=10)
+    await heads.compare(process.connection, file)
+    node.save_to(place / "copy")
+    await process.lease(2, lent=20)
+    await heads.note(process.connection, file)
+    await heads.compare(start(node).connection, file)
+    node.roll_back_to(place / "copy")
+    for _ in range(2):
+        with pytest.raises(RolledBack) as caught:
+            await heads.compare(start(node).connection, file)
+    assert caught.value.message == (
+        f"Redis at {node.url} went back: budget of workspace {SCOPE} is at epoch 1, row 2, and was "
+        "at epoch 1, row 3 when it was last seen from here. Bring back the newest copy, or accept "
+        f"the loss: rm '{file}'"
+    )
+    file.unlink()
+    await heads.compare(start(node).connection, file)
+
+
+async def test_so_is_one_that_lost_everything_but_not_another_one(
+    node: Node, place: Path, start: Start
+) -> None:
+    file, process = place / "heads.json", start(node)
+    await process.wiring.registry.put_workspace(WORKSPACE)
+    await process.budget.levels([ME])
+    await heads.note(process.connection, file)
+    with Node(place / "another") as another:
+        await heads.compare(start(another).connection, file)
+    with node.client() as client:
+        client.flushall()
+    with pytest.raises(RolledBack, match="is at epoch 0, row 0, and was at epoch 1, row 0"):
+        await heads.compare(start(node).connection, file)
 
 
 # A fail-over
