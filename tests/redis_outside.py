@@ -87,7 +87,7 @@ class Node(RedisServer):
 class Sentinel:
     """One Sentinel, which is a quorum by itself, for ``primary`` by the name of ``prime``."""
 
-    def __init__(self, directory: Path, primary: Node) -> None:
+    def __init__(self, directory: Path, primary: Node, password: str = "") -> None:
         directory.mkdir()
         self.port = free_port()
         self._conf = directory / "sentinel.conf"
@@ -96,7 +96,9 @@ class Sentinel:
             f"sentinel monitor prime 127.0.0.1 {primary.port} 1\n"
             "sentinel down-after-milliseconds prime 300\n"
             "sentinel failover-timeout prime 3000\n"
+            + (f"requirepass {password}\n" if password else "")
         )
+        self._password = password or None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -116,7 +118,7 @@ class Sentinel:
 
     def answers(self) -> bool:
         """Whether it is there by now."""
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        with redis.Redis(port=self.port, password=self._password, socket_timeout=5) as client:
             return bool(client.ping())
 
     def name_instead(self, primary: Node) -> None:

@@ -291,6 +291,19 @@ async def test_sentinels_that_know_no_such_primary_are_told_of(
             await connection.check()
 
 
+async def test_sentinels_that_want_a_password_of_their_own_get_it(
+    place: Path, connect: Connect
+) -> None:
+    with Node(place / "1") as primary, Sentinel(place / "s", primary, SECRET) as sentinel:
+        wait_for(sentinel.answers)
+        await works(connect(f"{sentinel.url}?sentinel_password={SECRET}"))
+        error = await problem_of(connect(sentinel.url))
+    assert error.message == (
+        f"Redis at {sentinel.url} has Sentinels that want a password: ?sentinel_password=… in the "
+        "URL"
+    )
+
+
 def _role(node: Node) -> object:
     with node.client() as client:
         return client.info("replication")["role"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -36,6 +37,7 @@ _SIGNS = {
     "can't access": "does not let this user use our keys: check its ACL",
 }
 _FOR_GOOD = (
+    "auth:AuthenticationError",
     "CERTIFICATE_VERIFY_FAILED",
     "WRONG_VERSION_NUMBER",
     "certificate required",
@@ -73,6 +75,13 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
     said = f"{_code(error)} {text}".lower()
     if _code(error) in ("MOVED", "CROSSSLOT"):
         meaning = "is a node of a Redis Cluster: write redis+cluster://host:port,host:port"
+        return StoreUnavailable(f"Redis at {where} {meaning}", cause=text)
+    if isinstance(error, MasterNotFoundError):
+        text, _, details = text.partition(" : ")
+        if "AuthenticationError" in details:
+            meaning = "has Sentinels that want a password: ?sentinel_password=… in the URL"
+        else:
+            meaning = f"has no Sentinel that answers and knows a primary ({text})"
         return StoreUnavailable(f"Redis at {where} {meaning}", cause=text)
     for sign, meaning in _SIGNS.items():
         if sign.lower() in said:
