@@ -202,12 +202,14 @@ class Committer:
             except Exception as error:  # whatever it is: those who wait must hear of it
                 self._fail(batch, error)
             else:
-                for entity, outcome in zip(batch, outcomes, strict=True):
+                lost: Key | None = None
+                for entity, append, outcome in zip(batch, appends, outcomes, strict=True):
                     if outcome is not Outcome.OK:
                         self._dirty.pop(entity, None)
+                        lost = append.key if outcome is Outcome.GAP else lost
                     entity.settle(outcome)
-                if Outcome.GAP in outcomes:
-                    await self._stop(appends[list(outcomes).index(Outcome.GAP)].key)
+                if lost:
+                    await self._stop(lost)
 
     async def _stop(self, key: Key) -> None:
         """Nobody else may go on from what is left of the scope that ``key`` is in."""

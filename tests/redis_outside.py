@@ -95,7 +95,7 @@ class Sentinel:
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor prime 127.0.0.1 {primary.port} 1\n"
             "sentinel down-after-milliseconds prime 300\n"
-            "sentinel failover-timeout prime 3000\n"
+            "sentinel failover-timeout prime 2000\n"
             + (f"requirepass {password}\n" if password else "")
         )
         self._password = password or None

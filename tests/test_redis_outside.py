@@ -62,7 +62,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 class Connect(Protocol):
     def __call__(
-        self, url: str, patience_s: float = 20, wait_for_disk: DiskWait | None = None
+        self, url: str, patience_s: float = 40, wait_for_disk: DiskWait | None = None
     ) -> Connection: ...
 
 
@@ -72,7 +72,7 @@ async def connect() -> AsyncIterator[Connect]:
     made: list[Connection] = []
     namespace = uuid.uuid4().hex
 
-    def one(url: str, patience_s: float = 20, wait_for_disk: DiskWait | None = None) -> Connection:
+    def one(url: str, patience_s: float = 40, wait_for_disk: DiskWait | None = None) -> Connection:
         made.append(Connection(url, namespace, patience_s, wait_for_disk))
         return made[-1]
 

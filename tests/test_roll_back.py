@@ -51,7 +51,7 @@ class Process:
     """What one process of a cluster is made of; it forgets everything when another takes over."""
 
     def __init__(self, url: str) -> None:
-        self.connection = Connection(url, "t", patience_s=15)
+        self.connection = Connection(url, "t", patience_s=40)
         registry = RedisRegistry(self.connection, KEYRING)
         self.wiring = Wiring(RedisJournal(self.connection), registry, KEYRING)
         self.fenced = 0
@@ -72,16 +72,21 @@ class Process:
 class Host:
     """A process with sessions, beside the one that has the budget."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, beside: Host | None = None) -> None:
+        """``beside`` is another host, whose stores it uses then."""
         self.process = process
         wiring = process.wiring
-        self._stores = cast(
-            Stores,
-            StoreHandles(
-                process.budget,
-                PermissionsActor(wiring, SCOPE),
-                CapabilitiesActor(wiring, "cluster"),
-            ),
+        self._stores: Stores = (
+            beside._stores
+            if beside
+            else cast(
+                Stores,
+                StoreHandles(
+                    process.budget,
+                    PermissionsActor(wiring, SCOPE),
+                    CapabilitiesActor(wiring, "cluster"),
+                ),
+            )
         )
         peers = cast(HostProvider, self)
         self.host = SessionHost(wiring, cast(StoreProvider, self), peers, "host")
@@ -292,11 +297,12 @@ async def test_nor_does_one_that_lost_only_its_last_activation(node: Node, start
 async def test_one_that_was_taken_over_is_told_so_and_not_that_something_was_lost(
     node: Node, start: Start
 ) -> None:
-    old = await Host(start(node)).create()
+    hosting = Host(start(node))
+    old = await hosting.create()
     await spend(old, 30)
-    new = await Host(start(node)).live()
+    new = await Host(start(node), beside=hosting).live()
     await new.purse.hold(30)
-    with pytest.raises(Fenced, match="has been taken over"):
+    with pytest.raises(Fenced, match=f"session/{ME} has been taken over"):
         await old.purse.hold(5)
     await spend(new, 40)
 

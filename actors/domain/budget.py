@@ -281,8 +281,10 @@ def behind(state: State, wants: list[Want]) -> set[str]:
         account = state.accounts.get(want.session)
         if account is None:
             continue
-        newer = (want.epoch, want.number) > (account.epoch, account.number)
-        if want.epoch < account.epoch or (newer and want.spent < account.spent):
+        if want.epoch < account.epoch or (
+            want.spent < account.spent
+            and (want.epoch, want.number) > (account.epoch, account.number)
+        ):
             found.add(want.session)
     return found
 
