@@ -65,7 +65,7 @@ class Connected:
             ray.shutdown()
         if self._guard:
             with contextlib.suppress(TroupeError, OSError):
-                _apart(_on_heads(self.settings, heads.note))
+                _apart(_on_heads(self.settings.redis_url, self.settings.namespace, heads.note))
             self._guard.stop()
 
 
@@ -88,8 +88,11 @@ def bring_up(
     redis = None if redis_url else EmbeddedRedis(state)
     guard = redis or Guard([])
     try:
+        url = redis.url if redis else str(redis_url)
+        _apart(_on_heads(url, namespace, heads.compare))  # before anything can spend
+        owns = _init(None)
         settings = ClusterSettings(
-            redis_url=redis.url if redis else str(redis_url),
+            redis_url=url,
             namespace=namespace,
             key_file=str(ensure_key(state)),
             max_hosts=max(4, 4 * remote.processors()),
@@ -97,8 +100,6 @@ def bring_up(
             idle_s=idle_s,
             wait_for_disk=wait_for_disk,
         )
-        _apart(_on_heads(settings, heads.compare))
-        owns = _init(None)
         _start_directory(settings)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -124,9 +125,8 @@ async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
 
 
 async def _on_heads(
-    settings: ClusterSettings, act: Callable[[Connection, Path], Awaitable[None]]
+    url: str, namespace: str, act: Callable[[Connection, Path], Awaitable[None]]
 ) -> None:
-    url, namespace = settings.redis_url, settings.namespace
     connection = Connection(url, namespace, patience_s=_HEADS_PATIENCE_S)
     try:
         await act(connection, state_directory() / "heads.json")

@@ -7,6 +7,7 @@ last writes takes over. Money that was spent by then must never be there again.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
@@ -30,13 +31,14 @@ from actors.host import SessionHost
 from actors.ports import FeedEvent, HostProvider, StoreProvider, Stores, WorkspaceSettings
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.wiring import Wiring
+from cluster import bootstrap, remote
 from cluster.doctor import _server
 from cluster.redis import heads
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.roles import StoreHandles
-from cluster.settings import DEFAULT_NAMESPACE
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
 from tests.redis_outside import Node, wait_for, watched
 
 SCOPE, OTHER = derived_id("a workspace"), derived_id("another workspace")
@@ -361,6 +363,33 @@ async def test_so_is_one_that_lost_everything_but_not_another_one(
         client.flushall()
     with pytest.raises(RolledBack, match="is at epoch 0, row 0, and was at epoch 1, row 0"):
         await heads.compare(start(node).connection, file)
+
+
+async def test_a_cluster_does_not_come_up_on_one_that_has_less(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[ClusterSettings] = []
+    monkeypatch.setenv("TROUPE_HOME", str(place))
+    monkeypatch.setattr(bootstrap, "mark_process", lambda: None)
+    monkeypatch.setattr(bootstrap, "_init", lambda address: False)
+    monkeypatch.setattr(remote, "processors", lambda: 2)
+    monkeypatch.setattr(bootstrap, "_start_directory", started.append)
+    with bootstrap.bring_up(None) as connected:
+        connection = connected.settings.connection()
+        wiring = Wiring(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
+        await wiring.registry.put_workspace(WORKSPACE)
+        await BudgetActor(wiring, SCOPE).levels([])
+        await connection.close()
+    with bootstrap.bring_up(None):
+        assert len(started) == 2
+    for file in (place / "redis").glob("appendonly*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for _ in range(2):
+        with pytest.raises(RolledBack, match="went back: budget of workspace"):
+            bootstrap.bring_up(None)
+    assert len(started) == 2
+    (place / "heads.json").unlink()
+    bootstrap.bring_up(None).close()
 
 
 # A fail-over
