@@ -222,7 +222,7 @@ class Troupe:
         )
         await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
-            self._watch(profile.scope, profile.family_id, on_approval)
+            await self._watch(profile.scope, profile.family_id, on_approval)
         return await self._create(profile, None, [])
 
     async def import_session(
@@ -274,7 +274,7 @@ class Troupe:
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
         """Ask ``handler`` about what a session's family wants approved, while this client lives."""
         place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
-        self._watch(place.scope, place.family_id, handler)
+        await self._watch(place.scope, place.family_id, handler)
 
     async def sessions(
         self,
@@ -409,7 +409,9 @@ class Troupe:
         async for request in self._requests(scope, None):
             queue.put_nowait(request)
 
-    def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+    async def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+        """Answer from now on: what is asked as soon as this returns finds somebody there."""
+        await self.calls.permissions(scope).watch(0, family_id, 0.0)
         task = asyncio.create_task(self._answer(scope, family_id, handler))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
