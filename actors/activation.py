@@ -11,8 +11,8 @@ from msgspec import structs
 
 from actors.domain import session
 from actors.domain.boundary import EscapeState
-from actors.domain.budget import Cap, OpenFamily
-from actors.domain.errors import Fenced, NotFound, StoreUnavailable, Unavailable
+from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
+from actors.domain.errors import Fenced, NotFound, RolledBack, StoreUnavailable, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Profile
 from actors.entity import Entity
@@ -51,11 +51,12 @@ class Activation:
         self.closing = False
         self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
+        self._ask_budget = lend
         self.purse = Purse(
             entity.key.id,
             entity.epoch,
             lambda: entity.state,
-            lend,
+            self._lend,
             slack=True,
             committed=entity.committed,
         )
@@ -97,6 +98,23 @@ class Activation:
                 state.spent,
             )
         )
+
+    async def _lend(self, want: Want) -> Granted | Exceeded:
+        """Ask the budget, and stop if it knows more of this session than its journal does.
+
+        Fenced if that is because of a newer activation, and otherwise RolledBack.
+        """
+        answer = await self._ask_budget(want)
+        if isinstance(answer, Granted) and answer.behind:
+            await self.entity.confirmed()
+            error = RolledBack(
+                f"{self.entity.key}: the budget of its workspace has heard of a later activation, "
+                "or of more spend, than its journal holds: Redis has lost rows, or an older copy "
+                "of them was brought back"
+            )
+            self.entity.fail(error)
+            raise error
+        return answer
 
     def keep_small(self) -> None:
         """Write a snapshot in the background when enough rows have come together."""

@@ -12,6 +12,7 @@ refuses everything from then on, and its owner activates it anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -24,6 +25,7 @@ from actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
+    RolledBack,
     StoreUnavailable,
     TroupeError,
 )
@@ -154,6 +156,14 @@ def _version_of(data: bytes) -> int:
         return 0
 
 
+def went_back(key: Key) -> RolledBack:
+    """For an entity that knows of more than is stored."""
+    return RolledBack(
+        f"{key}: Redis has lost rows that it had confirmed: it was restored from an older copy, or "
+        "a replica took over that did not have them. Nothing goes on here until somebody has looked"
+    )
+
+
 class Writes(Protocol):
     """What the committer needs from an entity."""
 
@@ -194,10 +204,19 @@ class Committer:
             except Exception as error:  # whatever it is: those who wait must hear of it
                 self._fail(batch, error)
             else:
-                for entity, outcome in zip(batch, outcomes, strict=True):
+                lost: Key | None = None
+                for entity, append, outcome in zip(batch, appends, outcomes, strict=True):
                     if outcome is not Outcome.OK:
                         self._dirty.pop(entity, None)
+                        lost = append.key if outcome is Outcome.GAP else lost
                     entity.settle(outcome)
+                if lost:
+                    await self._stop(lost)
+
+    async def _stop(self, key: Key) -> None:
+        """Nobody else may go on from what is left of the scope that ``key`` is in."""
+        with contextlib.suppress(TroupeError):
+            await self.journal.stop(key.scope, went_back(key).message)
 
     def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
         if not isinstance(error, TroupeError):
@@ -335,7 +354,7 @@ class Entity(Generic[S, C, E, R]):
         seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._strand.head)
         self._snapshot_bytes = len(data)
         outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
-        if outcome is Outcome.FENCED:
+        if outcome is not Outcome.OK:
             self.settle(outcome)
 
     @property
@@ -384,7 +403,7 @@ class Entity(Generic[S, C, E, R]):
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
             return
         if outcome is Outcome.GAP:
-            self.fail(StoreUnavailable(f"{self.key}: Redis has lost rows that it had confirmed"))
+            self.fail(went_back(self.key))
             return
         waiting, self._in_flight = self._in_flight or [], None
         for future in waiting:

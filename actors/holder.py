@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, TypeVar
 
-from actors.domain.errors import Fenced
+from actors.domain.errors import Fenced, RolledBack
 from actors.entity import Entity, Machine
 from actors.journal import Key
 from actors.wiring import Wiring
@@ -19,8 +19,9 @@ R = TypeVar("R")
 class Holder(Generic[S, C, E, R]):
     """The entity of a named actor: activated at the first call and again after a failed write.
 
-    Once fenced it stays so, and its process is told to end: the actor that took over is the one to
-    ask.
+    Once Redis went back it stays broken: to start anew from what is left would forget what was
+    spent. Once fenced it stays so too, and its process is told to end: the actor that took over is
+    the one to ask.
     """
 
     def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Wiring) -> None:
@@ -37,7 +38,7 @@ class Holder(Generic[S, C, E, R]):
         if entity is None or entity.broken:
             async with self._activating:
                 entity = self._entity
-                if entity is not None and isinstance(entity.broken, Fenced):
+                if entity is not None and isinstance(entity.broken, Fenced | RolledBack):
                     raise entity.broken
                 if entity is None or entity.broken:
                     entity = self._entity = await self._activate()

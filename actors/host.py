@@ -20,7 +20,14 @@ from actors.activation import (
 from actors.batcher import Batcher
 from actors.domain import session
 from actors.domain.budget import Exceeded, Granted, Want
-from actors.domain.errors import CallError, Fenced, NotFound, TroupeError, Unavailable
+from actors.domain.errors import (
+    CallError,
+    Fenced,
+    NotFound,
+    RolledBack,
+    TroupeError,
+    Unavailable,
+)
 from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
@@ -298,7 +305,7 @@ class SessionHost:
         while not activation.entity.broken:
             try:
                 await activation.purse.report()
-            except (Fenced, CallError):
+            except (Fenced, RolledBack, CallError):
                 return
             except Unavailable:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
@@ -441,14 +448,18 @@ class SessionHost:
             await self._wiring.registry.unmark_running(activation.id)
 
     async def _lost(self, activation: Activation, error: TroupeError) -> None:
-        """The activation can't go on. After an outage it is brought back here; fenced, it ends."""
+        """The activation can't go on. After an outage it is brought back here; otherwise it ends.
+
+        Those are the ones that were fenced, and those of which Redis has lost something.
+        """
         self._drop(activation)
-        if isinstance(error, Fenced):
+        if isinstance(error, Fenced | RolledBack):
             return
         while True:
             await asyncio.sleep(_OUTAGE_PAUSE_S)
             with contextlib.suppress(Unavailable):
-                with contextlib.suppress(NotFound):  # its first write never arrived
+                # its first write never arrived, or Redis went back
+                with contextlib.suppress(NotFound, RolledBack):
                     self._runs.work(await self._get(activation.id, activation.profile.scope))
                 return
 

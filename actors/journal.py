@@ -4,12 +4,15 @@ The contract, which `tests/test_journal.py` holds for every implementation:
 
 1. ``activate`` raises the entity's epoch and returns snapshot and tail in one atomic step.
 2. ``append`` takes rows only from the current epoch and only in sequence. An older epoch gets
-   `Outcome.FENCED`; rows that are there already (a repeated call) get `Outcome.OK` and are not
-   written again, so a caller whose connection broke may simply send the same batch once more.
+   `Outcome.FENCED`, and an epoch or row that the journal has never reached gets `Outcome.GAP`:
+   what is stored went back. Rows that are there already (a repeated call) get `Outcome.OK` and are
+   not written again, so a caller whose connection broke may simply send the same batch once more.
 3. Rows, messages, audit rows and the summary of one append become visible together, and so does
    the summary's place in the index of root sessions: a position has one state at a time.
 4. An append without a row writes nothing, and tells whether its epoch is the current one.
-5. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
+5. After ``stop`` nobody goes on in that scope until somebody has looked: ``activate`` raises
+   RolledBack, and ``append`` answers `Outcome.GAP`.
+6. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
 """
 
 from __future__ import annotations
@@ -115,6 +118,10 @@ class Journal(Protocol):
 
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         """Write each append of the batch; one outcome for each, in order."""
+        ...
+
+    async def stop(self, scope: str, why: str) -> None:
+        """Let nobody go on in this scope, for good, and say ``why``."""
         ...
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome, Summary, stored_version
 
 
@@ -24,10 +25,13 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}
+        self.stopped: dict[str, str] = {}
         self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
         self.listed: dict[str, dict[bytes, bytes]] = {}
 
     async def activate(self, key: Key, newest: int | None = None) -> Loaded:
+        if key.scope in self.stopped:
+            raise RolledBack(self.stopped[key.scope])
         stored = self.entities.setdefault(key, _Stored())
         loaded = self._loaded(stored)
         if newest is not None and stored_version(loaded) > newest:
@@ -42,9 +46,15 @@ class MemoryJournal:
     async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         return [self._append(one) for one in batch]
 
+    async def stop(self, scope: str, why: str) -> None:
+        self.stopped.setdefault(scope, why)
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         stored = self.entities.get(key)
-        if stored is None or stored.epoch != epoch:
+        current = stored.epoch if stored else 0
+        if current < epoch:
+            return Outcome.GAP
+        if stored is None or current != epoch:
             return Outcome.FENCED
         if stored.seq < seq:
             return Outcome.GAP
@@ -62,10 +72,15 @@ class MemoryJournal:
         return self.entities.get(key, _Stored()).audit[start:stop]
 
     def _append(self, one: Append) -> Outcome:
+        if one.key.scope in self.stopped:
+            return Outcome.GAP
         stored = self.entities.get(one.key)
         if stored is None and one.create:
             stored = self.entities[one.key] = _Stored(epoch=1, creator=one.create)
-        if stored is None or stored.epoch != one.epoch:
+        epoch = stored.epoch if stored else 0
+        if epoch < one.epoch:
+            return Outcome.GAP
+        if stored is None or epoch != one.epoch:
             return Outcome.FENCED
         if one.create and stored.creator != one.create:
             return Outcome.FENCED

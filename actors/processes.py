@@ -108,6 +108,9 @@ class AgentProcesses:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
+        for exit in self._exits.values():  # what the server has forked has died with it
+            if not exit.done():
+                exit.set_result(signal.SIGKILL)
 
     async def _take(self) -> _Process:
         """A process that has run nothing yet."""
@@ -123,7 +126,7 @@ class AgentProcesses:
     async def _fork(self) -> _Process:
         here, there = socket.socketpair()
         try:
-            self._send(there)
+            server = self._send(there)
         except BaseException:
             here.close()
             raise
@@ -136,14 +139,14 @@ class AgentProcesses:
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             writer.close()
             raise NoCapacity("no process for an agent can be started") from error
-        return _Process(pid, reader, writer)
+        return _Process(pid, server, reader, writer)
 
     async def _end(self, process: _Process) -> None:
         process.writer.close()
         _kill_group(process.pid)
         with contextlib.suppress(ConnectionError):
             await process.writer.wait_closed()
-        await self._gone(process.pid)
+        await self._gone(process)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -174,13 +177,15 @@ class AgentProcesses:
         loop.add_reader(self._control, self._news)
         return self._control
 
-    def _send(self, there: socket.socket) -> None:
+    def _send(self, there: socket.socket) -> socket.socket:
+        """Have a process forked, and answer with the line to the server that does it."""
         try:
             try:
                 socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
             except ConnectionError:  # the server was killed, and there has been no news of it yet
                 self._close_control()
                 socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
+            return self._ensure()
         except OSError as error:
             raise NoCapacity(f"no process for an agent can be started: {error}") from error
 
@@ -212,14 +217,15 @@ class AgentProcesses:
             return f"the agent's process was killed by {signal.Signals(-code).name}"
         return f"the agent's process exited with code {code} before the agent returned"
 
-    async def _gone(self, pid: int) -> None:
+    async def _gone(self, process: _Process) -> None:
         """Return when nothing of the process's group runs any more."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILLED_LIMIT_S):
-                await asyncio.shield(self._exit(pid))
-                while _group_runs(pid):
+                if process.server is self._control:  # else it has died with its server
+                    await asyncio.shield(self._exit(process.pid))
+                while _group_runs(process.pid):
                     await asyncio.sleep(_LOOK_AGAIN_S)
-        self._exits.pop(pid, None)
+        self._exits.pop(process.pid, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,7 @@ class _Process:
     """A process that was forked, and the line to it."""
 
     pid: int
+    server: socket.socket
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 

@@ -56,8 +56,14 @@ class BudgetActor:
         command = budget.Lease(wants)
         if self._recall.any_lent and await self._would_refuse(command):
             await self._recall.call_back()
+        behind = budget.behind((await self._holder.entity()).state, wants)
         replies = _granted(await self._holder.execute(command))
         await self._measure()
+        if behind:
+            return [
+                budget.Granted(0, behind=True) if want.session in behind else reply
+                for want, reply in zip(wants, replies, strict=True)
+            ]
         if any(isinstance(one, budget.Granted) and one.warning for one in replies):
             self._recall.announce()  # near a threshold everybody asks, so that all see it
         return replies

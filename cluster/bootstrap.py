@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -9,6 +10,8 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -28,10 +31,12 @@ from ray.actor import ActorHandle
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue
+from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
 from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
-from cluster.redis.connection import Connection
+from cluster.redis import heads
+from cluster.redis.connection import Connection, DiskWait
+from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
 
@@ -45,6 +50,9 @@ _NODE_STARTS_S = 3.0
 _METADATA = (b"CLUSTER_METADATA", b"cluster")
 _ALIVE = GcsNodeInfo.GcsNodeState.ALIVE
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
+
+
+_HEADS_PATIENCE_S = 2.0
 
 
 class Connected:
@@ -71,6 +79,8 @@ class Connected:
         if self._owns_ray:
             ray.shutdown()
         if self._guard:
+            with contextlib.suppress(TroupeError, OSError):
+                _apart(_on_heads(self.settings.redis_url, self.settings.namespace, heads.note))
             self._guard.stop()
 
 
@@ -93,7 +103,10 @@ def join(address: str, settings: ClusterSettings, *, durable: bool | None = None
 
 
 def bring_up(
-    redis_url: str | None, namespace: str = DEFAULT_NAMESPACE, idle_s: float = 600.0
+    redis_url: str | None,
+    namespace: str = DEFAULT_NAMESPACE,
+    idle_s: float = 600.0,
+    wait_for_disk: DiskWait | None = None,
 ) -> Connected:
     """Start Ray on this machine, and an embedded Redis unless there is one to use."""
     state = state_directory()
@@ -101,14 +114,17 @@ def bring_up(
     redis = None if redis_url else EmbeddedRedis(state)
     guard = redis or Guard([])
     try:
+        url = redis.url if redis else str(redis_url)
+        _apart(_on_heads(url, namespace, heads.compare))  # before anything can spend
         owns = _init(None)
         settings = ClusterSettings(
-            redis_url=redis.url if redis else str(redis_url),
+            redis_url=url,
             namespace=namespace,
             key_file=str(ensure_key(state)),
             max_hosts=max(4, 4 * remote.processors()),
             warm_hosts=min(remote.processors(), 4),
             idle_s=idle_s,
+            wait_for_disk=wait_for_disk,
         )
         _start_directory(settings)
     except BaseException:
@@ -127,20 +143,34 @@ def local_key_file() -> str | None:
 
 async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
     """StoreUnavailable, naming the setting, if this Redis can't keep what we promise."""
-    connection = Connection(settings.redis_url, settings.namespace)
+    connection = settings.connection()
     try:
         await connection.check(durable)
     finally:
         await connection.close()
 
 
+async def _on_heads(
+    url: str, namespace: str, act: Callable[[Connection, Path], Awaitable[None]]
+) -> None:
+    connection = Connection(url, namespace, patience_s=_HEADS_PATIENCE_S)
+    try:
+        await act(connection, state_directory() / "heads.json")
+    finally:
+        await connection.close()
+
+
+def _apart(work: Coroutine[None, None, None]) -> None:
+    """Run ``work`` to its end, whether or not an event loop runs here."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
 def redis_url_or_none(given: str | None) -> str | None:
     """The URL given, else TROUPE_REDIS_URL."""
     url = given or os.environ.get("TROUPE_REDIS_URL")
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise InvalidValue(
-            "redis_url: must start with redis://, rediss:// or unix://", field="redis_url"
-        )
+    if url and not url.startswith(SCHEMES):
+        raise InvalidValue(f"redis_url: must be like {FORMS}", field="redis_url")
     return url
 
 

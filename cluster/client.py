@@ -31,8 +31,9 @@ from cluster.documents import imported_state, read_document
 from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
+from cluster.redis.connection import DiskWait
 from cluster.running import running
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
 
 _WATCH_S = 10.0
 _RETRY_S = 0.5
@@ -51,6 +52,7 @@ def connect(
     namespace: str = DEFAULT_NAMESPACE,
     durable: bool = True,
     idle_s: float = 600.0,
+    wait_for_disk: bool | DiskWait | None = None,
 ) -> Troupe:
     """A client, to be used with ``async with``.
 
@@ -62,9 +64,15 @@ def connect(
 
     ``redis_url`` is an outside Redis (default: TROUPE_REDIS_URL, else an embedded one);
     ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after how many seconds
-    without a call a session is written out.
+    without a call a session is written out. ``wait_for_disk`` has every commit wait
+    until it is on disk (default: TROUPE_WAIT_FOR_DISK, else not), also of replicas where a
+    `DiskWait` says so; Redis must be 7.2 or newer.
     """
-    return Troupe(address, redis_url, namespace, durable, idle_s)
+    if wait_for_disk is None:
+        wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
+    else:
+        wait = DiskWait() if wait_for_disk is True else wait_for_disk or None
+    return Troupe(address, redis_url, namespace, durable, idle_s, wait)
 
 
 class SessionList(list[SessionSummary]):
@@ -88,6 +96,7 @@ class Troupe:
         namespace: str,
         durable: bool | None,
         idle_s: float,
+        wait_for_disk: DiskWait | None = None,
     ) -> None:
         """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
         self._address = address
@@ -95,6 +104,7 @@ class Troupe:
         self._namespace = namespace
         self._durable = durable
         self._idle_s = idle_s
+        self._wait = wait_for_disk
         self._connected: bootstrap.Connected | None = None
         self._calls_or_none: Calls | None = None
         self._watchers: set[asyncio.Task[None]] = set()
@@ -105,10 +115,22 @@ class Troupe:
         if (
             redis_url and address is None and self._durable is not None
         ):  # else the nodes must reach it, which we need not
-            await bootstrap.check_redis(ClusterSettings(redis_url, self._namespace), self._durable)
+            settings = ClusterSettings(redis_url, self._namespace, wait_for_disk=self._wait)
+            await bootstrap.check_redis(settings, self._durable)
         self._connected = self._connect(address, redis_url)
+        if self._wait and not redis_url:
+            await self._check_embedded()
         self._calls_or_none = Calls(self._connected.settings)
         return self
+
+    async def _check_embedded(self) -> None:
+        connected = self._connected
+        assert connected
+        try:
+            await bootstrap.check_redis(connected.settings)
+        except TroupeError:
+            connected.close()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._watchers:
@@ -200,7 +222,7 @@ class Troupe:
         )
         await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
-            self._watch(profile.scope, profile.family_id, on_approval)
+            await self._watch(profile.scope, profile.family_id, on_approval)
         return await self._create(profile, None, [])
 
     async def import_session(
@@ -252,7 +274,7 @@ class Troupe:
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
         """Ask ``handler`` about what a session's family wants approved, while this client lives."""
         place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
-        self._watch(place.scope, place.family_id, handler)
+        await self._watch(place.scope, place.family_id, handler)
 
     async def sessions(
         self,
@@ -335,7 +357,11 @@ class Troupe:
                     field="redis_url",
                 )
             settings = ClusterSettings(
-                redis_url, self._namespace, bootstrap.local_key_file(), idle_s=self._idle_s
+                redis_url,
+                self._namespace,
+                bootstrap.local_key_file(),
+                idle_s=self._idle_s,
+                wait_for_disk=self._wait,
             )
             return bootstrap.join(address, settings, durable=self._durable)
         up = running()
@@ -343,7 +369,7 @@ class Troupe:
             return bootstrap.join(
                 up.address, structs.replace(up.settings, namespace=self._namespace)
             )
-        return bootstrap.bring_up(redis_url, self._namespace, self._idle_s)
+        return bootstrap.bring_up(redis_url, self._namespace, self._idle_s, self._wait)
 
     async def _create(
         self, profile: Profile, imported: Imported | None, messages: list[Message]
@@ -383,7 +409,9 @@ class Troupe:
         async for request in self._requests(scope, None):
             queue.put_nowait(request)
 
-    def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+    async def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+        """Answer from now on: what is asked as soon as this returns finds somebody there."""
+        await self.calls.permissions(scope).watch(0, family_id, 0.0)
         task = asyncio.create_task(self._answer(scope, family_id, handler))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)

@@ -21,7 +21,7 @@ from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
 from cluster.cli_common import OK, report
 from cluster.guard import MARK
-from cluster.settings import ClusterSettings, state_directory
+from cluster.settings import ClusterSettings, disk_wait, state_directory
 
 _START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 30.0
@@ -98,11 +98,14 @@ def _serve() -> int:
     from cluster.calls import Calls
 
     signal.signal(signal.SIGTERM, _interrupt)
+    wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
     if url := bootstrap.redis_url_or_none(None):
-        asyncio.run(bootstrap.check_redis(ClusterSettings(url)))
-    with bootstrap.bring_up(url) as connected:
+        asyncio.run(bootstrap.check_redis(ClusterSettings(url, wait_for_disk=wait)))
+    with bootstrap.bring_up(url, wait_for_disk=wait) as connected:
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set one of its own
         try:
+            if wait and not url:
+                asyncio.run(bootstrap.check_redis(connected.settings))
             asyncio.run(Calls(connected.settings).directory.status())  # it starts the hosts
             up.announce(up.Running(os.getpid(), bootstrap.gcs_address(), connected.settings))
             while True:

@@ -15,9 +15,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.errors import TroupeError
+from actors.domain.errors import RolledBack, TroupeError
 from cluster.memory import available_memory
-from cluster.redis.connection import OLDEST, Connection, shown
+from cluster.redis.connection import OLDEST, Connection
+from cluster.redis.deployment import FORMS
+from cluster.redis.explanation import shown
 from cluster.redis.server import find_binary, holder
 from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, state_directory
@@ -33,6 +35,7 @@ _SECRET = frozenset({"TROUPE_KEY"})
 _VARIABLES = {
     "TROUPE_HOME": "the state directory",
     "TROUPE_REDIS_URL": "an outside Redis",
+    "TROUPE_WAIT_FOR_DISK": "whether commits wait for the disk",
     "TROUPE_KEY": "the cluster's key",
     "TROUPE_KEY_FILE": "the file with the cluster's key",
     "TROUPE_DEBUG": "tracebacks for errors",
@@ -164,12 +167,15 @@ def server_version(said: str) -> str | None:
 
 
 def _server(name: str, url: str) -> Check:
-    """A running server: whether it answers, is new enough, and keeps what it is told."""
+    """A running server: whether it answers, is new enough, and has kept what it was told."""
 
     async def ask() -> None:
         connection = Connection(url, DEFAULT_NAMESPACE, patience_s=2.0)
         try:
             await connection.check()
+            async for key in connection.scan(connection.stopped("*")):
+                reason = await connection.value("GET", key)
+                raise RolledBack((reason or b"a workspace was stopped").decode())
         finally:
             await connection.close()
 
@@ -178,7 +184,7 @@ def _server(name: str, url: str) -> Check:
     except TroupeError as error:
         return Check(name, "problem", error.message, "see the message; then run this again")
     except ValueError as error:
-        remedy = "give redis://, rediss:// or unix://"
+        remedy = f"give {FORMS}"
         return Check(name, "problem", f"{shown(url)}: {error}", remedy)
     return Check(name, "ok", f"{shown(url)} answers, and keeps its data (append-only file on)")
 

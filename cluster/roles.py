@@ -27,7 +27,6 @@ from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
 from cluster.metrics import Exporter
 from cluster.pool import Pool
-from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
@@ -39,7 +38,7 @@ _COLLECT_AFTER = (50_000, 20, 20)
 
 def wire(settings: ClusterSettings) -> Wiring:
     """Journal, registry and key for a process of this cluster."""
-    connection = Connection(settings.redis_url, settings.namespace)
+    connection = settings.connection()
     keyring = settings.keyring()
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
@@ -108,7 +107,7 @@ class DirectoryActor(_Process, Directory):
 
     async def require_redis(self, durable: bool) -> None:
         """StoreUnavailable, naming this node, if Redis can't be reached or used from here."""
-        connection = Connection(self._settings.redis_url, self._settings.namespace)
+        connection = self._settings.connection()
         try:
             await connection.check(durable)
         except StoreUnavailable as error:

@@ -10,12 +10,18 @@ from platformdirs import user_state_path
 
 from actors.domain.errors import InvalidValue
 from actors.domain.keyring import Keyring
+from cluster.redis.connection import Connection, DiskWait
 
 DEFAULT_NAMESPACE = "troupe"
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """Where Redis is, where the key is, and how the pool behaves. Times in seconds."""
+    """Where Redis is, where the key is, and how the pool behaves. Times in seconds.
+
+    ``redis_url`` is redis://, rediss:// (TLS), unix://, redis+sentinel://host:26379,host:26379/name
+    or redis+cluster://host:7000,host:7001; `cluster.redis.deployment` has it in full.
+    ``wait_for_disk`` has every commit wait until it is on disk, which takes Redis 7.2 or newer.
+    """
 
     redis_url: str
     namespace: str = DEFAULT_NAMESPACE
@@ -23,6 +29,11 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     max_hosts: int = 8
     warm_hosts: int = 2
     idle_s: float = 600.0
+    wait_for_disk: DiskWait | None = None
+
+    def connection(self) -> Connection:
+        """A connection of one's own to the cluster's Redis."""
+        return Connection(self.redis_url, self.namespace, wait_for_disk=self.wait_for_disk)
 
     def keyring(self) -> Keyring:
         """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.
@@ -39,6 +50,20 @@ class ClusterSettings(msgspec.Struct, frozen=True):
         if not text:
             raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")
         return Keyring.parse(text)
+
+
+def disk_wait(text: str | None) -> DiskWait | None:
+    """What TROUPE_WAIT_FOR_DISK says: ``1``, or ``1,2`` for the disks of two replicas as well."""
+    if text in (None, "", "0"):
+        return None
+    local, _, replicas = str(text).partition(",")
+    try:
+        return DiskWait(local=int(local), replicas=int(replicas or "0"))
+    except ValueError:
+        raise InvalidValue(
+            "wait_for_disk: TROUPE_WAIT_FOR_DISK must be 0, 1, or as in 1,2 with the replicas",
+            field="wait_for_disk",
+        ) from None
 
 
 def state_directory() -> Path:

@@ -13,6 +13,7 @@ from hypothesis import settings
 from cluster import Troupe, connect
 from cluster.guard import MARK
 from cluster.redis.server import EmbeddedRedis
+from tests.redis_outside import redis_cluster
 
 settings.register_profile("troupe", deadline=None, max_examples=50)
 settings.register_profile("troupe-ci", settings.get_profile("troupe"), derandomize=True)
@@ -41,6 +42,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis Cluster of three nodes, started once."""
+    with redis_cluster(tmp_path_factory.mktemp("c")) as nodes:
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -283,7 +283,7 @@ async def test_nodes_without_the_key_say_so_to_who_joins(
 async def test_a_client_of_another_process_joins_by_rays_address_and_token(
     troupe: Troupe,
 ) -> None:
-    token = (Path(os.environ["TROUPE_HOME"]) / "ray_token").read_text()
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_ADDRESS": bootstrap.gcs_address(), "RAY_AUTH_TOKEN": token}
     environment["TROUPE_REDIS_URL"] = troupe.calls.settings.redis_url

@@ -18,6 +18,7 @@ from actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
+    RolledBack,
     StoreUnavailable,
     Tampered,
     TroupeError,
@@ -487,7 +488,7 @@ async def test_so_does_a_fault_in_a_summary() -> None:
         await ledger.execute(Add(1))
 
 
-async def test_rows_that_redis_has_lost_break_the_entity_for_now_only() -> None:
+async def test_rows_that_redis_has_lost_break_the_entity_and_nobody_goes_on_from_the_rest() -> None:
     process = Process()
     ledger = await process.activate()
     await ledger.execute(Add(1))
@@ -495,9 +496,22 @@ async def test_rows_that_redis_has_lost_break_the_entity_for_now_only() -> None:
     stored = process.journal.entities[A]
     stored.rows.pop()
     stored.seq -= 1
-    with pytest.raises(StoreUnavailable, match="ledger/a: Redis has lost rows"):
+    with pytest.raises(RolledBack, match="ledger/a: Redis has lost rows"):
         await ledger.execute(Add(4))
-    assert (await process.activate()).state.total == 1
+    await process.committer.drain()
+    with pytest.raises(RolledBack, match="ledger/a: Redis has lost rows"):
+        await process.activate()
+    with pytest.raises(RolledBack, match="ledger/a: Redis has lost rows"):
+        await process.activate(B)
+
+
+async def test_an_epoch_that_redis_has_lost_is_not_taken_for_a_newer_activation() -> None:
+    process = Process()
+    await process.activate()
+    ledger = await process.activate()
+    process.journal.entities[A].epoch -= 1
+    with pytest.raises(RolledBack, match="ledger/a: Redis has lost rows"):
+        await ledger.execute(Add(4))
 
 
 # Compaction

@@ -1,4 +1,5 @@
-"""What every journal must do: one suite for the journal in memory and the one in a real Redis."""
+"""What every journal must do: one suite for the journal in memory and the one in Redis, which is
+a real server or a real Cluster of three."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome, Summary
 from actors.memory_journal import MemoryJournal
 from cluster.redis.connection import Connection
@@ -30,9 +32,17 @@ async def connection(redis_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def journal(request: pytest.FixtureRequest, connection: Connection) -> AnyJournal:
-    return MemoryJournal() if request.param == "memory" else RedisJournal(connection)
+@pytest.fixture(params=["memory", "redis", "cluster"])
+async def journal(
+    request: pytest.FixtureRequest, connection: Connection
+) -> AsyncIterator[AnyJournal]:
+    if request.param == "cluster":
+        url = request.getfixturevalue("cluster_url")
+        clustered = Connection(url, uuid.uuid4().hex, patience_s=5)
+        yield RedisJournal(clustered)
+        await clustered.close()
+    else:
+        yield MemoryJournal() if request.param == "memory" else RedisJournal(connection)
 
 
 def row(key: Key, after: int, text: str = "", epoch: int = 1, **more: str) -> Append:
@@ -73,8 +83,7 @@ async def summary(journal: AnyJournal, key: Key) -> bytes:
         found = journal.summaries.get((key.scope, "family"), {}).get(key.id)
         return found.data if found else b""
     redis = journal._redis
-    stored = await redis.client.hgetall(redis.family(key.scope, "family"))
-    return cast("dict[bytes, bytes]", stored).get(key.id.encode(), b"")
+    return await redis.value("HGET", redis.family(key.scope, "family"), key.id) or b""
 
 
 # Taking over and loading
@@ -147,12 +156,31 @@ async def test_an_older_epoch_is_fenced_and_writes_nothing(journal: AnyJournal) 
     assert await write(journal, row(A, 1, epoch=2)) == [OK]
 
 
-async def test_so_is_an_epoch_that_never_was(journal: AnyJournal) -> None:
+async def test_an_epoch_that_never_was_is_a_gap_for_what_is_stored_went_back(
+    journal: AnyJournal,
+) -> None:
     await journal.activate(A)
-    assert await write(journal, row(A, 0, epoch=2)) == [FENCED]
+    assert await write(journal, row(A, 0, epoch=2)) == [GAP]
     assert await write(journal, row(A, 0, epoch=0)) == [FENCED]
     assert await write(journal, row(B, 0, epoch=0)) == [FENCED]
-    assert await write(journal, row(B, 0, epoch=1)) == [FENCED]
+    assert await write(journal, row(B, 0, epoch=1)) == [GAP]
+    assert await journal.snapshot(A, 2, 0, b"state") is GAP
+    assert await journal.snapshot(B, 1, 0, b"nobody") is GAP
+    assert [(await journal.read(key)).rows for key in (A, B)] == [[], []]
+
+
+async def test_in_a_scope_that_was_stopped_nobody_goes_on(journal: AnyJournal) -> None:
+    for key in (A, C):
+        await journal.activate(key)
+        await write(journal, row(key, 0))
+    await journal.stop(A.scope, "the reason")
+    await journal.stop(A.scope, "another reason")
+    for key in (A, B):
+        with pytest.raises(RolledBack, match="the reason"):
+            await journal.activate(key)
+    assert await write(journal, row(A, 1), row(B, 0, create="me"), row(C, 1)) == [GAP, GAP, OK]
+    assert await write(journal, Append(A, 1, 1, b"")) == [GAP]
+    assert await journal.read(A) == Loaded(1, 1, None, [b"1"])
 
 
 async def test_a_repeated_append_is_written_once(journal: AnyJournal) -> None:
@@ -375,7 +403,6 @@ async def test_a_fenced_snapshot_is_refused(journal: AnyJournal) -> None:
     await write(journal, row(A, 0))
     await journal.activate(A)
     assert await journal.snapshot(A, 1, 1, b"old") is FENCED
-    assert await journal.snapshot(B, 1, 0, b"nobody") is FENCED
     assert await journal.read(A) == Loaded(2, 1, None, [b"1"])
 
 

@@ -183,10 +183,14 @@ class Warning(Record, frozen=True):
 
 
 class Granted(Record, frozen=True, tag=True):
-    """The account's loan now, in all; ``warning`` where a level is at or over its threshold."""
+    """The account's loan now, in all; ``warning`` where a level is at or over its threshold.
+
+    ``behind``: the session knows less than the budget has heard of it, and nothing was granted.
+    """
 
     lent: int
     warning: Warning | None = None
+    behind: bool = False
 
 
 class Exceeded(Record, frozen=True, tag=True):
@@ -265,6 +269,24 @@ def spent_by(state: State, session: str) -> int:
     """What one session itself has spent, in nano-USD."""
     account = state.accounts.get(session)
     return account.spent if account else 0
+
+
+def behind(state: State, wants: list[Want]) -> set[str]:
+    """The sessions of which we have heard of a later activation, or of more spend.
+
+    Their journal went back, unless a later activation is there.
+    """
+    found = set()
+    for want in wants:
+        account = state.accounts.get(want.session)
+        if account is None:
+            continue
+        if want.epoch < account.epoch or (
+            want.spent < account.spent
+            and (want.epoch, want.number) > (account.epoch, account.number)
+        ):
+            found.add(want.session)
+    return found
 
 
 def validate(state: State) -> None:

@@ -14,6 +14,7 @@
      │    └── NonDeterministicTurn  a resumed turn took other steps than it had taken before
      ├── Unavailable          the system can't now: try again later
      │    ├── StoreUnavailable    Redis does not answer, or cannot take writes
+     │    │    └── RolledBack         Redis went back to an earlier state: somebody must look
      │    ├── ClusterUnavailable  Ray does not answer, or cannot be joined
      │    ├── Busy                a bounded queue is full
      │    ├── Fenced              a newer activation has taken over: this one must stop
@@ -96,6 +97,10 @@ class Unavailable(TroupeError):
 
 class StoreUnavailable(Unavailable):
     """Redis does not answer or does not take writes."""
+
+
+class RolledBack(StoreUnavailable):
+    """Redis has lost what it had confirmed. Nobody goes on in this workspace by itself."""
 
 
 class ClusterUnavailable(Unavailable):

@@ -1,5 +1,8 @@
--- Take an entity over. KEYS: meta, rows, snapshot. ARGV: the newest version that the caller reads, or
+-- Take an entity over. KEYS: meta, rows, snapshot, and that of the reason if the scope is stopped,
+-- which then is the answer. ARGV: the newest version that the caller reads, or
 -- nothing. Answers epoch, seq, snapshot, rows. Of what a newer one wrote the epoch is not raised.
+local stopped = redis.call('GET', KEYS[4])
+if stopped then return stopped end
 local snapshot, rows = redis.call('GET', KEYS[3]), redis.call('LRANGE', KEYS[2], 0, -1)
 local last, at = rows[#rows], 22 -- the 20 bytes of its mark, the head of a list, the version
 if not last then last, at = snapshot or '', 30 end -- a snapshot's number comes before its mark

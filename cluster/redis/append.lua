@@ -1,4 +1,5 @@
--- Append to many entities of one scope. For each, two keys: the entity's, from which those of its
+-- Append to many entities of one scope. First the key that has the reason if the scope is stopped,
+-- and then it is the answer. For each entity, two keys: its own, from which those of its
 -- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
 -- row, n, n messages, n, n audit rows, summary ('' = none).
 -- One key more, if there is one, is the scope's index of root sessions, and each three arguments
@@ -6,6 +7,8 @@
 -- its new member, which is its state and its position.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
 -- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
+local stopped = redis.call('GET', KEYS[1])
+if stopped then return stopped end
 local answers, arg = {}, 1
 local function take() arg = arg + 1; return ARGV[arg - 1] end
 local function push(key, count, write)
@@ -14,7 +17,7 @@ local function push(key, count, write)
     if write then redis.call('RPUSH', key, value) end
   end
 end
-for first = 1, #KEYS - 1, 2 do
+for first = 2, #KEYS - 1, 2 do
   local meta, answer, write = KEYS[first], 'OK', false
   local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
   local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
@@ -23,7 +26,9 @@ for first = 1, #KEYS - 1, 2 do
     redis.call('HSET', meta, 'epoch', 1, 'creator', creator)
     stored[1], stored[3] = '1', creator
   end
-  if stored[1] ~= epoch or (creator ~= '' and stored[3] ~= creator) then
+  if tonumber(stored[1] or '0') < tonumber(epoch) then
+    answer = 'GAP'
+  elseif stored[1] ~= epoch or (creator ~= '' and stored[3] ~= creator) then
     answer = 'FENCED'
   elseif row == '' then
     if seq ~= after then answer = 'GAP' end

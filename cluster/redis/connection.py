@@ -14,30 +14,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import resources
 from typing import TypeAlias, TypeVar, cast
 
+import msgspec
 import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
-from actors.domain.errors import InvalidValue, StoreUnavailable
-from cluster.redis.packing import pack_at_once
+from actors.domain.errors import StoreUnavailable
+from cluster.redis.deployment import Word, deployment, exchange
+from cluster.redis.explanation import explain, is_outage, shown
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
 
 OLDEST = (6, 2)
+OLDEST_TO_WAIT = (7, 2)
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
-Value: TypeAlias = bytes | str | int
+Value: TypeAlias = Word
 T = TypeVar("T")
+
+
+class DiskWait(msgspec.Struct, frozen=True):
+    """How many disks a row must have reached before it counts: ``WAITAOF`` of Redis 7.2 or newer.
+
+    ``local`` is 1 for the primary's own disk, ``replicas`` how many others. With ``appendfsync
+    everysec`` each wait takes up to a second, so set it to ``always``.
+    """
+
+    local: int = 1
+    replicas: int = 0
+    timeout_s: float = 5.0
 
 
 class Script:
@@ -51,12 +57,21 @@ class Script:
 class Connection:
     """Redis as the journal and the registry use it; ``namespace`` prefixes every key."""
 
-    def __init__(self, url: str, namespace: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        patience_s: float = PATIENCE_S,
+        wait_for_disk: DiskWait | None = None,
+    ) -> None:
+        """``url`` is in one of the forms of `cluster.redis.deployment`."""
         self.url = url
+        self.wait_for_disk = wait_for_disk
         self._prefix = namespace
         self._patience_s = patience_s
-        self.client: redis.Redis = _client(url)
-        pack_at_once(self.client)
+        self._deployment = deployment(url)
+        self._clustered = self._deployment.clustered
+        self.client: redis.Redis = self._deployment.client
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""
@@ -66,6 +81,10 @@ class Connection:
         """The hash of session summaries of one family."""
         return f"{self._prefix}:{{{scope}}}:family:{family}"
 
+    def stopped(self, scope: str) -> str:
+        """Holds the reason why nobody may go on in a scope."""
+        return f"{self._prefix}:{{{scope}}}:stopped"
+
     def key(self, *parts: str) -> str:
         """A key of the registry, which belongs to no scope."""
         return ":".join((self._prefix, *parts))
@@ -74,12 +93,51 @@ class Connection:
         """Run a script; safe to repeat, and repeated through an outage."""
 
         async def call() -> object:
+            client = await self._deployment.at(keys[0]) if self._clustered else self.client
             try:
-                return await self.client.evalsha(script.digest, len(keys), *keys, *arguments)
+                return await client.evalsha(script.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self.client.eval(script.text, len(keys), *keys, *arguments)
+                return await client.eval(script.text, len(keys), *keys, *arguments)
 
         return await self.patiently(call)
+
+    async def run_to_disk(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Value]
+    ) -> object:
+        """As `run`, and what was written is on as many disks as ``wait_for_disk`` wants.
+
+        StoreUnavailable if it is not within its time. What is waited for is what the same line has
+        written. So each call writes: a script that finds its rows there, since it is repeated on
+        another line, may write nothing.
+        """
+        wait = self.wait_for_disk or DiskWait()
+        mark = keys[0].partition("}")[0] + "}:disk"
+        after = (
+            ("SET", mark, ""),
+            ("WAITAOF", wait.local, wait.replicas, int(wait.timeout_s * 1000)),
+        )
+
+        async def call() -> list[object]:
+            client = await self._deployment.at(keys[0])
+            for name, text in (("EVALSHA", script.digest), ("EVAL", script.text)):
+                words = (name, text, len(keys), *keys, *arguments)
+                answers = await exchange(client, words, *after)
+                if not isinstance(answers[0], NoScriptError):
+                    break
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            return answers
+
+        answer, _, reached = await self.patiently(call)
+        local, replicas = cast("list[int]", reached)
+        if local < wait.local or replicas < wait.replicas:
+            raise StoreUnavailable(
+                f"Redis at {shown(self.url)} did not bring a write to disk in {wait.timeout_s:g} s "
+                f"(wait_for_disk): {local} of {wait.local} here, {replicas} of {wait.replicas} "
+                "on replicas"
+            )
+        return answer
 
     async def command(self, *words: Value) -> object:
         """Any command that may be repeated."""
@@ -93,10 +151,17 @@ class Connection:
         """The answers to commands that may be repeated, sent together."""
 
         async def send() -> list[object]:
-            async with self.client.pipeline(transaction=False) as together:
-                for words in commands:
-                    together.execute_command(*words)
-                return cast("list[object]", await together.execute())
+            by_node: dict[redis.Redis, list[int]] = {}
+            for at, words in enumerate(commands):
+                by_node.setdefault(await self._deployment.at(str(words[1])), []).append(at)
+            answers: dict[int, object] = {}
+            for node, places in by_node.items():
+                found = await exchange(node, *(commands[at] for at in places))
+                answers.update(zip(places, found, strict=True))
+            for answer in answers.values():
+                if isinstance(answer, Exception):
+                    raise answer
+            return [answers[at] for at in range(len(commands))]
 
         return await self.patiently(send) if commands else []
 
@@ -105,23 +170,16 @@ class Connection:
         return cast(list[bytes], await self.command(*words))
 
     async def _send(self, words: Sequence[Value]) -> object:
-        """Sent raw, so that maps and sets come back flat, in the form of the protocol."""
-        pool = self.client.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_command(*words)
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
+        (answer,) = await exchange(await self._deployment.at(str(words[1])), words)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def range(self, key: str, start: int, stop: int) -> list[bytes]:
         """Items ``start`` to ``stop`` (exclusive) of a list."""
         if stop <= start:
             return []
-        return cast(
-            list[bytes],
-            await self.patiently(lambda: self.client.lrange(key, start, stop - 1)),
-        )
+        return await self.values("LRANGE", key, start, stop - 1)
 
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await ``call()``, again and again through an outage, for as long as patience lasts."""
@@ -131,52 +189,48 @@ class Connection:
             try:
                 return await call()
             except (RedisError, OSError) as error:
-                if not _is_outage(error) or asyncio.get_running_loop().time() + pause > deadline:
+                outage = is_outage(error, self._deployment.fails_over)
+                if not outage or asyncio.get_running_loop().time() + pause > deadline:
                     raise explain(error, self.url) from error
+                await self._deployment.look_again()
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def check(self, durable: bool = True) -> None:
         """Refuse, in one line that names the setting, a server that can't keep what we promise."""
         try:
-            info = cast(dict[str, object], await self.client.info("all"))
+            primaries = await self._deployment.primaries()
+            infos = [await client.info("all") for client in primaries]
         except (RedisError, OSError) as error:
             raise explain(error, self.url) from error
-        for problem in _problems(info, durable):
-            raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
+        for info in infos:
+            for problem in _problems(
+                cast(dict[str, object], info), durable, self._clustered, self.wait_for_disk
+            ):
+                raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
         """Keys that match; for maintenance by hand, never on a hot path."""
-        async for key in self.client.scan_iter(match=pattern, count=500):
-            yield key
+        for client in await self._deployment.primaries():
+            async for key in client.scan_iter(match=pattern, count=500):
+                yield key
 
     async def close(self) -> None:
-        await self.client.aclose()
+        await self._deployment.close()
 
 
-def _client(url: str) -> redis.Redis:
-    try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=10,
-            socket_connect_timeout=5,
-        )
-    except ValueError:
-        raise InvalidValue(
-            f"redis_url: {shown(url)!r} is no Redis URL; give redis://user:password@host:6379 or "
-            "unix:///path/to.sock, with special characters of a password percent-encoded",
-            field="redis_url",
-        ) from None
-
-
-def _problems(info: dict[str, object], durable: bool) -> list[str]:
+def _problems(
+    info: dict[str, object], durable: bool, clustered: bool, wait: DiskWait | None
+) -> list[str]:
     version = str(info.get("valkey_version") or info.get("redis_version") or "0.0")
     numbers = tuple(int(part) for part in version.split(".")[:2])
     problems = []
     if numbers < OLDEST:
         problems.append(f"is version {version}: 6.2 or newer is needed")
+    if wait and numbers < OLDEST_TO_WAIT:
+        problems.append(f"is version {version}: wait_for_disk needs WAITAOF, so 7.2 or newer")
+    if info.get("cluster_enabled") and not clustered:
+        problems.append("is a node of a Redis Cluster: write redis+cluster://host:port,host:port")
     if info.get("role") != "master":
         problems.append("is a read-only replica (role:slave): give the primary's address")
     if durable and not info.get("aof_enabled"):
@@ -194,50 +248,3 @@ def _problems(info: dict[str, object], durable: bool) -> list[str]:
             "can't write its append-only file (aof_last_write_status): is the disk full?"
         )
     return problems
-
-
-def explain(error: Exception, url: str) -> StoreUnavailable:
-    """The error a person can act on, in one line."""
-    error = _root(error)
-    text, where = str(error), shown(url)
-    code = getattr(error, "status_code", None) or ""
-    known = {
-        "WRONGPASS": "refuses the password or user: check the URL's user and password",
-        "NOAUTH": "wants a password: give it in the URL",
-        "invalid username-password": "refuses the password or user: check the URL",
-        "OOM": "is full: raise maxmemory",
-        "MISCONF": "can't write to its disk: is it full? (stop-writes-on-bgsave-error)",
-        "READONLY": "is a read-only replica: give the primary's address",
-        "NOPERM": "does not let this user run our commands: check its ACL",
-    }
-    for sign, meaning in known.items():
-        if sign.lower() in f"{code} {text}".lower():
-            return StoreUnavailable(f"Redis at {where} {meaning}", cause=text)
-    if isinstance(error, AuthenticationError):
-        return StoreUnavailable(f"Redis at {where} refuses the password or user", cause=text)
-    if isinstance(error, ResponseError):
-        return StoreUnavailable(f"Redis at {where} refused a command: {text}", cause=text)
-    return StoreUnavailable(
-        f"Redis at {where} does not answer: start it, or check the address ({text})", cause=text
-    )
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether waiting may help."""
-    cause = _root(error)
-    return isinstance(cause, ConnectionError | TimeoutError | OSError) and not isinstance(
-        cause, AuthenticationError
-    )
-
-
-def _root(error: Exception) -> Exception:
-    """What the client library has wrapped: it reports a refused login as a lost connection."""
-    inner = error.args[0] if error.args else None
-    return inner if isinstance(inner, RedisError) else error
-
-
-def shown(url: str) -> str:
-    """The URL without user, password and options, so without any secret."""
-    scheme, separator, rest = url.partition("://")
-    place = (rest if separator else url).rpartition("@")[2].partition("?")[0]
-    return f"{scheme}{separator}{place}" if separator else place

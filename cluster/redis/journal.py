@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
+from actors.domain.errors import RolledBack
 from actors.journal import Append, Key, Loaded, Outcome
 from actors.listing import CODES
 from cluster.redis.connection import Connection, Script
@@ -27,6 +28,7 @@ class RedisJournal:
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection
+        self._write = connection.run_to_disk if connection.wait_for_disk else connection.run
 
     async def activate(self, key: Key, newest: int | None = None) -> Loaded:
         return await self._load(_ACTIVATE, key, [] if newest is None else [newest])
@@ -44,6 +46,11 @@ class RedisJournal:
         outcomes = dict(zip(by_scope, map(iter, groups), strict=True))
         return [next(outcomes[one.key.scope]) for one in batch]
 
+    async def stop(self, scope: str, why: str) -> None:
+        key = self._redis.stopped(scope)
+        remedy = f"bring back the newest copy of Redis, or accept the loss: redis-cli del '{key}'"
+        await self._redis.command("SET", key, f"{why}. Then {remedy}, and restart", "NX")
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         base = self._base(key)
         answer = await self._redis.run(
@@ -58,7 +65,7 @@ class RedisJournal:
         return await self._redis.range(self._base(key) + ":a", start, stop)
 
     async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        keys: list[str] = []
+        keys = [self._redis.stopped(batch[0].key.scope)] if batch else []
         arguments: list[bytes | str | int] = []
         changes: list[bytes | str | int] = []
         for one in batch:
@@ -74,12 +81,17 @@ class RedisJournal:
         if changes:
             keys.append(roots_of(self._redis, batch[0].key.scope))
             arguments += changes
-        answers = cast(list[bytes], await self._redis.run(_APPEND, keys, arguments))
-        return [Outcome[answer.decode()] for answer in answers]
+        answers = await self._write(_APPEND, keys, arguments)
+        if isinstance(answers, bytes):
+            return [Outcome.GAP] * len(batch)
+        return [Outcome[answer.decode()] for answer in cast(list[bytes], answers)]
 
     async def _load(self, script: Script, key: Key, arguments: Sequence[int]) -> Loaded:
         base = self._base(key)
-        answer = await self._redis.run(script, [base, base + ":j", base + ":s"], arguments)
+        keys = [base, base + ":j", base + ":s", self._redis.stopped(key.scope)]
+        answer = await self._redis.run(script, keys, arguments)
+        if isinstance(answer, bytes):
+            raise RolledBack(answer.decode())
         epoch, seq, snapshot, rows = cast(tuple[int, int, bytes | None, list[bytes]], answer)
         return Loaded(epoch, seq, snapshot, rows)
 

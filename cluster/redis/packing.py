@@ -6,13 +6,14 @@ large group commit.
 
 from __future__ import annotations
 
-import redis.asyncio as redis
+from typing import TypeVar
+
+C = TypeVar("C")
 
 
-def pack_at_once(client: redis.Redis) -> None:
-    """Have all connections of ``client`` pack in one go."""
-    pool = client.connection_pool
-    pool.connection_class = type("Packing", (_Packing, pool.connection_class), {})
+def packing(connection_class: type[C]) -> type[C]:
+    """A connection class that packs in one go, as the client is to use it."""
+    return type("Packing", (_Packing, connection_class), {})
 
 
 class _Packing:

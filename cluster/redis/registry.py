@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from actors.domain.boundary import Boundary
-from actors.domain.errors import InvalidAgent
+from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.session import Profile
@@ -122,9 +122,13 @@ class RedisRegistry:
         if known and known[0] == sealed:  # checking a policy costs milliseconds
             return known[1]
         what = f"the settings of workspace {scope}"
-        form, data = _SETTINGS.decode(self._keyring.open(sealed, f"workspace/{scope}", what))
-        if form > SETTINGS_FORM:  # a policy that is read in part would allow too much
-            raise written_by_newer(what, form, SETTINGS_FORM)
-        settings = msgspec.msgpack.decode(data, type=WorkspaceSettings)
+        opened = self._keyring.open(sealed, f"workspace/{scope}", what)
+        try:
+            form, data = _SETTINGS.decode(opened)
+            if form > SETTINGS_FORM:  # a policy that is read in part would allow too much
+                raise written_by_newer(what, form, SETTINGS_FORM)
+            settings = msgspec.msgpack.decode(data, type=WorkspaceSettings)
+        except msgspec.DecodeError as error:
+            raise CorruptState(f"{what} can't be read: {error}") from error
         self._settings[scope] = (sealed, settings)
         return settings

@@ -36,7 +36,7 @@ FINAL = {
     "StepInterrupted",
     "NonDeterministicTurn",
 }
-RETRY = {"StoreUnavailable", "ClusterUnavailable", "Busy", "Fenced", "NoCapacity"}
+RETRY = {"StoreUnavailable", "RolledBack", "ClusterUnavailable", "Busy", "Fenced", "NoCapacity"}
 
 
 @pytest.mark.parametrize("cls", ALL)

@@ -139,6 +139,9 @@ class FaultyJournal:
         }
         return [outcomes[one.key] for one in batch]
 
+    async def stop(self, scope: str, why: str) -> None:
+        await self._stored.stop(scope, why)
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         return await self.send(lambda: self._stored.snapshot(key, epoch, seq, data))
 

@@ -44,6 +44,9 @@ class Witness:
                 self._watcher.stored(one)
         return outcomes
 
+    async def stop(self, scope: str, why: str) -> None:
+        raise AssertionError(f"nothing goes back here: {why}")
+
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         return await self.inner.snapshot(key, epoch, seq, data)
 

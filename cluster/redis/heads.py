@@ -1,0 +1,75 @@
+"""How far the stores of a Redis had come when it was last seen from this machine.
+
+A Redis that goes back as a whole while nobody runs can't be told from one that never went further,
+except by somebody who has seen it. So a cluster notes in its state directory, when it comes up and
+when it goes down, up to which epoch and row each workspace's budget and allowances were, and at the
+next start refuses a Redis that has less.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from actors.domain.errors import RolledBack
+from actors.machines import ALLOWANCES, BUDGET
+from cluster.redis.connection import Connection
+from cluster.redis.explanation import shown
+
+_STORES = ((BUDGET.kind, "budget"), (ALLOWANCES.kind, "allowances"))
+
+Heads: TypeAlias = dict[str, tuple[int, int]]
+"""Epoch and row by scope and store."""
+
+_FILE = msgspec.json.Decoder(dict[str, Heads])
+
+
+async def compare(connection: Connection, file: Path) -> None:
+    """RolledBack, naming what is behind, if this Redis has less than was noted; note it if not."""
+    now = await _heads(connection)
+    for name, (epoch, row) in _noted(file).get(_place(connection), {}).items():
+        found = now.get(name, (0, 0))
+        if found[0] < epoch or found[1] < row:
+            raise RolledBack(
+                f"Redis at {shown(connection.url)} went back: {name} is at epoch {found[0]}, row "
+                f"{found[1]}, and was at epoch {epoch}, row {row} when it was last seen from here. "
+                f"Bring back the newest copy, or accept the loss: rm '{file}'"
+            )
+    _write(connection, file, now)
+
+
+async def note(connection: Connection, file: Path) -> None:
+    """Write down what this Redis has."""
+    _write(connection, file, await _heads(connection))
+
+
+async def _heads(connection: Connection) -> Heads:
+    heads: Heads = {}
+    for scope in (await connection.values("HGETALL", connection.key("workspaces")))[::2]:
+        for kind, id in _STORES:
+            key = connection.entity(scope.decode(), kind, id)
+            epoch, row = await connection.values("HMGET", key, "epoch", "seq")
+            if epoch:
+                heads[f"{kind} of workspace {scope.decode()}"] = (int(epoch), int(row or 0))
+    return heads
+
+
+def _noted(file: Path) -> dict[str, Heads]:
+    try:
+        return _FILE.decode(file.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
+
+def _write(connection: Connection, file: Path, heads: Heads) -> None:
+    noted = _noted(file) | {_place(connection): heads}
+    new = file.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(noted))
+    os.replace(new, file)
+
+
+def _place(connection: Connection) -> str:
+    return f"{shown(connection.url)} {connection.key('')}"
