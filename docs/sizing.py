@@ -46,12 +46,11 @@ class Figure(NamedTuple):
 
     def value(self, results: Results) -> float | None:
         """The figure as it was measured; None if that failed."""
-        found = results
         if self.row:
-            absolute = cast("dict[str, Results]", results["absolute"])
-            found = absolute.get(self.row, {})
-        value = found.get(self.name)
-        return float(value) if isinstance(value, int | float) else None
+            value = _of_row(results, self.row, self.name)
+            return None if math.isnan(value) else value
+        found = results.get(self.name)
+        return float(found) if isinstance(found, int | float) else None
 
 
 Results = dict[str, object]
@@ -129,11 +128,16 @@ def figures(found: Measured) -> str:
             shown = "not measured" if value is None else f"{_number(value, 4)} {one.unit}"
             key = f"`{one.row}`: `{one.name}`" if one.row else f"`{one.name}`"
             lines.append(f"| {one.what} | {key} | {shown} | `{name}` |")
+    live, stored, revived = (
+        _number(_of_row(found.bench, row, "sessions"))
+        for row in ("live_session_kib", "hibernated_session_bytes", "recovered_per_s")
+    )
     lines += [
         "",
         f"Measured on {machine['processors']} x {machine['processor']}, {machine['memory_gib']} "
         f"GiB ({run['date']} and {found.operations['date']}), Ray, Redis and clients on the same "
-        "machine.",
+        f"machine, with {live} live, {stored} stored and {revived} recovering sessions. What "
+        "follows for more of them is arithmetic.",
     ]
     return "\n".join(lines)
 
@@ -221,6 +225,12 @@ def written(document: str, found: Measured) -> str:
     return document
 
 
+def _of_row(results: Results, row: str, name: str) -> float:
+    """What a row of the benchmarks tells besides its figure; NaN if it was not measured."""
+    absolute = cast("dict[str, dict[str, float]]", results["absolute"])
+    return absolute.get(row, {}).get(name, math.nan)
+
+
 def _filled(text: str, place: re.Match[str]) -> str:
     return f"{place[1]}{text}\n{place[2]}"
 
@@ -258,6 +268,8 @@ def _lower(by_memory: float, by_slots: int) -> str:
 
 
 def _number(value: float, digits: int = 3) -> str:
+    if math.isnan(value):
+        return "not measured"
     short = float(f"{value:.{digits}g}")
     return f"{short:,.0f}" if short >= 100 else f"{short:g}"
 
