@@ -28,10 +28,14 @@ chaos: $(READY) ## Kill and cut everything under work: make chaos SEED=1 ROUNDS=
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),100)
 
 bench: $(READY) $(PEERS) ## Measure everything, side by side with others: a quarter of an hour
+	@$(BIN)/python -m benchmarks.operations > /dev/null
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m docs.sizing --write
 
 bench-quick: $(READY) $(PEERS) ## The same with small sizes: two minutes
+	@$(BIN)/python -m benchmarks.operations > /dev/null
 	@$(BIN)/python -m benchmarks --quick
+	@$(BIN)/python -m docs.sizing --write
 
 check: $(READY) ## Check format, lint, types and import arrows
 	@$(BIN)/ruff format --check $(CODE)
