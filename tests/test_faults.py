@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -197,6 +198,22 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
         result = await other.run("")
         assert "agent" in str(result.error)
         assert result.status == "failed"
+
+
+async def test_an_end_that_comes_to_another_host_is_acknowledged_when_nothing_runs_on_the_first(
+    troupe: Troupe, directory: Path
+) -> None:
+    workspace = await troupe.workspace(directory)
+    session = await troupe.create_session(agents.starts_process, workspace=workspace)
+    note = directory / "pid"
+    run = await session.start(str(note))
+    await until(_exists(note))
+    child = psutil.Process(int(note.read_text()))
+    scope, host = await troupe.calls.directory.locate(session.id)
+    other = next(one.name for one in (await troupe.status()).hosts if one.name != host)
+    await _at(troupe, other).end(session.id, scope)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert (await session.result(run)).status == "cancelled"
 
 
 def _at(troupe: Troupe, host: str) -> Proxy:
