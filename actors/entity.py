@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -43,6 +44,7 @@ Clock = Callable[[], int]
 
 _MOST_PER_FLUSH = 256
 _COMPACT_AFTER_ROWS = 512
+_CLEAR = 2  # bytes of a snapshot that are not compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +104,14 @@ class Codec(Generic[S, E]):
         return self._decode(self._rows, data, what)
 
     def snapshot(self, seq: int, state: S, head: Head) -> bytes:
-        sealed = self._keyring.seal(
-            self._encode((self._version, state, head)), f"{self._context}/snapshot/{seq}"
-        )
-        return seq.to_bytes(8, "big") + sealed
+        data = _squeezed(self._encode((self._version, state, head)))
+        return seq.to_bytes(8, "big") + self._keyring.seal(data, f"{self._context}/snapshot/{seq}")
 
     def state(self, snapshot: bytes) -> tuple[int, S, Head]:
         seq = int.from_bytes(snapshot[:8], "big")
         what = f"the snapshot of {self._what}"
         data = self._keyring.open(snapshot[8:], f"{self._context}/snapshot/{seq}", what)
-        return seq, *self._decode(self._states, data, what)
+        return seq, *self._decode(self._states, _restored(data), what)
 
     def message(self, index: int, data: bytes) -> bytes:
         return self._keyring.seal(data, f"{self._context}/message/{index}")
@@ -146,6 +146,18 @@ def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
 
 _ENCODER = msgspec.msgpack.Encoder()
 _PARTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def _squeezed(data: bytes) -> bytes:
+    """Compressed but for the head of the list and the version, which are read where they are."""
+    return data[:_CLEAR] + zlib.compress(data[_CLEAR:], level=1)
+
+
+def _restored(data: bytes) -> bytes:
+    try:
+        return data[:_CLEAR] + zlib.decompress(data[_CLEAR:])
+    except zlib.error:
+        return data  # whoever decodes it will say what is wrong
 
 
 def _version_of(data: bytes) -> int:

@@ -256,6 +256,12 @@ class SessionHost:
         """
         await asyncio.gather(*(self._cancel_child(batch.parent, spec) for spec in batch.children))
 
+    async def leave(self, session_id: str) -> None:
+        """Another host has taken the session over: nothing of it runs here when this returns."""
+        activation = self._live.get(session_id)
+        if activation is not None:
+            await self._runs.stop(activation)
+
     async def cancel(self, session_id: str, scope: str) -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
         await self._close(session_id, scope, "cancelled")
@@ -420,6 +426,8 @@ class SessionHost:
             await activation.entity.committed()
             await activation.purse.report()
             if profile.parent_id is None:
+                if activation.entity.epoch > 1:
+                    await self._stop_elsewhere(profile.id)
                 await activation.stores.permissions.clear_session(profile.family_id)
                 await self._wiring.registry.unmark_running(session_id)
             activation.notify(reason)
@@ -430,6 +438,14 @@ class SessionHost:
             self._runs.announce(run_id)
         if profile.parent_id is not None:
             self._hand_over(activation)
+
+    async def _stop_elsewhere(self, session_id: str) -> None:
+        """A caller with old news may have come here while the session's agent runs on another
+        host, which will only find out that it is fenced when the agent asks for something."""
+        with contextlib.suppress(Unavailable):
+            _, host = await self._hosts.directory.locate(session_id)
+            if host != self._name:
+                await self._hosts.host(host).leave(session_id)
 
     def _hand_over(self, activation: Activation) -> None:
         """A sub-agent is done: its result goes to the parent's outbox, and it is let go."""

@@ -7,11 +7,13 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
 from actors import BudgetConfig, Policy, Result, Tampered
 from cluster import Session, Troupe
+from cluster.redis.connection import short
 from cluster.remote import DIRECTORY, Proxy, allowances_name, budget_name
 from tests import cluster_agents as agents
 from tests.actor_pids import pid_of
@@ -141,7 +143,7 @@ async def test_an_edited_audit_log_names_the_entry(troupe: Troupe, directory: Pa
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)
     workspace = await troupe.workspace(directory)
     client = _redis(troupe)
-    key = f"troupe:{{{workspace.id}}}:session:{session.id}:a"
+    key = f"troupe:{{{short(workspace.id)}}}:session:{short(session.id)}:a"
     rows: list[bytes] = client.lrange(key, 0, -1)  # type: ignore[assignment]
     assert len(rows) >= 3
 
@@ -175,14 +177,14 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
     assert profile.agent is not None
     _, host = await troupe.calls.directory.locate(session.id)
     await _at(troupe, host).deactivate(session.id)
-    base = f"troupe:{{{workspace.id}}}"
+    base = f"troupe:{{{short(workspace.id)}}}"
     client = _redis(troupe)
 
     async def refused(call: Callable[[], Awaitable[object]], name: str) -> None:
         with pytest.raises(Tampered, match=name):
             await call()
 
-    with _Edited(client, f"{base}:session:{session.id}:s"):
+    with _Edited(client, f"{base}:session:{short(session.id)}:s"):
         await refused(session.status, f"snapshot of session/{session.id}")
     os.kill(await pid_of(troupe, budget_name(workspace.id)), signal.SIGKILL)
     with _Edited(client, f"{base}:budget:budget:j"):
@@ -196,6 +198,22 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
         result = await other.run("")
         assert "agent" in str(result.error)
         assert result.status == "failed"
+
+
+async def test_an_end_that_comes_to_another_host_is_acknowledged_when_nothing_runs_on_the_first(
+    troupe: Troupe, directory: Path
+) -> None:
+    workspace = await troupe.workspace(directory)
+    session = await troupe.create_session(agents.starts_process, workspace=workspace)
+    note = directory / "pid"
+    run = await session.start(str(note))
+    await until(_exists(note))
+    child = psutil.Process(int(note.read_text()))
+    scope, host = await troupe.calls.directory.locate(session.id)
+    other = next(one.name for one in (await troupe.status()).hosts if one.name != host)
+    await _at(troupe, other).end(session.id, scope)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert (await session.result(run)).status == "cancelled"
 
 
 def _at(troupe: Troupe, host: str) -> Proxy:

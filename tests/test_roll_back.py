@@ -34,7 +34,7 @@ from actors.wiring import Wiring
 from cluster import bootstrap, remote
 from cluster.doctor import _server
 from cluster.redis import heads
-from cluster.redis.connection import Connection
+from cluster.redis.connection import Connection, short
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.roles import StoreHandles
@@ -197,9 +197,9 @@ async def test_nor_does_one_that_is_started_anew_and_its_error_says_what_to_do(
             await start(node).lease(1, lent=50)
     assert caught.value.message.endswith(
         "Then bring back the newest copy of Redis, or accept the loss: "
-        f"redis-cli del 't:{{{SCOPE}}}:stopped', and restart"
+        f"redis-cli del 't:{{{short(SCOPE)}}}:stopped', and restart"
     )
-    assert await start(node).connection.command("DEL", f"t:{{{SCOPE}}}:stopped") == 1
+    assert await start(node).connection.command("DEL", f"t:{{{short(SCOPE)}}}:stopped") == 1
     assert await start(node).lease(1, lent=50) == Granted(50)
 
 
@@ -419,7 +419,7 @@ def _offset(client: redis.Redis) -> object:
 def _dump(node: Node) -> dict[bytes, bytes]:
     """The session's own keys, as they are."""
     with node.client() as client:
-        keys = cast("list[bytes]", client.keys(f"t:{{{SCOPE}}}:session:{ME}*"))
+        keys = cast("list[bytes]", client.keys(f"t:{{{short(SCOPE)}}}:session:{short(ME)}*"))
         return {key: client.dump(key) or b"" for key in keys}
 
 

@@ -8,6 +8,8 @@ repeated: the journal takes a row once, whoever sends it twice.
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -27,6 +29,7 @@ PATIENCE_S = 30.0
 
 OLDEST = (6, 2)
 OLDEST_TO_WAIT = (7, 2)
+_UUID_LENGTH = 36
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
@@ -54,6 +57,15 @@ class Script:
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+@functools.lru_cache(maxsize=65536)
+def short(id: str) -> str:
+    """A UUID in 22 characters instead of 36, since keys are most of what a small session takes;
+    any other id as it is."""
+    if len(id) != _UUID_LENGTH:
+        return id
+    return base64.urlsafe_b64encode(bytes.fromhex(id.replace("-", "")))[:22].decode()
+
+
 class Connection:
     """Redis as the journal and the registry use it; ``namespace`` prefixes every key."""
 
@@ -75,15 +87,15 @@ class Connection:
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""
-        return f"{self._prefix}:{{{scope}}}:{kind}:{id}"
+        return f"{self._prefix}:{{{short(scope)}}}:{kind}:{short(id)}"
 
     def family(self, scope: str, family: str) -> str:
         """The hash of session summaries of one family."""
-        return f"{self._prefix}:{{{scope}}}:family:{family}"
+        return f"{self._prefix}:{{{short(scope)}}}:family:{short(family)}"
 
     def stopped(self, scope: str) -> str:
         """Holds the reason why nobody may go on in a scope."""
-        return f"{self._prefix}:{{{scope}}}:stopped"
+        return f"{self._prefix}:{{{short(scope)}}}:stopped"
 
     def key(self, *parts: str) -> str:
         """A key of the registry, which belongs to no scope."""
