@@ -187,6 +187,12 @@ class SessionHost:
             if (one := self._live.get(id)) and one.profile.parent_id is None
         ]
 
+    async def leave(self) -> None:
+        """Write out what is idle, and report what was spent: this process is about to be ended."""
+        await asyncio.gather(*map(self.deactivate, list(self._live)), return_exceptions=True)
+        purses = [one.purse for one in self._live.values()]
+        await asyncio.gather(*(purse.report() for purse in purses), return_exceptions=True)
+
     async def stay(self) -> None:
         """Does not return: who calls this hears at once when the process has ended."""
         await asyncio.get_running_loop().create_future()

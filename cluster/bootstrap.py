@@ -82,6 +82,11 @@ def bring_up(
             max_hosts=max(4, 4 * remote.processors()),
             warm_hosts=min(remote.processors(), 4),
             idle_s=idle_s,
+            # Nobody adds a node here, so all must fit: 4 hosts for a processor are 0.4 of it, and
+            # the rest is for 600 stores, those of 300 workspaces. Memory is what the machine has.
+            host_cpus=0.1,
+            host_memory=0,
+            store_memory=0,
         )
         _start_directory(settings)
     except BaseException:
@@ -180,7 +185,7 @@ def _use_own_token() -> None:
 
 
 def _start_directory(settings: ClusterSettings) -> None:
-    remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings.namespace, settings)
+    remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings, settings)
 
 
 def _unavailable(address: str | None, error: Exception) -> ClusterUnavailable:

@@ -63,13 +63,18 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[Troupe]:
-    """The cluster that `troupe up` started, or one of our own for the length of the block."""
-    joining = running() is not None
+async def connected(*, elsewhere: bool = False) -> AsyncIterator[Troupe]:
+    """The cluster that `troupe up` started, or one of our own for the length of the block.
+
+    With ``elsewhere`` never one of our own, but the one that this machine is a node of, or that
+    RAY_ADDRESS names.
+    """
+    joining = elsewhere or running() is not None
+    address = "auto" if elsewhere and running() is None else None
     text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
     async with contextlib.AsyncExitStack() as stack:
         with waiting(text):
-            troupe = await stack.enter_async_context(cluster.connect())
+            troupe = await stack.enter_async_context(cluster.connect(address))
         stack.enter_context(_cancelling(_SIGNALS))
         yield troupe
         if not joining:

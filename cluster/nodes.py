@@ -1,0 +1,94 @@
+"""The machines below the actors: what Ray knows of its nodes, and how one is asked to go."""
+
+from __future__ import annotations
+
+import contextlib
+
+import ray
+from msgspec import Struct
+from ray._private import state as ray_state
+from ray._private.worker import global_worker
+from ray.core.generated import autoscaler_pb2
+from ray.exceptions import RayError
+
+from actors.domain.errors import ClusterUnavailable
+
+_NOT_TO_BE_REFUSED = "DRAIN_NODE_REASON_PREEMPTION"
+
+
+class Node(Struct, frozen=True):
+    """A node. Memory in bytes; what is free is free for actors that ask for it."""
+
+    id: str
+    address: str
+    name: str
+    alive: bool = True
+    draining: bool = False
+    cpus: float = 0.0
+    free_cpus: float = 0.0
+    free_memory: float = 0.0
+
+    def is_called(self, text: str) -> bool:
+        """Whether ``text`` is its id, the beginning of that, its name or its address."""
+        return text in (self.address, self.name) or (bool(text) and self.id.startswith(text))
+
+
+def nodes() -> list[Node]:
+    """All nodes that Ray has known, those that are gone included. Blocks."""
+    table = ray_state.state
+    draining = table.get_draining_nodes()
+    free = table.available_resources_per_node()  # type: ignore[no-untyped-call]
+    found = []
+    for row in table.node_table():  # type: ignore[no-untyped-call]
+        id = row["NodeID"]
+        left = free.get(id, {})
+        found.append(
+            Node(
+                id=id,
+                address=row["NodeManagerAddress"],
+                name=row["NodeName"] or row["NodeManagerHostname"],
+                alive=row["Alive"],
+                draining=id in draining,
+                cpus=row["Resources"].get("CPU", 0.0),
+                free_cpus=left.get("CPU", 0.0),
+                free_memory=left.get("memory", 0.0),
+            )
+        )
+    return found
+
+
+def here() -> str:
+    """The id of the node that this process is on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def drain(node_id: str) -> None:
+    """Have Ray start nothing more there, and end the node when its last actor has gone. Blocks.
+
+    Repeated, it changes nothing. ClusterUnavailable if Ray refuses.
+    """
+    reason = autoscaler_pb2.DrainNodeReason.Value(_NOT_TO_BE_REFUSED)  # type: ignore[attr-defined]
+    client = global_worker.gcs_client  # type: ignore[attr-defined]
+    accepted, why = client.drain_node(node_id, reason, "troupe drain", 0)
+    if not accepted:
+        raise ClusterUnavailable(f"Ray does not drain node {node_id}: {why}", node=node_id)
+
+
+def actors_on(node_id: str, namespace: str) -> list[str]:
+    """The names of our actors that live on a node. Blocks."""
+    rows = ray_state.state.actor_table(None, actor_state_name="ALIVE").values()
+    # the table does not tell the namespace: a name that is not ours there is not looked at again
+    ours = {
+        one["name"]
+        for one in ray.util.list_named_actors(all_namespaces=True)
+        if one["namespace"] == namespace
+    }
+    return [
+        row["Name"] for row in rows if row["Address"]["NodeID"] == node_id and row["Name"] in ours
+    ]
+
+
+def move(name: str, namespace: str) -> None:
+    """End a store's process; Ray starts it again, on another node if this one is drained."""
+    with contextlib.suppress(ValueError, RayError):
+        ray.kill(ray.get_actor(name, namespace=namespace), no_restart=False)
