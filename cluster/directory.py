@@ -481,10 +481,8 @@ class Directory:
 
     async def _see_nodes(self) -> None:
         """Learn of nodes that came or are to go, and let hosts go that nobody needs."""
-        processors = self._pool.processors
         now = self._now()
-        self._pool.see(await self._launcher.nodes(), now)
-        if self._pool.processors > processors:
+        if self._pool.see(await self._launcher.nodes(), now):
             self._start_another()
         for name in self._pool.spare(now - self._idle_s, self._warm):
             self._pool.hosts[name].draining = True

@@ -3,7 +3,8 @@
 1. A root session with a process of its own gets an actor to itself, as long as there may be one.
 2. Shared sessions are packed on as many hosts as there are processors.
 3. Sub-agents go where least is going on; their parent's node, where its data is, is worth a queue.
-4. Hosts are spread over the nodes: the next goes where the fewest are for each processor.
+4. Hosts are spread over the nodes: the next goes where the fewest are for each processor, and a
+   node that joins gets one at once.
 5. One idle host is kept ready where there is room for it, until there are as many as there may be.
 6. A host that was idle for long is let go, first on the node where least is going on, so that
    nodes empty. A node that is to go gets nothing new.
@@ -62,21 +63,30 @@ class Pool:
         self._cpus = host_cpus
         self._memory = host_memory
         self._where: dict[str, str] = {}
+        self._joined: set[str] = set()
 
     @property
     def processors(self) -> int:
         """Processors of the nodes that stay, at least one."""
         return max(int(sum(node.cpus for node in self._staying())), 1)
 
-    def see(self, nodes: Iterable[Node], now: float) -> None:
-        """Take in what Ray says of its nodes; ``now`` in seconds, as everywhere here."""
-        self.nodes = {node.id: node for node in nodes}
+    def see(self, nodes: Iterable[Node], now: float) -> bool:
+        """Take in what Ray says of its nodes; ``now`` in seconds, as everywhere here.
+
+        Answers whether one has joined that has no host yet.
+        """
+        known, self.nodes = self.nodes, {node.id: node for node in nodes}
+        if known:
+            self._joined |= self.nodes.keys() - known.keys()
+        self._joined.intersection_update(node.id for node in self._staying())
+        self._joined.difference_update(host.node for host in self.hosts.values())
         for host in self.hosts.values():
             node = self.nodes.get(host.node)
             if node and node.draining:
                 host.draining = True
             if host.sessions:
                 host.since = now
+        return bool(self._joined)
 
     def locate(self, session_id: str) -> str | None:
         """The host that holds a session."""
@@ -166,9 +176,7 @@ class Pool:
 
     def for_children(self, isolation: Isolation, near: str, count: int) -> Iterator[str]:
         """Hosts for up to ``count`` sub-agents, fewer if there is no room for all."""
-        hosts = self._open()
-        if isolation == "shared":
-            hosts = hosts[: self._wanted_shared()]
+        hosts = self._packed() if isolation == "shared" else self._open()
         load = {
             host.name: len(host.sessions) if isolation == "shared" else host.count(isolation)
             for host in hosts
@@ -201,12 +209,23 @@ class Pool:
             return False
         if self.node_for_host() is None:
             return False
-        return len(hosts) < self._wanted_shared() or not any(host.idle for host in hosts)
+        enough = len(hosts) >= self._wanted_shared() and any(host.idle for host in hosts)
+        return not enough or bool(self._joined)
 
     def _open(self) -> list[Host]:
         """Hosts that take sessions: those that run, unless there are none yet."""
         hosts = self._staying_hosts()
         return [host for host in hosts if host.ready] or hosts
+
+    def _packed(self) -> list[Host]:
+        """Hosts that take shared sessions: the first ones of each node, as many as are wanted."""
+        before: Counter[str] = Counter()
+        ranked: list[tuple[int, Host]] = []
+        for host in self._open():
+            ranked.append((before[host.node], host))
+            before[host.node] += 1
+        ranked.sort(key=lambda one: one[0])
+        return [host for _, host in ranked[: self._wanted_shared()]]
 
     def _staying_hosts(self) -> list[Host]:
         return [host for host in self.hosts.values() if not host.draining]
@@ -231,8 +250,7 @@ class Pool:
         return min(self.processors, self.most)
 
     def _shared(self) -> str | None:
-        packed = self._open()[: self._wanted_shared()]
-        best = min(packed, key=lambda host: len(host.sessions), default=None)
+        best = min(self._packed(), key=lambda host: len(host.sessions), default=None)
         return best.name if best and len(best.sessions) < SHARED_PER_HOST else None
 
     def _least(self, isolation: Isolation, room: int) -> str | None:

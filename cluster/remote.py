@@ -40,10 +40,16 @@ def allowances_name(scope: str) -> str:
     return f"allowances/{scope}"
 
 
-def start_store(cls: type, name: str, settings: ClusterSettings, *arguments: object) -> None:
-    """Start a store actor unless it is there. Ray brings it back when it dies, on any node."""
+def start_store(
+    cls: type, name: str, settings: ClusterSettings, *arguments: object, node: str | None = None
+) -> None:
+    """Start a store actor unless it is there, on ``node`` if there is room.
+
+    Ray brings it back when it dies, on another node if that one is gone.
+    """
     needs = {"num_cpus": STORE_CPUS, "memory": settings.store_memory}
-    _start(cls, name, settings.namespace, arguments, max_restarts=-1, **needs)
+    where = {"scheduling_strategy": _at(node, "DEFAULT")}
+    _start(cls, name, settings.namespace, arguments, max_restarts=-1, **needs, **where)
 
 
 def start_host(
@@ -53,12 +59,9 @@ def start_host(
 
     One that dies is replaced, not brought back: its sessions move.
     """
-    where: object = "SPREAD"
-    if node:
-        where = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
     needs = {"num_cpus": settings.host_cpus, "memory": settings.host_memory}
-    strategy = {"scheduling_strategy": where}
-    _start(cls, name, settings.namespace, arguments, max_restarts=0, **needs, **strategy)
+    where = {"scheduling_strategy": _at(node, "SPREAD")}
+    _start(cls, name, settings.namespace, arguments, max_restarts=0, **needs, **where)
 
 
 def kill(name: str, namespace: str) -> None:
@@ -143,6 +146,12 @@ class Proxy:
             found = await asyncio.to_thread(ray.get_actor, self._name, namespace=self._namespace)
             handle = self._handle = cast("ActorHandle[object]", found)
         return handle
+
+
+def _at(node: str | None, otherwise: str) -> object:
+    if node is None:
+        return otherwise
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
 
 
 def _start(
