@@ -19,7 +19,10 @@ import ray
 import yaml
 from ray._private.node import Node
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
 from ray.cluster_utils import Cluster
 
 from cluster import bootstrap, remote, roles
@@ -41,6 +44,7 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # elsewhere too: nobody is to join from outside
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
 }
 
 
@@ -165,10 +169,7 @@ class Autoscaled(LocalNodes):
                 temp_dir=f"{self.home}/r",
                 gcs_server_port=port,
                 autoscaling_config=str(config),
-                env_vars={
-                    "RAY_FAKE_CLUSTER": "1",
-                    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-                },
+                env_vars={"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID},
             )
 
 
@@ -185,14 +186,15 @@ def autoscaling(gcs_address: str, cpus: int, most: int) -> dict[str, object]:
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 0.05,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "tests.fake_provider.Provider",
             "gcs_address": gcs_address,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },
         "available_node_types": {
-            "head": {"resources": resources, "node_config": {}, "max_workers": 0},
+            FAKE_HEAD_NODE_TYPE: {"resources": resources, "node_config": {}, "max_workers": 0},
             "worker": {
                 "resources": resources,
                 "node_config": {},
@@ -200,7 +202,7 @@ def autoscaling(gcs_address: str, cpus: int, most: int) -> dict[str, object]:
                 "max_workers": most,
             },
         },
-        "head_node_type": "head",
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "auth": {},
         "docker": {},
         "file_mounts": {},

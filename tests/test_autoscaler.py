@@ -34,7 +34,7 @@ async def test_queued_sessions_bring_a_node_and_idle_ones_let_it_go(directory: P
 
             for at, (session, run) in enumerate(sessions):
                 (directory / str(at) / "go").touch()
-                assert (await session.result(run)).output == "1 2"
+                assert (await session.result(run)).output == "1 1"
             await until(lambda: _nodes_are(troupe, 1), PATIENCE_S)
             assert len((await troupe.status()).hosts) == 1
             for session, _ in sessions:
