@@ -509,6 +509,7 @@ class Directory:
             with contextlib.suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(_LEAVE_LIMIT_S):
                     await self._launcher.host(name).leave()
+            await self._ping(name)  # what was called there meanwhile is to go on elsewhere, too
         self._launcher.kill(name)
         self._leaving.discard(name)
         await self._gone(name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import ray
 from msgspec import Struct
 from ray._private import state as ray_state
 from ray._private.worker import global_worker
-from ray.core.generated import autoscaler_pb2
+from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.exceptions import RayError
 
 from actors.domain.errors import ClusterUnavailable
@@ -34,12 +35,17 @@ class Node(Struct, frozen=True):
 
 
 def nodes() -> list[Node]:
-    """All nodes that Ray has known, those that are gone included. Blocks."""
+    """All nodes that Ray has known, those that are gone included. Blocks.
+
+    ClusterUnavailable while Ray's head does not answer.
+    """
     table = ray_state.state
-    draining = table.get_draining_nodes()
-    free = table.available_resources_per_node()  # type: ignore[no-untyped-call]
+    with _asking():
+        draining = table.get_draining_nodes()
+        free = table.available_resources_per_node()  # type: ignore[no-untyped-call]
+        rows = table.node_table()  # type: ignore[no-untyped-call]
     found = []
-    for row in table.node_table():  # type: ignore[no-untyped-call]
+    for row in rows:
         id = row["NodeID"]
         left = free.get(id, {})
         found.append(
@@ -69,23 +75,33 @@ def drain(node_id: str) -> None:
     """
     reason = autoscaler_pb2.DrainNodeReason.Value(_NOT_TO_BE_REFUSED)  # type: ignore[attr-defined]
     client = global_worker.gcs_client  # type: ignore[attr-defined]
-    accepted, why = client.drain_node(node_id, reason, "troupe drain", 0)
+    with _asking():
+        accepted, why = client.drain_node(node_id, reason, "troupe drain", 0)
     if not accepted:
         raise ClusterUnavailable(f"Ray does not drain node {node_id}: {why}", node=node_id)
 
 
 def actors_on(node_id: str, namespace: str) -> list[str]:
     """The names of our actors that live on a node. Blocks."""
-    rows = ray_state.state.actor_table(None, actor_state_name="ALIVE").values()
-    # the table does not tell the namespace: a name that is not ours there is not looked at again
-    ours = {
-        one["name"]
-        for one in ray.util.list_named_actors(all_namespaces=True)
-        if one["namespace"] == namespace
-    }
+    with _asking():
+        accessor = ray_state.state._connect_and_get_accessor()
+        rows = accessor.get_actor_table(None, "ALIVE")
+    parse = gcs_pb2.ActorTableData.FromString  # type: ignore[attr-defined]
+    actors = [parse(row) for row in rows]  # what Ray makes of them leaves out the namespace
     return [
-        row["Name"] for row in rows if row["Address"]["NodeID"] == node_id and row["Name"] in ours
+        actor.name
+        for actor in actors
+        if actor.ray_namespace == namespace and actor.address.node_id.hex() == node_id
     ]
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Whatever Ray raises while its head is away or starts again is the same to us."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterUnavailable(f"Ray does not tell of its nodes: {error}") from error
 
 
 def move(name: str, namespace: str) -> None:
