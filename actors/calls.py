@@ -85,6 +85,7 @@ class Spawn(Struct, frozen=True, tag=True):
     max_concurrent: int | None
     fail_fast: bool
     queue: bool
+    near: bool = True
 
 
 class Describe(Struct, frozen=True, tag=True):

@@ -155,7 +155,7 @@ class TurnEngine:
         limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
         again = self._recorded(key) is not None
         if again:
-            spread = self._fanout.spread(limit)
+            spread = self._fanout.spread(limit, call.near)
         else:
             spread = await self._start_spawn(key, label, call, limit)
         await self._entity.committed()
@@ -172,7 +172,7 @@ class TurnEngine:
         ]
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
-        spread = self._fanout.spread(limit)
+        spread = self._fanout.spread(limit, call.near)
         done = await asyncio.gather(
             self._store_agents(call.tasks),
             self._wiring.registry.register(

@@ -51,10 +51,10 @@ class Fanout:
                 value=reply.value,
             )
 
-    def spread(self, limit: int) -> Spread:
+    def spread(self, limit: int, near: bool = True) -> Spread:
         """A spawn under way, of at most ``limit`` children at once."""
         self._spreads += 1
-        return Spread(self, f"{self.activation.id}/{self._spreads}", limit)
+        return Spread(self, f"{self.activation.id}/{self._spreads}", limit, near)
 
     def release_later(self, spread: Spread) -> None:
         """Give back the slots of a spawn that is over; nobody waits for that."""
@@ -66,11 +66,12 @@ class Fanout:
 class Spread:
     """One spawn: the children that wait, those that run, and where."""
 
-    def __init__(self, fanout: Fanout, name: str, limit: int) -> None:
+    def __init__(self, fanout: Fanout, name: str, limit: int, near: bool) -> None:
         self._fanout = fanout
         self._activation = fanout.activation
         self._name = name
         self._limit = limit
+        self._near = fanout.here if near else ""
         self._held: dict[str, Slot] = {}
         self._done_with: list[str] = []
         self._waiting: dict[Isolation, dict[str, ChildSpec]] = {}
@@ -129,7 +130,7 @@ class Spread:
             want,
             self._limit,
             isolation,
-            fanout.here,
+            self._near,
             timeout_s,
         )
         self._held.update(slots)

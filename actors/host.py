@@ -200,6 +200,12 @@ class SessionHost:
             if (one := self._live.get(id)) and one.profile.parent_id is None
         ]
 
+    async def leave(self) -> None:
+        """Write out what is idle, and report what was spent: this process is about to be ended."""
+        await asyncio.gather(*map(self.deactivate, list(self._live)), return_exceptions=True)
+        purses = [one.purse for one in self._live.values()]
+        await asyncio.gather(*(purse.report() for purse in purses), return_exceptions=True)
+
     async def stay(self) -> None:
         """Does not return: who calls this hears at once when the process has ended."""
         await asyncio.get_running_loop().create_future()
@@ -256,7 +262,7 @@ class SessionHost:
         """
         await asyncio.gather(*(self._cancel_child(batch.parent, spec) for spec in batch.children))
 
-    async def leave(self, session_id: str) -> None:
+    async def abandon(self, session_id: str) -> None:
         """Another host has taken the session over: nothing of it runs here when this returns."""
         activation = self._live.get(session_id)
         if activation is not None:
@@ -445,7 +451,7 @@ class SessionHost:
         with contextlib.suppress(Unavailable):
             _, host = await self._hosts.directory.locate(session_id)
             if host != self._name:
-                await self._hosts.host(host).leave(session_id)
+                await self._hosts.host(host).abandon(session_id)
 
     def _hand_over(self, activation: Activation) -> None:
         """A sub-agent is done: its result goes to the parent's outbox, and it is let go."""

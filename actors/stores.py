@@ -33,6 +33,7 @@ ALWAYS_US = 60 * 60 * 1_000_000
 """How long the token of an approval "always" is good for: one hour."""
 
 _WATCHER_GONE_S = 10.0
+_COME_BACK_S = 3.0
 """How long after its last poll a watcher counts as being there."""
 
 
@@ -123,6 +124,7 @@ class PermissionsActor:
         self._changed = asyncio.Condition()
         self._version = 1
         self._watchers: dict[str | None, float] = {}
+        self._since: float | None = None
 
     async def consume(
         self, op: str, action: Action, family_id: str, root: str | None
@@ -170,7 +172,7 @@ class PermissionsActor:
     async def ask(self, request: ApprovalRequest) -> Asked:
         entry = cast(Entry, await self._approvals.execute(approvals.Ask(request)))
         await self._announce()
-        return Asked(entry, self._is_watched(request.family_id))
+        return Asked(entry, await self._is_watched(request.family_id))
 
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
         """The entry when it is decided; deferred when time is up or nobody is there to decide."""
@@ -182,13 +184,13 @@ class PermissionsActor:
             entry = entity.state.requests.get(request_id)
             if entry is None or entry.status is not Status.PENDING:
                 break
-            if not self._is_watched(entry.request.family_id):
+            if not await self._is_watched(entry.request.family_id):
                 reason = "nobody is there to answer"
                 break
             left = deadline - loop.time()
             if left <= 0:
                 break
-            await self._wait_for_change(min(left, _WATCHER_GONE_S / 2))
+            await self._wait_for_change(min(left, _COME_BACK_S / 2))
         reply = await self._approvals.execute(approvals.Defer(request_id, reason))
         await self._announce()
         return cast(Entry, reply)
@@ -255,8 +257,14 @@ class PermissionsActor:
         self._watchers.pop(family_id, None)
         await self._announce()
 
-    def _is_watched(self, family_id: str) -> bool:
+    async def _is_watched(self, family_id: str) -> bool:
+        """Who watched the actor before this one counts until they had time to come back."""
         now = asyncio.get_running_loop().time()
+        if self._since is None:
+            first = (await self._approvals.entity()).epoch == 1
+            self._since = now - _COME_BACK_S if first else now
+        if now - self._since < _COME_BACK_S:
+            return True
         return max(self._watchers.get(family_id, 0.0), self._watchers.get(None, 0.0)) > now
 
     async def _announce(self) -> None:

@@ -262,14 +262,16 @@ class Turn:
         max_concurrent: int | None = None,
         fail_fast: bool = False,
         queue: bool = True,
+        near: bool = True,
     ) -> list[Result]:
         """Run sub-agents in parallel; their results in the order of the tasks.
 
         One that fails, times out or meets a cap is a result, not an exception. With
         ``fail_fast`` the first failure cancels the rest. ``max_concurrent`` lets the family run
         that many at once instead of its default; with ``queue=False`` a spawn that does not fit
-        at once raises LimitReached. Raises LimitReached, naming the limit, if the family may
-        have no such sub-agents; then none was started.
+        at once raises LimitReached. They run on this node, where the session's data is, until
+        others have much less to do; with ``near=False`` all nodes are alike. Raises LimitReached,
+        naming the limit, if the family may have no such sub-agents; then none was started.
         """
         for at, task in enumerate(tasks):
             _require(isinstance(task, Task), f"tasks[{at}]", "must be a Task")
@@ -281,7 +283,7 @@ class Turn:
         if not tasks:
             return []
         specs = [task.spec for task in tasks]
-        answer = await self._call(calls.Spawn(specs, max_concurrent, fail_fast, queue))
+        answer = await self._call(calls.Spawn(specs, max_concurrent, fail_fast, queue, near))
         return cast(calls.Results, answer).results
 
     async def describe(

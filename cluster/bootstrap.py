@@ -125,6 +125,11 @@ def bring_up(
             warm_hosts=min(remote.processors(), 4),
             idle_s=idle_s,
             wait_for_disk=wait_for_disk,
+            # Nobody adds a node here, so all must fit: 4 hosts for a processor are 0.4 of it, and
+            # the rest is for 600 stores, those of 300 workspaces. Memory is what the machine has.
+            host_cpus=0.1,
+            host_memory=0,
+            store_memory=0,
         )
         _start_directory(settings)
     except BaseException:
@@ -347,7 +352,7 @@ def _rays_token_file() -> Path:
 
 
 def _start_directory(settings: ClusterSettings) -> ActorHandle[object]:
-    return remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings.namespace, settings)
+    return remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings, settings)
 
 
 def _unavailable(address: str | None, error: Exception) -> ClusterUnavailable:

@@ -26,7 +26,7 @@ from actors.ports import (
     WorkspaceSettings,
 )
 from cluster.audit_log import StrandKey
-from cluster.directory import ClusterStatus
+from cluster.directory import ClusterStatus, NodeStatus
 from cluster.remote import CAPABILITIES, DIRECTORY, Proxy, allowances_name, budget_name
 from cluster.settings import ClusterSettings
 
@@ -58,6 +58,7 @@ class DirectoryClient(Protocol):
     async def open(self, scope: str) -> None: ...
     async def scope_names(self) -> list[str]: ...
     async def status(self) -> ClusterStatus: ...
+    async def drain(self, name: str) -> NodeStatus: ...
 
 
 class HostClient(Protocol):

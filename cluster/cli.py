@@ -17,7 +17,14 @@ from typer.exceptions import Abort, TyperException
 
 from actors.domain.errors import InvalidValue
 from actors.domain.settings import Isolation
-from cluster import audit_commands, inspect_commands, local_commands, run_commands, session_commands
+from cluster import (
+    audit_commands,
+    inspect_commands,
+    local_commands,
+    node_commands,
+    run_commands,
+    session_commands,
+)
 from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
 from cluster.console import Folding, say
 
@@ -251,6 +258,17 @@ def audit_export(
 ) -> int:
     """Write the log as a JSON document, signed by the cluster's issuer key."""
     return run_until_done(lambda: audit_commands.export(workspace, output))
+
+
+@app.command()
+def drain(
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="A node's id, its beginning, its name or address")
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Move what a node of the cluster holds to the others, so that it can be taken away."""
+    return run_until_done(lambda: node_commands.drain(node, as_json))
 
 
 @app.command()

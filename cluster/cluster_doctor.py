@@ -1,6 +1,6 @@
 """`troupe doctor --cluster`: each node by its own word, and whether it fits the others.
 
-Pure: what is judged here was collected by `cluster.nodes`.
+Pure: what is judged here was collected by `cluster.examination`.
 """
 
 from __future__ import annotations

@@ -13,11 +13,17 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors import metrics
 from actors.audit import Report
-from actors.domain.errors import TroupeError, Unavailable
+from actors.domain.errors import (
+    ClusterUnavailable,
+    InvalidValue,
+    NotFound,
+    TroupeError,
+    Unavailable,
+)
 from actors.ports import (
     FeedEvent,
     Place,
@@ -30,7 +36,9 @@ from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
 from cluster.gate import Gate
+from cluster.nodes import Node
 from cluster.pool import Isolation, Pool
+from cluster.remote import DIRECTORY
 
 _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
@@ -38,7 +46,11 @@ _MISSED_PINGS = 6
 _FEED_LENGTH = 20_000
 _WATCHED_S = 30.0  # so long after its last question a watcher may come back
 _REVIVED_AT_ONCE = 64
-_START_LIMIT_S = 60.0
+_NODES_EVERY_S = 2.0
+_PATIENCE_S = 20.0  # so long a root waits for a host of its own to start
+_LOOK_AGAIN_S = 1.0
+_LEAVE_LIMIT_S = 20.0
+_SHOWN = 8
 
 
 HOST_PREFIX = "host/"
@@ -48,28 +60,48 @@ class HostControl(Protocol):
     """What the directory asks of a host."""
 
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
+    async def node(self) -> str: ...
     async def warm(self) -> None: ...
     async def working(self) -> list[str]: ...
     async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
+    async def leave(self) -> None: ...
     async def stay(self) -> None: ...
 
 
 class Launcher(Protocol):
-    """Starts, calls and ends hosts."""
+    """Starts, calls and ends hosts, and knows the nodes below."""
 
-    def start(self, name: str) -> None: ...
+    def start(self, name: str, node: str | None) -> None: ...
     def kill(self, name: str) -> None: ...
     def known(self) -> list[str]: ...
     def host(self, name: str) -> HostControl: ...
     def open_scope(self, scope: str) -> None: ...
+    async def nodes(self) -> list[Node]: ...
+    async def drain(self, node_id: str) -> None: ...
+    async def stores_on(self, node_id: str) -> list[str]: ...
+    async def move(self, name: str) -> None: ...
 
 
 class HostStatus(Struct, frozen=True):
-    """A host as `troupe ps` and `troupe doctor` show it."""
+    """A host as `troupe ps` and `troupe doctor` show it. ``node`` is the id of its node."""
 
     name: str
     pid: int | None
     sessions: int
+    node: str = ""
+    draining: bool = False
+
+
+class NodeStatus(Struct, frozen=True):
+    """A node, and what of ours is still on it; ``sessions`` are those that are live there."""
+
+    id: str
+    address: str
+    name: str
+    draining: bool
+    hosts: int
+    sessions: int
+    stores: int = 0
 
 
 class ClusterStatus(Struct, frozen=True):
@@ -79,16 +111,23 @@ class ClusterStatus(Struct, frozen=True):
     max_hosts: int
     queued: int
     scopes: list[str]
+    nodes: list[NodeStatus] = []
 
 
 class Directory:
     """Implements `actors.ports.DirectoryPort`, and what clients call."""
 
-    def __init__(self, wiring: Wiring, launcher: Launcher, pool: Pool, warm: int) -> None:
+    def __init__(
+        self, wiring: Wiring, launcher: Launcher, pool: Pool, warm: int, idle_s: float
+    ) -> None:
+        """``warm`` hosts stay, others end after ``idle_s`` seconds without a session."""
         self._wiring = wiring
         self._launcher = launcher
         self._pool = pool
         self._warm = warm
+        self._idle_s = idle_s
+        self._leaving: set[str] = set()
+        self._bare: dict[str, float] = {}
         self._gate = Gate()
         self._changed = asyncio.Condition()
         self._feed: deque[tuple[int, FeedEvent]] = deque(maxlen=_FEED_LENGTH)
@@ -98,7 +137,6 @@ class Directory:
         self._scopes: dict[str, None] = {}
         self._waiting: dict[str, int] = {}
         self._missed: dict[str, int] = {}
-        self._ready: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -108,11 +146,14 @@ class Directory:
             return
         self._watching = asyncio.create_task(self._watch())
         for name in self._launcher.known():
-            self._pool.add(name)
-        await asyncio.gather(*(self._ping(name) for name in list(self._pool.hosts)))
+            self._pool.add(name, self._now())
         found = set(self._pool.hosts)
+        await asyncio.gather(*(self._ping(name) for name in found))
         for name in found:
-            self._in_background(self._stay_with(name))
+            self._in_background(self._make_ready(name))
+        with contextlib.suppress(Unavailable):
+            await self._see_nodes()
+        self._in_background(self._watch_nodes())
         while len(self._pool.hosts) < self._warm:
             self._start_host()
         if found:  # this is a restart in a living cluster: what died meanwhile goes on
@@ -124,11 +165,30 @@ class Directory:
         """The host for a root session that is about to be made or called."""
         await self.begin()
         self.open_scope(scope)
-        found = self._pool.locate(session_id)
+        deadline = self._now() + _PATIENCE_S
+        self._waiting[session_id] = 1
+        try:
+            while True:
+                found = self._pool.locate(session_id) or self._assign(session_id, isolation)
+                if found and self._is_ready(found):
+                    return found
+                if self._now() > deadline:  # there is no room for its host, nor was any made
+                    self._pool.forget(session_id)
+                await self._wait(_LOOK_AGAIN_S)
+        finally:
+            self._waiting.pop(session_id, None)
+
+    def _assign(self, session_id: str, isolation: Isolation) -> str | None:
+        """Find a host for a root, or start one; where that fails to start, one is shared."""
+        since = self._pool.starting_since()
+        grows = since is None or self._now() - since < _PATIENCE_S
+        found = self._pool.for_root(isolation, grows)
         if found is None:
-            found = self._pool.for_root(isolation) or self._start_host()
-            self._pool.put(session_id, found, isolation)
-            self._start_another()
+            if not (grows and self._pool.may_grow):
+                return None
+            found = self._start_host()
+        self._pool.put(session_id, found, isolation)
+        self._start_another()
         return found
 
     async def locate(self, session_id: str) -> tuple[str, str]:
@@ -163,9 +223,7 @@ class Directory:
         try:
             while True:
                 granted = self._gate.grant(
-                    spawner,
-                    want,
-                    lambda count: list(self._pool.for_children(isolation, near, count)),
+                    spawner, want, lambda count: self._hosts_for(isolation, near, count)
                 )
                 left = deadline - asyncio.get_running_loop().time()
                 if granted or left <= 0:
@@ -180,6 +238,13 @@ class Directory:
             self._pool.put(session_id, host, isolation)
         self._start_another()
         return granted
+
+    def _hosts_for(self, isolation: Isolation, near: str, count: int) -> list[str]:
+        """Hosts for sub-agents; if they are too few, another one is asked for."""
+        found = list(self._pool.for_children(isolation, near, count))
+        if len(found) < count and self._pool.may_grow and self._pool.starting_since() is None:
+            self._start_host()
+        return found
 
     async def release(self, spawner: str) -> None:
         """A spawn is over: take back all its slots, and those that it still waits for."""
@@ -278,7 +343,7 @@ class Directory:
     async def working(self) -> list[str]:
         """Root sessions whose runs are under way now. Others that look so were interrupted."""
         await self.begin()
-        found = await asyncio.gather(*(self._working(name) for name in list(self._ready)))
+        found = await asyncio.gather(*(self._working(name) for name in self._ready()))
         return [id for ids in found for id in ids]
 
     async def find(self, fragment: str) -> list[str]:
@@ -298,12 +363,31 @@ class Directory:
         """Hosts, and what waits."""
         await self.begin()
         hosts = [
-            HostStatus(host.name, host.pid, len(host.sessions))
+            HostStatus(host.name, host.pid, len(host.sessions), host.node, host.draining)
             for host in self._pool.hosts.values()
         ]
-        return ClusterStatus(
-            hosts, self._pool.most, sum(self._waiting.values()), list(self._scopes)
-        )
+        nodes = [self._node_status(node) for node in self._pool.nodes.values() if node.alive]
+        queued = sum(self._waiting.values())
+        return ClusterStatus(hosts, self._pool.most, queued, list(self._scopes), nodes)
+
+    async def drain(self, name: str) -> NodeStatus:
+        """Have a node's sessions and stores go elsewhere; what is left there now.
+
+        To be asked again until nothing is left; then Ray ends the node. ``name`` is the node's id,
+        the beginning of that, its name or its address. NotFound names those that there are.
+        """
+        await self.begin()
+        await self._see_nodes()
+        node = find_node(name, list(self._pool.nodes.values()))
+        if node.alive and not node.draining:
+            if not any(one.alive and not one.draining and one != node for one in self._nodes()):
+                raise ClusterUnavailable(
+                    f"node {node.id[:_SHOWN]} is the only one: nothing on it has where to go"
+                )
+            await self._launcher.drain(node.id)
+            await self._see_nodes()
+        stores = await self._launcher.stores_on(node.id) if node.alive else []
+        return structs.replace(self._node_status(node), draining=True, stores=len(stores))
 
     def open_scope(self, scope: str) -> None:
         """Start a scope's stores unless they run."""
@@ -314,24 +398,38 @@ class Directory:
     # --- hosts ---------------------------------------------------------------------------
 
     def _start_host(self) -> str:
+        """Start a host where there is room. Where there is none, Ray starts it once there is."""
         name = f"{HOST_PREFIX}{self._wiring.new_id()}"
-        self._pool.add(name)
-        self._launcher.start(name)
+        node = self._pool.node_for_host()
+        self._pool.add(name, self._now(), node or "")
+        if node:
+            self._pool.take_room(node)
+        self._launcher.start(name, node)
         self._in_background(self._make_ready(name))
         return name
 
     def _start_another(self) -> None:
-        starting = [name for name in self._pool.hosts if name not in self._ready]
-        if not starting and self._pool.wants_another:
+        if self._pool.wants_another:
             self._start_host()
 
     async def _make_ready(self, name: str) -> None:
-        with contextlib.suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout(_START_LIMIT_S):
-                await self._launcher.host(name).warm()
-        self._ready.add(name)
+        """Wait until a host runs, however long there is no room for it, and stay with it."""
+        control = self._launcher.host(name)
+        node = ""
+        with contextlib.suppress(Unavailable):
+            node = await control.node()
+            await control.warm()
+        if host := self._pool.hosts.get(name):
+            host.node, host.ready, host.since = node, True, self._now()
         self._in_background(self._stay_with(name))
         await self._notify()
+
+    def _is_ready(self, name: str) -> bool:
+        host = self._pool.hosts.get(name)
+        return host is not None and host.ready
+
+    def _ready(self) -> list[str]:
+        return [host.name for host in self._pool.hosts.values() if host.ready]
 
     async def _stay_with(self, name: str) -> None:
         """Hear of a host's death when it happens, and not with the next ping."""
@@ -342,7 +440,7 @@ class Directory:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_PING_EVERY_S)
-            await asyncio.gather(*(self._ping(name) for name in list(self._pool.hosts)))
+            await asyncio.gather(*(self._ping(name) for name in self._ready()))
 
     async def _ping(self, name: str) -> None:
         try:
@@ -350,17 +448,16 @@ class Directory:
                 pid, live = await self._launcher.host(name).ping()
         except TimeoutError:
             self._missed[name] = self._missed.get(name, 0) + 1
-            if self._missed[name] >= _MISSED_PINGS and name in self._ready:
+            if self._missed[name] >= _MISSED_PINGS and self._is_ready(name):
                 self._launcher.kill(name)
                 await self._gone(name)
         except Unavailable:
-            if name in self._ready:
+            if self._is_ready(name):
                 await self._gone(name)
         else:
             self._missed.pop(name, None)
-            self._ready.add(name)
             if host := self._pool.hosts.get(name):
-                host.pid = pid
+                host.pid, host.ready = pid, True
                 self._pool.sync(name, live)
 
     async def _working(self, name: str) -> list[str]:
@@ -375,15 +472,65 @@ class Directory:
 
     async def _gone(self, name: str) -> None:
         """A host is dead: its slots are free, and roots that were at work go on elsewhere."""
-        self._ready.discard(name)
         self._missed.pop(name, None)
         held = self._pool.remove(name)
         self._gate.lost(name)
-        while len(self._pool.hosts) < self._warm:
+        while len([one for one in self._pool.hosts.values() if not one.draining]) < self._warm:
             self._start_host()
         await self._notify()
         if held:
             self._in_background(self._revive(set(held)))
+
+    # --- nodes ---------------------------------------------------------------------------
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_NODES_EVERY_S)
+            with contextlib.suppress(Unavailable):
+                await self._see_nodes()
+
+    async def _see_nodes(self) -> None:
+        """Learn of nodes that came or are to go, and let hosts go that nobody needs."""
+        now = self._now()
+        if self._pool.see(await self._launcher.nodes(), now):
+            self._start_another()
+        for name in self._pool.spare(now - self._idle_s, self._warm):
+            self._pool.hosts[name].draining = True
+        for host in list(self._pool.hosts.values()):
+            if host.draining and host.name not in self._leaving:
+                self._leaving.add(host.name)
+                self._in_background(self._let_go(host.name))
+        for node in self._pool.bare():
+            if node.draining:
+                stores = await self._launcher.stores_on(node.id)
+                for store in sorted(stores, key=lambda one: one == DIRECTORY):  # itself last
+                    await self._launcher.move(store)
+            elif self._pool.hosts and now - self._bare.setdefault(node.id, now) > self._idle_s:
+                self._bare[node.id] = now
+                for store in await self._launcher.stores_on(node.id):
+                    if store != DIRECTORY:  # whoever needs it starts it, nearer to a host
+                        self._launcher.kill(store)
+        for node_id in self._bare.keys() - {node.id for node in self._pool.bare()}:
+            del self._bare[node_id]
+
+    async def _let_go(self, name: str) -> None:
+        """End a host: what is idle there is written out, what runs goes on elsewhere."""
+        if self._is_ready(name):
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_LEAVE_LIMIT_S):
+                    await self._launcher.host(name).leave()
+            await self._ping(name)  # what was called there meanwhile is to go on elsewhere, too
+        self._launcher.kill(name)
+        self._leaving.discard(name)
+        await self._gone(name)
+
+    def _nodes(self) -> list[Node]:
+        return list(self._pool.nodes.values())
+
+    def _node_status(self, node: Node) -> NodeStatus:
+        hosts = [host for host in self._pool.hosts.values() if host.node == node.id]
+        sessions = sum(len(host.sessions) for host in hosts)
+        return NodeStatus(node.id, node.address, node.name, node.draining, len(hosts), sessions)
 
     async def _revive_unheld(self) -> None:
         running = await self._wiring.registry.running()
@@ -424,8 +571,23 @@ class Directory:
         async with self._changed:
             self._changed.notify_all()
 
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
     async def _wait(self, limit_s: float) -> None:
         await _wait_on(self._changed, limit_s)
+
+
+def find_node(name: str, nodes: list[Node]) -> Node:
+    """The one node that is called so. NotFound and InvalidValue list what there is."""
+    called = [node for node in nodes if node.is_called(name)]
+    found = [node for node in called if node.alive] or called
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{one.id[:_SHOWN]} ({one.address})" for one in nodes if one.alive)
+    if found:
+        raise InvalidValue(f"node {name}: {len(found)} nodes are called so, of {there}")
+    raise NotFound(f"node {name}: there is no such node, but {there}")
 
 
 async def _wait_on(condition: asyncio.Condition, limit_s: float) -> None:

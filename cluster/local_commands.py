@@ -68,7 +68,9 @@ def examine(as_json: bool) -> int:
 
 async def examine_cluster(as_json: bool) -> int:
     """Say of each node what is there, and whether it fits the others."""
-    from cluster.nodes import examine  # Ray's import takes a second, which others need not wait
+    from cluster.examination import (
+        examine,  # Ray's import takes a second, which others need not wait
+    )
 
     with waiting("asking every node"):
         found = await examine()

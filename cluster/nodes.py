@@ -1,89 +1,110 @@
-"""Asks every node of a cluster for a report, for `cluster.cluster_doctor` to judge."""
+"""The machines below the actors: what Ray knows of its nodes, and how one is asked to go."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Protocol, cast
+from collections.abc import Iterator
 
-from actors.domain.errors import ClusterUnavailable, TroupeError
-from cluster import remote
-from cluster.calls import Calls
-from cluster.cli_common import outlives_us
-from cluster.client import Troupe
-from cluster.cluster_doctor import Cluster, Node
-from cluster.node_report import node_report, software, versions_report
-from cluster.redis.stored_versions import Versions
-from cluster.settings import DEFAULT_NAMESPACE
+import ray
+from msgspec import Struct
+from ray._private import state as ray_state
+from ray._private.worker import global_worker
+from ray.core.generated import autoscaler_pb2, gcs_pb2
+from ray.exceptions import RayError
 
-_NODE_LIMIT_S = 30.0
-_HOST_LIMIT_S = 5.0
+from actors.domain.errors import ClusterUnavailable
+
+_NOT_TO_BE_REFUSED = "DRAIN_NODE_REASON_PREEMPTION"
 
 
-async def examine() -> Cluster:
-    """Join the cluster that is there, and collect. ClusterUnavailable if there is none."""
-    if not outlives_us():
-        raise ClusterUnavailable(
-            "no cluster to examine: start one with `troupe up`, or set RAY_ADDRESS and "
-            "TROUPE_REDIS_URL to one that runs"
+class Node(Struct, frozen=True):
+    """A node. Memory in bytes; what is free is free for actors that ask for it."""
+
+    id: str
+    address: str
+    name: str
+    alive: bool = True
+    draining: bool = False
+    cpus: float = 0.0
+    free_cpus: float = 0.0
+    free_memory: float = 0.0
+
+    def is_called(self, text: str) -> bool:
+        """Whether ``text`` is its id, the beginning of that, its name or its address."""
+        return text in (self.address, self.name) or (bool(text) and self.id.startswith(text))
+
+
+def nodes() -> list[Node]:
+    """All nodes that Ray has known, those that are gone included. Blocks.
+
+    ClusterUnavailable while Ray's head does not answer.
+    """
+    table = ray_state.state
+    with _asking():
+        draining = table.get_draining_nodes()
+        free = table.available_resources_per_node()  # type: ignore[no-untyped-call]
+        rows = table.node_table()  # type: ignore[no-untyped-call]
+    found = []
+    for row in rows:
+        id = row["NodeID"]
+        left = free.get(id, {})
+        found.append(
+            Node(
+                id=id,
+                address=row["NodeManagerAddress"],
+                name=row["NodeName"] or row["NodeManagerHostname"],
+                alive=row["Alive"],
+                draining=id in draining,
+                cpus=row["Resources"].get("CPU", 0.0),
+                free_cpus=left.get("CPU", 0.0),
+                free_memory=left.get("memory", 0.0),
+            )
         )
-    async with Troupe(None, None, DEFAULT_NAMESPACE, None, 600.0) as troupe:
-        return await collect(troupe.calls)
+    return found
 
 
-async def collect(calls: Calls) -> Cluster:
-    """Ask every node, the pool, and Redis; whatever does not answer is named, and waited for in
-    seconds only."""
-    pooled = asyncio.create_task(_pool(calls))
-    answers = await asyncio.to_thread(
-        remote.on_nodes, node_report, (calls.settings,), remote.nodes(), _NODE_LIMIT_S
-    )
-    try:
-        async with asyncio.timeout(_NODE_LIMIT_S):
-            hosts, pool_error = await pooled, ""
-    except (TroupeError, TimeoutError) as error:
-        hosts, pool_error = [], str(error) or "the directory does not answer"
-    nodes = [
-        Node(
-            node.id,
-            node.address,
-            None if isinstance(answer, str) else answer,
-            answer if isinstance(answer, str) else "",
-            sum(1 for id, _ in hosts if id == node.id),
-            sum(sessions for id, sessions in hosts if id == node.id),
-        )
-        for node, answer in answers
+def here() -> str:
+    """The id of the node that this process is on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def drain(node_id: str) -> None:
+    """Have Ray start nothing more there, and end the node when its last actor has gone. Blocks.
+
+    Repeated, it changes nothing. ClusterUnavailable if Ray refuses.
+    """
+    reason = autoscaler_pb2.DrainNodeReason.Value(_NOT_TO_BE_REFUSED)  # type: ignore[attr-defined]
+    client = global_worker.gcs_client  # type: ignore[attr-defined]
+    with _asking():
+        accepted, why = client.drain_node(node_id, reason, "troupe drain", 0)
+    if not accepted:
+        raise ClusterUnavailable(f"Ray does not drain node {node_id}: {why}", node=node_id)
+
+
+def actors_on(node_id: str, namespace: str) -> list[str]:
+    """The names of our actors that live on a node. Blocks."""
+    with _asking():
+        accessor = ray_state.state._connect_and_get_accessor()
+        rows = accessor.get_actor_table(None, "ALIVE")
+    parse = gcs_pb2.ActorTableData.FromString  # type: ignore[attr-defined]
+    actors = [parse(row) for row in rows]  # what Ray makes of them leaves out the namespace
+    return [
+        actor.name
+        for actor in actors
+        if actor.ray_namespace == namespace and actor.address.node_id.hex() == node_id
     ]
-    stored, stored_error = await _stored(calls, nodes)
-    return Cluster(software(), nodes, stored, stored_error, pool_error)
 
 
-async def _pool(calls: Calls) -> list[tuple[str, int]]:
-    """For each host its node's id, "" if it does not say, and how many agents it has."""
-    status = await calls.directory.status()
-    ids = await asyncio.gather(*(_node_of(calls, host.name) for host in status.hosts))
-    return [(id, host.sessions) for id, host in zip(ids, status.hosts, strict=True)]
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Whatever Ray raises while its head is away or starts again is the same to us."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterUnavailable(f"Ray does not tell of its nodes: {error}") from error
 
 
-class _OnNode(Protocol):
-    async def node_id(self) -> str: ...
-
-
-async def _node_of(calls: Calls, host: str) -> str:
-    with contextlib.suppress(TroupeError, TimeoutError):
-        async with asyncio.timeout(_HOST_LIMIT_S):
-            return await cast(_OnNode, calls.host(host)).node_id()
-    return ""
-
-
-async def _stored(calls: Calls, nodes: Sequence[Node]) -> tuple[Versions, str]:
-    """What is stored, as the first node that reaches Redis sees it."""
-    able = [one for one in nodes if one.report and not one.report.redis.error]
-    if not able:
-        return {}, "no node reaches Redis"
-    node = remote.Node(able[0].id, able[0].address)
-    ((_, answer),) = await asyncio.to_thread(
-        remote.on_nodes, versions_report, (calls.settings,), [node], _NODE_LIMIT_S
-    )
-    return ({}, answer) if isinstance(answer, str) else (answer, "")
+def move(name: str, namespace: str) -> None:
+    """End a store's process; Ray starts it again, on another node if this one is drained."""
+    with contextlib.suppress(ValueError, RayError):
+        ray.kill(ray.get_actor(name, namespace=namespace), no_restart=False)

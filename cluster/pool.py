@@ -1,19 +1,31 @@
-"""Which host a session goes to, and when another host is needed. Pure bookkeeping.
+"""Which host a session goes to, and on which node another is needed. Pure bookkeeping.
 
 1. A root session with a process of its own gets an actor to itself, as long as there may be one.
-2. Sub-agents with processes of their own go where least is going on, near their parent in doubt.
-3. Shared sessions are packed: near their parent first, on as many hosts as there are processors.
-4. One idle host is kept ready, until there are as many as there may be.
+2. Shared sessions are packed on as many hosts as there are processors.
+3. Sub-agents go where least is going on; their parent's node, where its data is, is worth a queue.
+4. Hosts are spread over the nodes: the next goes where the fewest are for each processor, and a
+   node that joins gets one at once.
+5. One idle host is kept ready where there is room for it, until there are as many as there may be.
+6. A host that was idle for long is let go, first on the node where least is going on, so that
+   nodes empty. A node that is to go gets nothing new.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import structs
+
+from cluster.nodes import Node
+
 PROCESSES_PER_HOST = 16
 SHARED_PER_HOST = 20_000
+
+NODE_WORTH = 8
+"""So many sessions more may be at a host of the parent's node than at one elsewhere."""
 
 Isolation = Literal["process", "shared"]
 
@@ -25,7 +37,11 @@ class Host:
     name: str
     sessions: dict[str, Isolation] = field(default_factory=dict)
     pid: int | None = None
+    node: str = ""
+    ready: bool = False
     draining: bool = False
+    since: float = 0.0
+    """Since when it is starting, or was seen without sessions."""
 
     @property
     def idle(self) -> bool:
@@ -39,19 +55,46 @@ class Host:
 class Pool:
     """The hosts and what they hold."""
 
-    def __init__(self, most: int, processors: int) -> None:
+    def __init__(self, most: int, host_cpus: float = 0.0, host_memory: float = 0.0) -> None:
+        """At ``most`` so many hosts, which need so much of a node each."""
         self.hosts: dict[str, Host] = {}
+        self.nodes: dict[str, Node] = {}
         self.most = most
-        self.processors = processors
+        self._cpus = host_cpus
+        self._memory = host_memory
         self._where: dict[str, str] = {}
+        self._joined: set[str] = set()
+
+    @property
+    def processors(self) -> int:
+        """Processors of the nodes that stay, at least one."""
+        return max(int(sum(node.cpus for node in self._staying())), 1)
+
+    def see(self, nodes: Iterable[Node], now: float) -> bool:
+        """Take in what Ray says of its nodes; ``now`` in seconds, as everywhere here.
+
+        Answers whether one has joined that has no host yet.
+        """
+        known, self.nodes = self.nodes, {node.id: node for node in nodes}
+        if known:
+            self._joined |= self.nodes.keys() - known.keys()
+        self._joined.intersection_update(node.id for node in self._staying())
+        self._joined.difference_update(host.node for host in self.hosts.values())
+        for host in self.hosts.values():
+            node = self.nodes.get(host.node)
+            if node and node.draining:
+                host.draining = True
+            if host.sessions:
+                host.since = now
+        return bool(self._joined)
 
     def locate(self, session_id: str) -> str | None:
         """The host that holds a session."""
         return self._where.get(session_id)
 
-    def add(self, name: str) -> Host:
+    def add(self, name: str, now: float = 0.0, node: str = "") -> Host:
         """A host that was started or found."""
-        return self.hosts.setdefault(name, Host(name))
+        return self.hosts.setdefault(name, Host(name, node=node, since=now))
 
     def remove(self, name: str) -> dict[str, Isolation]:
         """A host that is gone; what it held."""
@@ -80,54 +123,134 @@ class Pool:
             if self._where.get(session_id) is None:
                 self.put(session_id, name, isolation)
 
-    def for_root(self, isolation: Isolation) -> str | None:
-        """A host for a root session; None if one has to be started for it first."""
+    def for_root(self, isolation: Isolation, grows: bool = True) -> str | None:
+        """A host for a root session; None if one has to be started for it first.
+
+        Where the pool does not grow, it is one that is there, even if more would be better.
+        """
         if isolation == "shared":
-            return self._shared(None) if len(self._open()) >= self._wanted_shared() else None
-        idle = next((host.name for host in self._open() if host.idle), None)
-        if idle or len(self.hosts) < self.most:
-            return idle
+            enough = len(self._staying_hosts()) >= self._wanted_shared()
+            return self._shared() if enough or not grows else None
+        if idle := [host for host in self._open() if host.idle]:
+            load = self._load()
+            return min(idle, key=lambda host: load[host.node]).name
+        if grows and self.may_grow:
+            return None
         return self._least("process", PROCESSES_PER_HOST)
+
+    def starting_since(self) -> float | None:
+        """Since when a host waits to be started, if one does."""
+        waiting = [host.since for host in self._staying_hosts() if not host.ready]
+        return min(waiting, default=None)
+
+    def node_for_host(self) -> str | None:
+        """The node where the next host goes; None if there is room on none."""
+        hosts = Counter(host.node for host in self.hosts.values())
+        room = [
+            node
+            for node in self._staying()
+            if node.free_cpus >= self._cpus and node.free_memory >= self._memory
+        ]
+        best = min(room, key=lambda node: hosts[node.id] / max(node.cpus, 0.1), default=None)
+        return best.id if best else None
+
+    def take_room(self, node_id: str) -> None:
+        """Note that a host is on its way to a node, until Ray has counted it."""
+        if node := self.nodes.get(node_id):
+            self.nodes[node_id] = structs.replace(
+                node,
+                free_cpus=node.free_cpus - self._cpus,
+                free_memory=node.free_memory - self._memory,
+            )
+
+    def spare(self, before: float, keep: int) -> list[str]:
+        """Hosts that have been idle since ``before`` and may go, so that ``keep`` stay.
+
+        First those of the node where least is going on, and the newest of these.
+        """
+        hosts = self._staying_hosts()
+        load = self._load()
+        idle = [host for host in reversed(hosts) if host.idle and host.since < before]
+        idle.sort(key=lambda host: (host.ready, load[host.node]))
+        return [host.name for host in idle[: max(len(hosts) - keep, 0)]]
 
     def for_children(self, isolation: Isolation, near: str, count: int) -> Iterator[str]:
         """Hosts for up to ``count`` sub-agents, fewer if there is no room for all."""
-        hosts = self._open()
-        if isolation == "shared":
-            hosts = hosts[: self._wanted_shared()]
+        hosts = self._packed() if isolation == "shared" else self._open()
         load = {
             host.name: len(host.sessions) if isolation == "shared" else host.count(isolation)
             for host in hosts
         }
+        worth = {host.name: self._worth(host, near) for host in hosts}
         room = SHARED_PER_HOST if isolation == "shared" else PROCESSES_PER_HOST
         for _ in range(count):
-            name = min(load, key=lambda one: (load[one] - (one == near), one != near), default=None)
-            if name is None or load[name] >= room:
+            free = [one for one in load if load[one] < room]
+            name = min(free, key=lambda one: (load[one] - worth[one], -worth[one]), default=None)
+            if name is None:
                 return
             load[name] += 1
             yield name
 
+    def bare(self) -> list[Node]:
+        """Nodes without a host."""
+        used = {host.node for host in self.hosts.values()}
+        return [node for node in self.nodes.values() if node.alive and node.id not in used]
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there may be another host."""
+        return len(self.hosts) < self.most
+
     @property
     def wants_another(self) -> bool:
         """Whether a further host should be started behind those in use."""
-        if len(self.hosts) >= self.most:
+        hosts = self._staying_hosts()
+        if not self.may_grow or self.starting_since() is not None:
             return False
-        return len(self.hosts) < self._wanted_shared() or not any(
-            host.idle for host in self._open()
-        )
+        if self.node_for_host() is None:
+            return False
+        enough = len(hosts) >= self._wanted_shared() and any(host.idle for host in hosts)
+        return not enough or bool(self._joined)
 
     def _open(self) -> list[Host]:
+        """Hosts that take sessions: those that run, unless there are none yet."""
+        hosts = self._staying_hosts()
+        return [host for host in hosts if host.ready] or hosts
+
+    def _packed(self) -> list[Host]:
+        """Hosts that take shared sessions: the first ones of each node, as many as are wanted."""
+        before: Counter[str] = Counter()
+        ranked: list[tuple[int, Host]] = []
+        for host in self._open():
+            ranked.append((before[host.node], host))
+            before[host.node] += 1
+        ranked.sort(key=lambda one: one[0])
+        return [host for _, host in ranked[: self._wanted_shared()]]
+
+    def _staying_hosts(self) -> list[Host]:
         return [host for host in self.hosts.values() if not host.draining]
+
+    def _staying(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.alive and not node.draining]
+
+    def _load(self) -> Counter[str]:
+        """How many sessions are on each node."""
+        load: Counter[str] = Counter()
+        for host in self.hosts.values():
+            load[host.node] += len(host.sessions)
+        return load
+
+    def _worth(self, host: Host, near: str) -> int:
+        """How many sessions more than others a host may have for being near another one."""
+        parent = self.hosts.get(near)
+        same_node = parent is not None and parent.node == host.node
+        return NODE_WORTH * same_node + (host.name == near)
 
     def _wanted_shared(self) -> int:
         return min(self.processors, self.most)
 
-    def _shared(self, near: str | None) -> str | None:
-        packed = self._open()[: self._wanted_shared()]
-        best = min(
-            packed,
-            key=lambda host: (len(host.sessions), host.name != near),
-            default=None,
-        )
+    def _shared(self) -> str | None:
+        best = min(self._packed(), key=lambda host: len(host.sessions), default=None)
         return best.name if best and len(best.sessions) < SHARED_PER_HOST else None
 
     def _least(self, isolation: Isolation, room: int) -> str | None:

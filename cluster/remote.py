@@ -21,6 +21,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
+from cluster.settings import STORE_CPUS, ClusterSettings
 
 T = TypeVar("T")
 
@@ -44,14 +45,28 @@ def allowances_name(scope: str) -> str:
     return f"allowances/{scope}"
 
 
-def start_store(cls: type, name: str, namespace: str, *arguments: object) -> ActorHandle[object]:
-    """Start a store actor unless it is there. Ray brings it back when it dies."""
-    return _start(cls, name, namespace, arguments, max_restarts=-1)
+def start_store(
+    cls: type, name: str, settings: ClusterSettings, *arguments: object, node: str | None = None
+) -> ActorHandle[object]:
+    """Start a store actor unless it is there, on ``node`` if there is room.
+
+    Ray brings it back when it dies, on another node if that one is gone.
+    """
+    needs = {"num_cpus": STORE_CPUS, "memory": settings.store_memory}
+    where = {"scheduling_strategy": _at(node, "DEFAULT")}
+    return _start(cls, name, settings.namespace, arguments, max_restarts=-1, **needs, **where)
 
 
-def start_host(cls: type, name: str, namespace: str, *arguments: object) -> None:
-    """Start a host. One that dies is replaced, not brought back: its sessions move."""
-    _start(cls, name, namespace, arguments, max_restarts=0)
+def start_host(
+    cls: type, name: str, settings: ClusterSettings, node: str | None, *arguments: object
+) -> None:
+    """Start a host, on ``node`` if there is room. It waits until there is room anywhere.
+
+    One that dies is replaced, not brought back: its sessions move.
+    """
+    needs = {"num_cpus": settings.host_cpus, "memory": settings.host_memory}
+    where = {"scheduling_strategy": _at(node, "SPREAD")}
+    _start(cls, name, settings.namespace, arguments, max_restarts=0, **needs, **where)
 
 
 def ask_at_once(actor: ActorHandle[object], name: str, method: str, *arguments: object) -> object:
@@ -201,10 +216,18 @@ class Proxy:
         return handle
 
 
+def _at(node: str | None, otherwise: str) -> object:
+    if node is None:
+        return otherwise
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+
+
 def _start(
-    cls: type, name: str, namespace: str, arguments: tuple[object, ...], *, max_restarts: int
+    cls: type, name: str, namespace: str, arguments: tuple[object, ...], **options: object
 ) -> ActorHandle[object]:
-    actor = cast("ActorClass[object]", ray.remote(num_cpus=0, max_restarts=max_restarts)(cls))
+    given = {name: value for name, value in options.items() if name != "memory" or value}
+    decorate = cast("Callable[..., Callable[[type], ActorClass[object]]]", ray.remote)
+    actor = decorate(**given)(cls)
     handle = actor.options(
         name=name,
         namespace=namespace,

@@ -22,10 +22,11 @@ from actors.ports import (
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.watchdog import exit_process
 from actors.wiring import Wiring
-from cluster import remote
+from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
 from cluster.metrics import Exporter
+from cluster.nodes import Node
 from cluster.pool import Pool
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
@@ -96,13 +97,18 @@ class SessionActor(_Process, SessionHost):
         peers = Peers(settings)
         super().__init__(wire(settings), peers, peers, name, settings.idle_s)
 
+    async def node(self) -> str:
+        """The id of the node that it is on."""
+        return nodes.here()
+
 
 class DirectoryActor(_Process, Directory):
     """``directory``."""
 
     def __init__(self, settings: ClusterSettings) -> None:
-        pool = Pool(settings.max_hosts, remote.processors())
-        super().__init__(wire(settings), RayLauncher(settings), pool, settings.warm_hosts)
+        pool = Pool(settings.max_hosts, settings.host_cpus, settings.host_memory)
+        launcher = RayLauncher(settings)
+        super().__init__(wire(settings), launcher, pool, settings.warm_hosts, settings.idle_s)
         self._settings = settings
 
     async def require_redis(self, durable: bool) -> None:
@@ -124,8 +130,8 @@ class RayLauncher:
         self._settings = settings
         self._namespace = settings.namespace
 
-    def start(self, name: str) -> None:
-        remote.start_host(SessionActor, name, self._namespace, self._settings, name)
+    def start(self, name: str, node: str | None) -> None:
+        remote.start_host(SessionActor, name, self._settings, node, self._settings, name)
 
     def kill(self, name: str) -> None:
         remote.kill(name, self._namespace)
@@ -138,6 +144,19 @@ class RayLauncher:
 
     def open_scope(self, scope: str) -> None:
         start_stores(self._settings, scope)
+
+    async def nodes(self) -> list[Node]:
+        return await asyncio.to_thread(nodes.nodes)
+
+    async def drain(self, node_id: str) -> None:
+        await asyncio.to_thread(nodes.drain, node_id)
+
+    async def stores_on(self, node_id: str) -> list[str]:
+        found = await asyncio.to_thread(nodes.actors_on, node_id, self._namespace)
+        return [name for name in found if not name.startswith(HOST_PREFIX)]
+
+    async def move(self, name: str) -> None:
+        await asyncio.to_thread(nodes.move, name, self._namespace)
 
 
 @dataclass(frozen=True)
@@ -190,7 +209,6 @@ class Peers:
 
 def start_stores(settings: ClusterSettings, scope: str) -> None:
     """Start the named actors of a scope, and the cluster's capability store."""
-    namespace = settings.namespace
-    remote.start_store(Budget, remote.budget_name(scope), namespace, settings, scope)
-    remote.start_store(Allowances, remote.allowances_name(scope), namespace, settings, scope)
-    remote.start_store(Capabilities, remote.CAPABILITIES, namespace, settings)
+    remote.start_store(Budget, remote.budget_name(scope), settings, settings, scope)
+    remote.start_store(Allowances, remote.allowances_name(scope), settings, settings, scope)
+    remote.start_store(Capabilities, remote.CAPABILITIES, settings, settings)

@@ -13,6 +13,12 @@ from actors.domain.keyring import Keyring
 from cluster.redis.connection import Connection, DiskWait
 
 DEFAULT_NAMESPACE = "troupe"
+_MIB = 1024 * 1024
+
+# What actors ask Ray for, so that an autoscaler sees what does not fit. Four hosts for a processor,
+# as on one machine: 64 hosts are 16 processors and 16 GiB. A host takes 54 MB and its sessions some
+# more, a store takes 54 MB and hardly any processor: 1,000 of them are one.
+STORE_CPUS = 0.001
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
@@ -21,15 +27,19 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     ``redis_url`` is redis://, rediss:// (TLS), unix://, redis+sentinel://host:26379,host:26379/name
     or redis+cluster://host:7000,host:7001; `cluster.redis.deployment` has it in full.
     ``wait_for_disk`` has every commit wait until it is on disk, which takes Redis 7.2 or newer.
+    ``host_cpus`` and ``*_memory`` (bytes) are what an actor asks Ray for; it may use more.
     """
 
     redis_url: str
     namespace: str = DEFAULT_NAMESPACE
     key_file: str | None = None
-    max_hosts: int = 8
+    max_hosts: int = 64
     warm_hosts: int = 2
     idle_s: float = 600.0
     wait_for_disk: DiskWait | None = None
+    host_cpus: float = 0.25
+    host_memory: int = 256 * _MIB
+    store_memory: int = 64 * _MIB
 
     def connection(self) -> Connection:
         """A connection of one's own to the cluster's Redis."""

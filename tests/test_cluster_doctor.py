@@ -23,9 +23,9 @@ from actors.machines import SESSION
 from cluster import Troupe, bootstrap, connect, remote
 from cluster.cli import invoke
 from cluster.cluster_doctor import Cluster, Node, as_json, judge
+from cluster.examination import collect, examine
 from cluster.local_commands import _nodes
 from cluster.node_report import NodeReport, RedisView, Software, node_report, software
-from cluster.nodes import collect, examine
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.stored_versions import stored_versions

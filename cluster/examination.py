@@ -1,0 +1,74 @@
+"""Asks every node of a cluster for a report, for `cluster.cluster_doctor` to judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from actors.domain.errors import ClusterUnavailable, TroupeError
+from cluster import remote
+from cluster.calls import Calls
+from cluster.cli_common import outlives_us
+from cluster.client import Troupe
+from cluster.cluster_doctor import Cluster, Node
+from cluster.node_report import node_report, software, versions_report
+from cluster.redis.stored_versions import Versions
+from cluster.settings import DEFAULT_NAMESPACE
+
+_NODE_LIMIT_S = 30.0
+
+
+async def examine() -> Cluster:
+    """Join the cluster that is there, and collect. ClusterUnavailable if there is none."""
+    if not outlives_us():
+        raise ClusterUnavailable(
+            "no cluster to examine: start one with `troupe up`, or set RAY_ADDRESS and "
+            "TROUPE_REDIS_URL to one that runs"
+        )
+    async with Troupe(None, None, DEFAULT_NAMESPACE, None, 600.0) as troupe:
+        return await collect(troupe.calls)
+
+
+async def collect(calls: Calls) -> Cluster:
+    """Ask every node, the pool, and Redis; whatever does not answer is named, and waited for in
+    seconds only."""
+    pooled = asyncio.create_task(_pool(calls))
+    answers = await asyncio.to_thread(
+        remote.on_nodes, node_report, (calls.settings,), remote.nodes(), _NODE_LIMIT_S
+    )
+    try:
+        async with asyncio.timeout(_NODE_LIMIT_S):
+            hosts, pool_error = await pooled, ""
+    except (TroupeError, TimeoutError) as error:
+        hosts, pool_error = [], str(error) or "the directory does not answer"
+    nodes = [
+        Node(
+            node.id,
+            node.address,
+            None if isinstance(answer, str) else answer,
+            answer if isinstance(answer, str) else "",
+            sum(1 for id, _ in hosts if id == node.id),
+            sum(sessions for id, sessions in hosts if id == node.id),
+        )
+        for node, answer in answers
+    ]
+    stored, stored_error = await _stored(calls, nodes)
+    return Cluster(software(), nodes, stored, stored_error, pool_error)
+
+
+async def _pool(calls: Calls) -> list[tuple[str, int]]:
+    """For each host its node's id and how many agents it has."""
+    status = await calls.directory.status()
+    return [(host.node, host.sessions) for host in status.hosts]
+
+
+async def _stored(calls: Calls, nodes: Sequence[Node]) -> tuple[Versions, str]:
+    """What is stored, as the first node that reaches Redis sees it."""
+    able = [one for one in nodes if one.report and not one.report.redis.error]
+    if not able:
+        return {}, "no node reaches Redis"
+    node = remote.Node(able[0].id, able[0].address)
+    ((_, answer),) = await asyncio.to_thread(
+        remote.on_nodes, versions_report, (calls.settings,), [node], _NODE_LIMIT_S
+    )
+    return ({}, answer) if isinstance(answer, str) else (answer, "")
