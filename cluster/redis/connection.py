@@ -66,6 +66,11 @@ def short(id: str) -> str:
     return base64.urlsafe_b64encode(bytes.fromhex(id.replace("-", "")))[:22].decode()
 
 
+def _key_of(words: Sequence[Value]) -> str:
+    """The key by which a node is chosen; without one any will do."""
+    return str(words[1]) if len(words) > 1 else ""
+
+
 class Connection:
     """Redis as the journal and the registry use it; ``namespace`` prefixes every key."""
 
@@ -165,7 +170,7 @@ class Connection:
         async def send() -> list[object]:
             by_node: dict[redis.Redis, list[int]] = {}
             for at, words in enumerate(commands):
-                by_node.setdefault(await self._deployment.at(str(words[1])), []).append(at)
+                by_node.setdefault(await self._deployment.at(_key_of(words)), []).append(at)
             answers: dict[int, object] = {}
             for node, places in by_node.items():
                 found = await exchange(node, *(commands[at] for at in places))
@@ -182,7 +187,7 @@ class Connection:
         return cast(list[bytes], await self.command(*words))
 
     async def _send(self, words: Sequence[Value]) -> object:
-        (answer,) = await exchange(await self._deployment.at(str(words[1])), words)
+        (answer,) = await exchange(await self._deployment.at(_key_of(words)), words)
         if isinstance(answer, Exception):
             raise answer
         return answer
