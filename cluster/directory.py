@@ -28,8 +28,8 @@ from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
 from cluster.gate import Gate
-from cluster.nodes import Node
 from cluster.pool import Isolation, Pool
+from cluster.ray_nodes import Node
 from cluster.remote import DIRECTORY
 
 _PING_EVERY_S = 1.0

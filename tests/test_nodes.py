@@ -21,7 +21,7 @@ from actors.domain.budget import WORKSPACE
 from actors.domain.ids import derived_id
 from cluster import Session, SessionTree, Troupe, connect, remote, roles
 from cluster.directory import HostStatus, NodeStatus
-from cluster.nodes import actors_on
+from cluster.ray_nodes import actors_on
 from cluster.remote import DIRECTORY, allowances_name, budget_name
 from cluster.settings import ClusterSettings
 from survey_report import Report
