@@ -38,6 +38,9 @@ _VARIABLES = {
     "TROUPE_WAIT_FOR_DISK": "whether commits wait for the disk",
     "TROUPE_KEY": "the cluster's key",
     "TROUPE_KEY_FILE": "the file with the cluster's key",
+    "TROUPE_AGENT_MEMORY_MB": "the most memory of an agent's process, in MiB",
+    "TROUPE_TRACING": "the function that sets OpenTelemetry up",
+    "TROUPE_ALWAYS_REPLAY": "for tests: turns start again after every step",
     "TROUPE_DEBUG": "tracebacks for errors",
     "TROUPE_OWNER": "set by Troupe: the process that started this one",
 }
