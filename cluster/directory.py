@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Coroutine
 from typing import Protocol
 
 from msgspec import Struct, structs
 
 from actors import metrics
-from actors.audit import Report
 from actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
@@ -26,15 +24,11 @@ from actors.domain.errors import (
 )
 from actors.ports import (
     FeedEvent,
-    Place,
-    SessionPage,
-    SessionQuery,
-    SessionSummary,
     WorkspaceSettings,
 )
 from actors.wiring import Wiring
-from cluster.audit_export import sign_audit
-from cluster.audit_log import StrandKey, report, strands
+from cluster.archive import Archive
+from cluster.feed import Feed, wait_on
 from cluster.gate import Gate
 from cluster.nodes import Node
 from cluster.pool import Isolation, Pool
@@ -43,8 +37,6 @@ from cluster.remote import DIRECTORY
 _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
 _MISSED_PINGS = 6
-_FEED_LENGTH = 20_000
-_WATCHED_S = 30.0  # so long after its last question a watcher may come back
 _REVIVED_AT_ONCE = 64
 _NODES_EVERY_S = 2.0
 _PATIENCE_S = 20.0  # so long a root waits for a host of its own to start
@@ -114,14 +106,14 @@ class ClusterStatus(Struct, frozen=True):
     nodes: list[NodeStatus] = []
 
 
-class Directory:
+class Directory(Archive):
     """Implements `actors.ports.DirectoryPort`, and what clients call."""
 
     def __init__(
         self, wiring: Wiring, launcher: Launcher, pool: Pool, warm: int, idle_s: float
     ) -> None:
         """``warm`` hosts stay, others end after ``idle_s`` seconds without a session."""
-        self._wiring = wiring
+        super().__init__(wiring)
         self._launcher = launcher
         self._pool = pool
         self._warm = warm
@@ -130,10 +122,7 @@ class Directory:
         self._bare: dict[str, float] = {}
         self._gate = Gate()
         self._changed = asyncio.Condition()
-        self._feed: deque[tuple[int, FeedEvent]] = deque(maxlen=_FEED_LENGTH)
-        self._feed_end = 0
-        self._watched: dict[str | None, float] = {}
-        self._fed = asyncio.Condition()
+        self._feed = Feed()
         self._scopes: dict[str, None] = {}
         self._waiting: dict[str, int] = {}
         self._missed: dict[str, int] = {}
@@ -262,17 +251,11 @@ class Directory:
                 self._pool.forget(session_id)
         if gone:
             await self._notify()
-        now = asyncio.get_running_loop().time()
-        self._watched = {one: until for one, until in self._watched.items() if until > now}
-        return families if None in self._watched else [f for f in families if f in self._watched]
+        return self._feed.watched(families)
 
     async def publish(self, events: list[FeedEvent]) -> None:
         """What happened in families that are watched, in order."""
-        for event in events:
-            self._feed_end += 1
-            self._feed.append((self._feed_end, event))
-        async with self._fed:
-            self._fed.notify_all()
+        await self._feed.add(events)
 
     async def lost(self, host: str) -> None:
         """A caller found a host dead."""
@@ -285,70 +268,18 @@ class Directory:
         self, family_id: str | None, after: int | None, timeout_s: float
     ) -> tuple[int, list[FeedEvent]]:
         """Events of a family after position ``after`` (None: from now), as soon as there are."""
-        after = self._feed_end if after is None else after
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        self._watched[family_id] = deadline + _WATCHED_S
-        while True:
-            end = self._feed_end
-            found = [
-                event
-                for position, event in self._feed
-                if position > after and family_id in (None, event.family_id)
-            ]
-            left = deadline - asyncio.get_running_loop().time()
-            if found or left <= 0:
-                return end, found
-            await _wait_on(self._fed, left)
+        return await self._feed.after(family_id, after, timeout_s)
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
         """Register a workspace's settings and start its stores."""
         await self._wiring.registry.put_workspace(settings)
         self.open_scope(settings.scope)
 
-    async def workspaces(self) -> list[WorkspaceSettings]:
-        return await self._wiring.registry.workspaces()
-
-    async def put_agent(self, digest: str, blob: bytes) -> None:
-        await self._wiring.registry.put_agent(digest, blob)
-
-    async def family(self, session_id: str) -> list[SessionSummary]:
-        """The summaries of a session's whole family. NotFound if the session is unknown."""
-        place = await self._wiring.registry.locate(session_id)
-        return await self._wiring.registry.family(place.scope, place.family_id)
-
-    async def sign_audit(self, text: str) -> str:
-        """An exported audit log with the cluster's signature."""
-        return sign_audit(self._wiring.keyring, text)
-
-    async def place_of(self, session_id: str) -> Place:
-        """The scope and family of a session. NotFound if it is unknown."""
-        return await self._wiring.registry.locate(session_id)
-
-    async def audit_strands(self, scope: str) -> list[StrandKey]:
-        """The entities of a workspace that have an audit strand."""
-        return await strands(self._wiring, scope)
-
-    async def audit_report(self, strand: StrandKey) -> Report:
-        """One strand, read and verified."""
-        return await report(self._wiring, strand)
-
-    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
-        """Root sessions, the newest first: up to ``count`` of those after a cursor."""
-        return await self._wiring.registry.page(query, after, count)
-
-    async def running(self) -> list[str]:
-        """Root sessions with work in flight, or that had when they were last heard of."""
-        return await self._wiring.registry.running()
-
     async def working(self) -> list[str]:
         """Root sessions whose runs are under way now. Others that look so were interrupted."""
         await self.begin()
         found = await asyncio.gather(*(self._working(name) for name in self._ready()))
         return [id for ids in found for id in ids]
-
-    async def find(self, fragment: str) -> list[str]:
-        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it."""
-        return await self._wiring.registry.find(fragment)
 
     async def open(self, scope: str) -> None:
         """Start a scope's stores: somebody did not find them, whatever we believe."""
@@ -575,7 +506,7 @@ class Directory:
         return asyncio.get_running_loop().time()
 
     async def _wait(self, limit_s: float) -> None:
-        await _wait_on(self._changed, limit_s)
+        await wait_on(self._changed, limit_s)
 
 
 def find_node(name: str, nodes: list[Node]) -> Node:
@@ -588,10 +519,3 @@ def find_node(name: str, nodes: list[Node]) -> Node:
     if found:
         raise InvalidValue(f"node {name}: {len(found)} nodes are called so, of {there}")
     raise NotFound(f"node {name}: there is no such node, but {there}")
-
-
-async def _wait_on(condition: asyncio.Condition, limit_s: float) -> None:
-    async with condition:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await condition.wait()

@@ -43,9 +43,11 @@ LAYERS: list[set[str]] = [
     {"cluster.bootstrap", "cluster.joining", "cluster.running"},
     {"cluster.roles"},
     {
+        "cluster.archive",
         "cluster.audit_export",
         "cluster.audit_log",
         "cluster.directory",
+        "cluster.feed",
         "cluster.gate",
         "cluster.node_report",
         "cluster.pool",

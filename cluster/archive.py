@@ -1,0 +1,55 @@
+"""What is stored, for clients to read: sessions, families, workspaces and the audit log."""
+
+from __future__ import annotations
+
+from actors.audit import Report
+from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from actors.wiring import Wiring
+from cluster.audit_export import sign_audit
+from cluster.audit_log import StrandKey, report, strands
+
+
+class Archive:
+    """The directory's answers that need no live session."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+
+    async def workspaces(self) -> list[WorkspaceSettings]:
+        return await self._wiring.registry.workspaces()
+
+    async def put_agent(self, digest: str, blob: bytes) -> None:
+        await self._wiring.registry.put_agent(digest, blob)
+
+    async def family(self, session_id: str) -> list[SessionSummary]:
+        """The summaries of a session's whole family. NotFound if the session is unknown."""
+        place = await self._wiring.registry.locate(session_id)
+        return await self._wiring.registry.family(place.scope, place.family_id)
+
+    async def sign_audit(self, text: str) -> str:
+        """An exported audit log with the cluster's signature."""
+        return sign_audit(self._wiring.keyring, text)
+
+    async def place_of(self, session_id: str) -> Place:
+        """The scope and family of a session. NotFound if it is unknown."""
+        return await self._wiring.registry.locate(session_id)
+
+    async def audit_strands(self, scope: str) -> list[StrandKey]:
+        """The entities of a workspace that have an audit strand."""
+        return await strands(self._wiring, scope)
+
+    async def audit_report(self, strand: StrandKey) -> Report:
+        """One strand, read and verified."""
+        return await report(self._wiring, strand)
+
+    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
+        """Root sessions, the newest first: up to ``count`` of those after a cursor."""
+        return await self._wiring.registry.page(query, after, count)
+
+    async def running(self) -> list[str]:
+        """Root sessions with work in flight, or that had when they were last heard of."""
+        return await self._wiring.registry.running()
+
+    async def find(self, fragment: str) -> list[str]:
+        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it."""
+        return await self._wiring.registry.find(fragment)
