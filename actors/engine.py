@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import msgspec
@@ -173,18 +173,22 @@ class TurnEngine:
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
         spread = self._fanout.spread(limit, call.near)
-        done = await asyncio.gather(
-            self._store_agents(call.tasks),
-            self._wiring.registry.register(
-                Place(profile.scope, profile.family_id), [spec.id for spec in specs]
-            ),
-            self._fanout.admit(specs),
-            spread.reserve(specs, all_at_once=not call.queue),
-            return_exceptions=True,
-        )
-        if problems := [one for one in done if one is not None]:
+        place = Place(profile.scope, profile.family_id)
+        try:
+            if not call.queue:  # first: what is refused must not count as spawned
+                await spread.reserve(specs, all_at_once=True)
+            await _all(
+                self._store_agents(call.tasks),
+                self._wiring.registry.register(place, [spec.id for spec in specs]),
+                self._fanout.admit(specs),
+                *([spread.reserve(specs, all_at_once=False)] if call.queue else []),
+            )
+        except Exception:
+            await spread.release()
+            raise
+        except BaseException:  # cancelled
             self._fanout.release_later(spread)
-            raise problems[0]
+            raise
         self._entity.do(command)
         metrics.SPAWNED.add(len(specs))
         self._activation.notify("spawned", label, count=len(specs))
@@ -207,6 +211,13 @@ class TurnEngine:
         if run is None:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
         return run.steps
+
+
+async def _all(*work: Awaitable[None]) -> None:
+    """Do everything at once; the first error is raised when all of it has ended."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _child_id(at: int, name: str) -> str:

@@ -62,6 +62,11 @@ class Fanout:
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
+    async def released(self) -> None:
+        """Return when the slots of all spawns that are over have been given back."""
+        if self._releases:
+            await asyncio.wait(self._releases)
+
 
 class Spread:
     """One spawn: the children that wait, those that run, and where."""
@@ -107,6 +112,8 @@ class Spread:
     async def reserve(self, specs: Sequence[ChildSpec], *, all_at_once: bool) -> None:
         """Take the slots that are free now; LimitReached if it must be all of them and is not."""
         granted = 0
+        if all_at_once:
+            await self._fanout.released()
         for isolation, group in _by_isolation(specs).items():
             granted += len(await self.acquire(isolation, [spec.id for spec in group], 0.0))
         if all_at_once and granted < len(specs):

@@ -12,6 +12,7 @@ from pathlib import Path
 from actors import (
     ExecuteCommand,
     FileRead,
+    LimitReached,
     McpToolCall,
     Message,
     Task,
@@ -77,6 +78,18 @@ async def has_children(turn: Turn, prompt: str) -> list[str]:
     """Spawns as many echoes as the prompt says."""
     tasks = [Task(echo, f"child {at}") for at in range(int(prompt))]
     return [result.output for result in await turn.spawn(tasks, max_concurrent=8)]
+
+
+async def too_many_at_once(turn: Turn, prompt: str) -> list[str]:
+    """Spawns that must fit at once: one that does, one that doesn't, and one that does again."""
+    tasks = [Task(echo, f"child {at}") for at in range(3)]
+    first = await turn.spawn(tasks, max_concurrent=3, queue=False)
+    try:
+        await turn.spawn(tasks, max_concurrent=2, queue=False)
+    except LimitReached as error:
+        refused = error.message
+    last = await turn.spawn(tasks, max_concurrent=3, queue=False)
+    return [refused, *(result.output for result in (*first, *last))]
 
 
 async def mixed_children(turn: Turn, prompt: str) -> list[list[str | None]]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -253,6 +254,15 @@ async def test_total_is_limited_all_or_nothing(troupe: Troupe) -> None:
     assert result.status == "failed"
     assert "max_total is 3" in str(result.error)
     assert (await session.run("3")).success
+
+
+async def test_what_does_not_fit_at_once_is_refused_and_counts_for_nothing(troupe: Troupe) -> None:
+    session = await troupe.create_session(
+        agents.too_many_at_once, isolation="shared", limits=Limits(max_total=6)
+    )
+    refused, *outputs = cast("list[str]", (await session.run("")).value)
+    assert refused == "3 sub-agents at once: max_concurrent is 2, and 2 fit now"
+    assert outputs == ["child 0", "child 1", "child 2"] * 2
 
 
 async def test_cancel_takes_the_whole_tree(troupe: Troupe) -> None:
