@@ -17,9 +17,8 @@ from actors.activation import (
     require_known,
     stored_entity,
 )
-from actors.batcher import Batcher
+from actors.borrowing import Borrowing
 from actors.domain import session
-from actors.domain.budget import Exceeded, Granted, Want
 from actors.domain.errors import (
     CallError,
     Fenced,
@@ -33,7 +32,6 @@ from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
 from actors.history import SessionEntity
 from actors.outbox import Outbox
-from actors.permission_leases import PermissionLeases
 from actors.ports import (
     Batch,
     DirectoryPort,
@@ -45,6 +43,7 @@ from actors.ports import (
     Stores,
     WorkspaceSettings,
 )
+from actors.purse import Purse
 from actors.runs import Runs
 from actors.wiring import Wiring
 
@@ -54,7 +53,6 @@ IDLE_S = 600.0
 _PUBLISH_EVERY_S = 0.1
 _HOUSEKEEPING_S = 5.0
 _OUTAGE_PAUSE_S = 1.0
-_RECALL_POLL_S = 20.0
 
 
 class SessionHost:
@@ -77,8 +75,7 @@ class SessionHost:
         self._activating: dict[str, asyncio.Task[Activation]] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost)
-        self._lenders: dict[str, Batcher[Want, Granted | Exceeded]] = {}
-        self._leases: dict[str, PermissionLeases] = {}
+        self._borrowings: dict[str, Borrowing] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -184,8 +181,7 @@ class SessionHost:
 
     async def report(self, scope: str) -> None:
         """Tell the budget what was really spent, so that its figures are exact."""
-        activations = [one for one in self._live.values() if one.profile.scope == scope]
-        await asyncio.gather(*(one.purse.report() for one in activations))
+        await asyncio.gather(*(purse.report() for purse in self._purses(scope)))
 
     async def ping(self) -> tuple[int, list[tuple[str, str]]]:
         """Process id, and (session id, isolation) of what is live here."""
@@ -327,9 +323,16 @@ class SessionHost:
     def _enter(
         self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
     ) -> Activation:
-        lend = self._lender(workspace.scope, stores)
-        leases = self._leases[workspace.scope]
-        activation = Activation(entity, self._wiring, stores, workspace, lend, leases, self._note)
+        borrowing = self._borrowing(workspace.scope, stores)
+        activation = Activation(
+            entity,
+            self._wiring,
+            stores,
+            workspace,
+            borrowing.money,
+            borrowing.permissions,
+            self._note,
+        )
         self._live[activation.id] = activation
         entity.on_break = lambda: self._abandon(activation)
         self._tidy()
@@ -371,45 +374,17 @@ class SessionHost:
             self._gone.append(activation.id)
             self._tidy()
 
-    def _lender(self, scope: str, stores: Stores) -> Batcher[Want, Granted | Exceeded]:
-        lender = self._lenders.get(scope)
-        if lender is None:
-            lender = self._lenders[scope] = Batcher(stores.budget.lease)
-            self._leases[scope] = PermissionLeases()
-            self._in_background(self._return_slack(scope, stores))
-            self._in_background(self._drop_leases(self._leases[scope], stores))
-        return lender
+    def _borrowing(self, scope: str, stores: Stores) -> Borrowing:
+        """What this host has borrowed in a scope; from the first on it gives back when called."""
+        found = self._borrowings.get(scope)
+        if found is None:
+            found = self._borrowings[scope] = Borrowing(self._name, stores)
+            self._in_background(found.drop_permissions())
+            self._in_background(found.return_slack(lambda: self._purses(scope)))
+        return found
 
-    async def _drop_leases(self, leases: PermissionLeases, stores: Stores) -> None:
-        """Forget kept permissions whenever the store calls them back."""
-        seen = 0
-        while True:
-            try:
-                call = await stores.permissions.await_recall(self._name, seen, _RECALL_POLL_S)
-                if call != seen:
-                    leases.drop()
-                    await stores.permissions.leases_dropped(self._name, call)
-                    leases.ready, seen = True, call
-            except TroupeError:
-                leases.ready, seen = False, 0
-                await asyncio.sleep(_OUTAGE_PAUSE_S)
-
-    async def _return_slack(self, scope: str, stores: Stores) -> None:
-        """Give back what the sessions of a scope don't need whenever the budget calls for it."""
-        seen = 0
-        while True:
-            try:
-                call = await stores.budget.await_recall(self._name, seen, _RECALL_POLL_S)
-                if call != seen:
-                    purses = [
-                        one.purse for one in self._live.values() if one.profile.scope == scope
-                    ]
-                    wants = await asyncio.gather(*(purse.call_back() for purse in purses))
-                    given = [want for want in wants if want]
-                    await stores.budget.return_slack(self._name, call, given)
-                    seen = call
-            except TroupeError:
-                await asyncio.sleep(_OUTAGE_PAUSE_S)
+    def _purses(self, scope: str) -> list[Purse]:
+        return [one.purse for one in self._live.values() if one.profile.scope == scope]
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,0 +1,57 @@
+"""What a host borrows from the stores of one scope, and gives back when they call for it.
+
+The stores call nobody: a host that has borrowed waits for their call, and answers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from actors.batcher import Batcher
+from actors.domain.budget import Exceeded, Granted, Want
+from actors.domain.errors import TroupeError
+from actors.permission_leases import PermissionLeases
+from actors.ports import Stores
+from actors.purse import Purse
+
+_POLL_S = 20.0
+_OUTAGE_PAUSE_S = 1.0
+
+
+class Borrowing:
+    """Money for the purses of a host's sessions, asked for together, and kept permissions."""
+
+    def __init__(self, host: str, stores: Stores) -> None:
+        self.money: Batcher[Want, Granted | Exceeded] = Batcher(stores.budget.lease)
+        self.permissions = PermissionLeases()
+        self._host = host
+        self._stores = stores
+
+    async def drop_permissions(self) -> None:
+        """For ever: forget kept permissions whenever the store calls them back."""
+        store, seen = self._stores.permissions, 0
+        while True:
+            try:
+                call = await store.await_recall(self._host, seen, _POLL_S)
+                if call != seen:
+                    self.permissions.drop()
+                    await store.leases_dropped(self._host, call)
+                    self.permissions.ready, seen = True, call
+            except TroupeError:
+                self.permissions.ready, seen = False, 0
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+
+    async def return_slack(self, purses: Callable[[], Iterable[Purse]]) -> None:
+        """For ever: give back what ``purses()`` don't need whenever the budget calls for it."""
+        store, seen = self._stores.budget, 0
+        while True:
+            try:
+                call = await store.await_recall(self._host, seen, _POLL_S)
+                if call != seen:
+                    wants = await asyncio.gather(*(purse.call_back() for purse in purses()))
+                    given = [want for want in wants if want]
+                    await store.return_slack(self._host, call, given)
+                    seen = call
+            except TroupeError:
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
