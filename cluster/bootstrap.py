@@ -298,7 +298,10 @@ def _keep_output_clean() -> None:
 
 def _use_own_token() -> None:
     """Ray asks clients for a token: keep one with the state, readable by its owner only."""
-    if "RAY_AUTH_MODE" in os.environ or _use_given_token():
+    if "RAY_AUTH_MODE" in os.environ:
+        _have_ray_read_it()
+        return
+    if _use_given_token():
         return
     file = _own_token_file()
     with contextlib.suppress(FileExistsError):
@@ -314,7 +317,10 @@ def _use_token() -> None:
 
     A token that is given is meant, also without RAY_AUTH_MODE.
     """
-    if "RAY_AUTH_MODE" in os.environ or _use_given_token():
+    if "RAY_AUTH_MODE" in os.environ:
+        _have_ray_read_it()
+        return
+    if _use_given_token():
         return
     if _own_token_file().exists():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(_own_token_file())
@@ -332,7 +338,12 @@ def _use_given_token() -> bool:
 
 def _turn_tokens_on() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
-    Config.initialize("")  # Ray read its environment when it was imported
+    _have_ray_read_it()
+
+
+def _have_ray_read_it() -> None:
+    """Ray read its environment when it was imported, and keeps the token of the cluster before."""
+    Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
