@@ -19,6 +19,7 @@ MARK = "TROUPE_OWNER"
 
 _STOP_LIMIT_S = 20.0
 _GRACE_S = 1.0
+_LOOK_EVERY_S = 1.0
 
 
 class Guard:
@@ -58,9 +59,12 @@ def mark_process() -> None:
 def main(command: list[str]) -> None:
     owner_gone = threading.Event()
     threading.Thread(target=_watch, args=(owner_gone,), daemon=True).start()
+    known: dict[int, str] = {}
+    looking = threading.Thread(target=_look, args=(owner_gone, known))
+    looking.start()
     kept = _keep(command, owner_gone) if command else None
-    owner_gone.wait()
-    _sweep(spare={os.getpid(), kept.pid if kept else 0})
+    looking.join()
+    _sweep({os.getpid(), kept.pid if kept else 0}, known)
     if kept:
         _stop(kept)
 
@@ -83,14 +87,24 @@ def _watch(owner_gone: threading.Event) -> None:
     owner_gone.set()
 
 
-def _sweep(spare: set[int]) -> None:
+def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
+    """Get to know what is ours while it can be told: what was started by a process that ends with
+    the owner, and gives itself a title, can't be found any more by then."""
+    mark = os.environ.get(MARK)
+    while not owner_gone.wait(_LOOK_EVERY_S):
+        if mark:
+            _still_there(mark, {os.getpid()}, known)
+
+
+def _sweep(spare: set[int], known: dict[int, str]) -> None:
     """Ask what carries our mark to end, and kill what does not within a second."""
     mark = os.environ.get(MARK)
     if not mark:
         return
+    for pid in spare:
+        known.pop(pid, None)
     deadline = time.monotonic() + _GRACE_S
     sign = signal.SIGTERM
-    known: dict[int, str] = {}
     while marked := _still_there(mark, spare, known):
         if time.monotonic() > deadline:
             sign = signal.SIGKILL
@@ -106,16 +120,17 @@ def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> list[int]
     """What carries the mark, and what that has started: a process that gives itself a title, as
     Ray's do, may lose its environment. ``known`` keeps them all, with the time of their start."""
     processes = _processes()
-    ours = {*_marked(mark, spare), *(pid for pid in known if pid in processes)}
+    for pid in [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] != start]:
+        del known[pid]
+    ours = {*_marked(mark, spare), *known}
     while new := {
         pid
         for pid, (parent, _) in processes.items()
         if parent in ours and pid not in ours and pid not in spare
     }:
         ours |= new
-    for pid in ours & processes.keys():
-        known.setdefault(pid, processes[pid][1])
-    return [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] == start]
+    known.update((pid, processes[pid][1]) for pid in ours & processes.keys())
+    return list(known)
 
 
 def _processes() -> dict[int, tuple[int, str]]:
