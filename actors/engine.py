@@ -186,7 +186,7 @@ class TurnEngine:
         except Exception:
             await spread.release()
             raise
-        except BaseException:  # cancelled
+        except asyncio.CancelledError:
             self._fanout.release_later(spread)
             raise
         self._entity.do(command)

@@ -58,7 +58,8 @@ class Fanout:
 
     def release_later(self, spread: Spread) -> None:
         """Give back the slots of a spawn that is over; nobody waits for that."""
-        task = asyncio.ensure_future(spread.release())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(spread.release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
