@@ -15,7 +15,13 @@ from msgspec import structs
 from actors.agents import AgentFunction, name_of, ship
 from actors.domain.boundary import Boundary
 from actors.domain.document import SessionDocument, SkippedMessage
-from actors.domain.errors import ClusterUnavailable, InvalidValue, NotFound, TroupeError
+from actors.domain.errors import (
+    ClusterUnavailable,
+    InvalidValue,
+    NotFound,
+    TroupeError,
+    Unavailable,
+)
 from actors.domain.ids import derived_id, parse_user, parse_uuid
 from actors.domain.messages import Message
 from actors.domain.money import Usd
@@ -450,13 +456,20 @@ class Troupe:
 async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
     """Ask the handler; what it does not answer, or fails to, stays open for others."""
     answer = await handler(request)
-    with contextlib.suppress(TroupeError):
-        if answer is True:
-            await request.approve(by="handler")
-        elif answer is False or answer == "deny":
-            await request.deny("denied by the handler", by="handler")
-        elif answer is not None:
-            await request.approve(answer, by="handler")
+    while True:
+        try:
+            if answer is True:
+                await request.approve(by="handler")
+            elif answer is False or answer == "deny":
+                await request.deny("denied by the handler", by="handler")
+            elif answer is not None:
+                await request.approve(answer, by="handler")
+        except Unavailable:  # the store is on its way back: the answer must not get lost
+            await asyncio.sleep(_RETRY_S)
+        except TroupeError:
+            return
+        else:
+            return
 
 
 def _budget(config: BudgetConfig) -> Budget:
