@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import cast
 
 import redis.asyncio as redis
@@ -24,7 +25,7 @@ async def measure_activation(bench: Bench) -> list[Figure]:
 
     async def first_reply() -> float:
         await each(sessions, bench.deactivate)
-        return median([await timed(lambda: _ask(bench, one)) for one in sessions])  # noqa: B023
+        return median([await timed(partial(_ask, bench, one)) for one in sessions])
 
     (seconds,) = await in_turns(bench.sizes.rounds, first_reply)
     return [
