@@ -14,7 +14,6 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from actors import metrics
 from actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
@@ -28,11 +27,11 @@ from actors.ports import (
 )
 from actors.wiring import Wiring
 from cluster.archive import Archive
-from cluster.feed import Feed, wait_on
-from cluster.gate import Gate
+from cluster.feed import Feed
 from cluster.nodes import Node
 from cluster.pool import Isolation, Pool
 from cluster.remote import DIRECTORY
+from cluster.slots import Slots
 
 _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
@@ -120,11 +119,9 @@ class Directory(Archive):
         self._idle_s = idle_s
         self._leaving: set[str] = set()
         self._bare: dict[str, float] = {}
-        self._gate = Gate()
-        self._changed = asyncio.Condition()
+        self._slots = Slots()
         self._feed = Feed()
         self._scopes: dict[str, None] = {}
-        self._waiting: dict[str, int] = {}
         self._missed: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -155,7 +152,7 @@ class Directory(Archive):
         await self.begin()
         self.open_scope(scope)
         deadline = self._now() + _PATIENCE_S
-        self._waiting[session_id] = 1
+        self._slots.waiting[session_id] = 1
         try:
             while True:
                 found = self._pool.locate(session_id) or self._assign(session_id, isolation)
@@ -163,9 +160,9 @@ class Directory(Archive):
                     return found
                 if self._now() > deadline:  # there is no room for its host, nor was any made
                     self._pool.forget(session_id)
-                await self._wait(_LOOK_AGAIN_S)
+                await self._slots.wait(_LOOK_AGAIN_S)
         finally:
-            self._waiting.pop(session_id, None)
+            self._slots.waiting.pop(session_id, None)
 
     def _assign(self, session_id: str, isolation: Isolation) -> str | None:
         """Find a host for a root, or start one; where that fails to start, one is shared."""
@@ -200,29 +197,15 @@ class Directory(Archive):
     ) -> dict[str, str]:
         """Slots for some of the sub-agents in ``want``, after taking back those that are done."""
         await self.begin()
-        self._gate.open(spawner, family_id, limit)
-        if done:
-            self._gate.done(spawner, done)
-            await self._notify()
-        if not want:
-            return {}
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        self._waiting[spawner] = len(want)
-        metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
-        try:
-            while True:
-                granted = self._gate.grant(
-                    spawner, want, lambda count: self._hosts_for(isolation, near, count)
-                )
-                left = deadline - asyncio.get_running_loop().time()
-                if granted or left <= 0:
-                    break
-                await self._wait(left)
-                if not self._gate.is_open(spawner):
-                    return {}
-        finally:
-            self._waiting.pop(spawner, None)
-            metrics.SPAWNS_WAITING.set(sum(self._waiting.values()))
+        granted = await self._slots.acquire(
+            spawner,
+            family_id,
+            done,
+            want,
+            limit,
+            lambda count: self._hosts_for(isolation, near, count),
+            timeout_s,
+        )
         for session_id, host in granted.items():
             self._pool.put(session_id, host, isolation)
         self._start_another()
@@ -237,8 +220,7 @@ class Directory(Archive):
 
     async def release(self, spawner: str) -> None:
         """A spawn is over: take back all its slots, and those that it still waits for."""
-        self._gate.close(spawner)
-        await self._notify()
+        await self._slots.release(spawner)
 
     async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
         """Which sessions a host has let go, and in which families something happened.
@@ -250,7 +232,7 @@ class Directory(Archive):
             if self._pool.locate(session_id) == host:
                 self._pool.forget(session_id)
         if gone:
-            await self._notify()
+            await self._slots.notify()
         return self._feed.watched(families)
 
     async def publish(self, events: list[FeedEvent]) -> None:
@@ -298,7 +280,7 @@ class Directory(Archive):
             for host in self._pool.hosts.values()
         ]
         nodes = [self._node_status(node) for node in self._pool.nodes.values() if node.alive]
-        queued = sum(self._waiting.values())
+        queued = sum(self._slots.waiting.values())
         return ClusterStatus(hosts, self._pool.most, queued, list(self._scopes), nodes)
 
     async def drain(self, name: str) -> NodeStatus:
@@ -353,7 +335,7 @@ class Directory(Archive):
         if host := self._pool.hosts.get(name):
             host.node, host.ready, host.since = node, True, self._now()
         self._in_background(self._stay_with(name))
-        await self._notify()
+        await self._slots.notify()
 
     def _is_ready(self, name: str) -> bool:
         host = self._pool.hosts.get(name)
@@ -389,7 +371,8 @@ class Directory(Archive):
             self._missed.pop(name, None)
             if host := self._pool.hosts.get(name):
                 host.pid, host.ready = pid, True
-                self._pool.sync(name, live)
+                self._pool.sync(name, live, self._now())
+            await self._slots.seen(name, [session_id for session_id, _ in live])
 
     async def _working(self, name: str) -> list[str]:
         try:
@@ -405,10 +388,10 @@ class Directory(Archive):
         """A host is dead: its slots are free, and roots that were at work go on elsewhere."""
         self._missed.pop(name, None)
         held = self._pool.remove(name)
-        self._gate.lost(name)
+        await self._slots.lost(name, held)
         while len([one for one in self._pool.hosts.values() if not one.draining]) < self._warm:
             self._start_host()
-        await self._notify()
+        await self._slots.notify()
         if held:
             self._in_background(self._revive(set(held)))
 
@@ -498,15 +481,8 @@ class Directory(Archive):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-    async def _wait(self, limit_s: float) -> None:
-        await wait_on(self._changed, limit_s)
 
 
 def find_node(name: str, nodes: list[Node]) -> Node:

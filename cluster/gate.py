@@ -2,11 +2,15 @@
 
 A sub-agent that waits for its own sub-agents does not count: otherwise a family at its limit
 could wait for itself. Where several spawns wait, they take turns.
+
+A spawn whose parent died with its host is an orphan until the parent, at another host, asks again.
+Nobody starts anything in its name meanwhile: it keeps the slots of those of its sub-agents that
+are seen running, and no others, or a family at its limit could wait for a parent that has died.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 
@@ -16,6 +20,22 @@ class _Spawn:
     parent: str
     limit: int
     held: dict[str, str] = field(default_factory=dict)
+    orphan: bool = False
+
+
+@dataclass
+class _Family:
+    spawns: dict[str, _Spawn] = field(default_factory=dict)
+    holders: set[str] = field(default_factory=set)
+
+    @property
+    def limit(self) -> int:
+        return max(spawn.limit for spawn in self.spawns.values())
+
+    @property
+    def active(self) -> int:
+        waiting = {spawn.parent for spawn in self.spawns.values()} & self.holders
+        return len(self.holders) - len(waiting)
 
 
 class Gate:
@@ -23,36 +43,35 @@ class Gate:
 
     def __init__(self) -> None:
         self._spawns: dict[str, _Spawn] = {}
-        self._families: dict[str, dict[str, _Spawn]] = {}
-        self.queued: dict[str, int] = {}
+        self._families: dict[str, _Family] = {}
 
     def open(self, name: str, family: str, limit: int) -> None:
         """Note a spawn, or the limit it runs with now."""
         spawn = self._spawns.get(name)
         if spawn is None:
             spawn = self._spawns[name] = _Spawn(family, name.partition("/")[0], limit)
-            self._families.setdefault(family, {})[name] = spawn
-        spawn.limit = limit
+            self._families.setdefault(family, _Family()).spawns[name] = spawn
+        spawn.limit, spawn.orphan = limit, False
 
-    def done(self, name: str, children: list[str]) -> None:
+    def done(self, name: str, children: Collection[str]) -> None:
         """Take back the slots of children that have ended."""
-        spawn = self._spawns.get(name)
-        if spawn:
-            for child in children:
-                spawn.held.pop(child, None)
+        if spawn := self._spawns.get(name):
+            self._free(spawn, children)
 
     def is_open(self, name: str) -> bool:
-        """Whether a spawn is known and not over."""
-        return name in self._spawns
+        """Whether a spawn is known, not over, and no orphan."""
+        spawn = self._spawns.get(name)
+        return spawn is not None and not spawn.orphan
 
     def close(self, name: str) -> None:
         """Forget a spawn and what it holds."""
         spawn = self._spawns.pop(name, None)
         if spawn is None:
             return
+        self._free(spawn, list(spawn.held))
         family = self._families[spawn.family]
-        del family[name]
-        if not family:
+        del family.spawns[name]
+        if not family.spawns:
             del self._families[spawn.family]
 
     def grant(
@@ -60,26 +79,47 @@ class Gate:
     ) -> dict[str, str]:
         """Slots for some of ``want``; those granted before are granted again."""
         spawn = self._spawns[name]
+        family = self._families[spawn.family]
         granted = {child: spawn.held[child] for child in want if child in spawn.held}
         fresh = [child for child in want if child not in spawn.held]
-        room = min(self._room(spawn), spawn.limit - len(spawn.held), len(fresh))
+        room = min(family.limit - family.active, spawn.limit - len(spawn.held), len(fresh))
         for child, host in zip(fresh, place(max(room, 0)), strict=False):
             spawn.held[child] = granted[child] = host
+            family.holders.add(child)
         return granted
 
-    def lost(self, host: str) -> None:
-        """A host is gone, and with it the slots there."""
-        for spawn in self._spawns.values():
-            for child in [child for child, where in spawn.held.items() if where == host]:
-                del spawn.held[child]
+    def lost(self, host: str, sessions: Collection[str]) -> None:
+        """A host is gone, with the slots there; spawns of the ``sessions`` there are orphans."""
+        for name, spawn in list(self._spawns.items()):
+            self._free(spawn, [child for child, where in spawn.held.items() if where == host])
+            if spawn.parent in sessions:
+                spawn.orphan = True
+                self._close_if_over(name)
+
+    def seen(self, host: str, sessions: Collection[str]) -> None:
+        """A host has these sessions, and no others."""
+        for name, spawn in list(self._spawns.items()):
+            if spawn.orphan:
+                there = [child for child, where in spawn.held.items() if where == host]
+                self._free(spawn, [child for child in there if child not in sessions])
+                self._close_if_over(name)
+
+    @property
+    def has_orphans(self) -> bool:
+        """Whether the parent of any spawn has died and not come back yet."""
+        return any(spawn.orphan for spawn in self._spawns.values())
 
     def active(self, family: str) -> int:
         """Sub-agents of a family that run and do not wait for others."""
-        spawns = self._families.get(family, {})
-        held = sum(len(spawn.held) for spawn in spawns.values())
-        waiting_parents = {spawn.parent for spawn in spawns.values()} - {family}
-        return max(held - len(waiting_parents), 0)
+        known = self._families.get(family)
+        return known.active if known else 0
 
-    def _room(self, spawn: _Spawn) -> int:
-        limit = max(one.limit for one in self._families[spawn.family].values())
-        return limit - self.active(spawn.family)
+    def _free(self, spawn: _Spawn, children: Collection[str]) -> None:
+        family = self._families[spawn.family]
+        for child in children:
+            if spawn.held.pop(child, None):
+                family.holders.discard(child)
+
+    def _close_if_over(self, name: str) -> None:
+        if not self._spawns[name].held:
+            self.close(name)

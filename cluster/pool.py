@@ -27,6 +27,9 @@ SHARED_PER_HOST = 20_000
 NODE_WORTH = 8
 """So many sessions more may be at a host of the parent's node than at one elsewhere."""
 
+ON_ITS_WAY_S = 30.0
+"""A session that has not come to its host after this time, in seconds, is not on its way there."""
+
 Isolation = Literal["process", "shared"]
 
 
@@ -42,6 +45,8 @@ class Host:
     draining: bool = False
     since: float = 0.0
     """Since when it is starting, or was seen without sessions."""
+    awaited: dict[str, float] = field(default_factory=dict)
+    """Sessions that should be there and are not, and since when."""
 
     @property
     def idle(self) -> bool:
@@ -117,11 +122,17 @@ class Pool:
         if name in self.hosts:
             self.hosts[name].sessions.pop(session_id, None)
 
-    def sync(self, name: str, live: Iterable[tuple[str, Isolation]]) -> None:
-        """Take a host's word for what is live there; what is on its way there stays."""
-        for session_id, isolation in live:
+    def sync(self, name: str, live: Iterable[tuple[str, Isolation]], now: float) -> None:
+        """Take a host's word for what is live there; what is on its way there stays for a while."""
+        there = dict(live)
+        for session_id, isolation in there.items():
             if self._where.get(session_id) is None:
                 self.put(session_id, name, isolation)
+        host = self.hosts[name]
+        host.awaited = {id: host.awaited.get(id, now) for id in host.sessions if id not in there}
+        for session_id, since in list(host.awaited.items()):
+            if now - since > ON_ITS_WAY_S:
+                self.forget(session_id)
 
     def for_root(self, isolation: Isolation, grows: bool = True) -> str | None:
         """A host for a root session; None if one has to be started for it first.

@@ -51,6 +51,7 @@ LAYERS: list[set[str]] = [
         "cluster.gate",
         "cluster.node_report",
         "cluster.pool",
+        "cluster.slots",
     },
     {"cluster.metrics", "cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
     {"cluster.guard", "cluster.memory"},

@@ -9,7 +9,7 @@ import pytest
 from actors.domain.errors import InvalidValue, NotFound
 from cluster.directory import find_node
 from cluster.nodes import Node
-from cluster.pool import NODE_WORTH, PROCESSES_PER_HOST, Isolation, Pool
+from cluster.pool import NODE_WORTH, ON_ITS_WAY_S, PROCESSES_PER_HOST, Isolation, Pool
 
 A, B, C = "aa11", "bb22", "bb33"
 
@@ -128,3 +128,15 @@ def test_a_node_is_found_by_what_it_is_called() -> None:
         find_node("bb", nodes)
     with pytest.raises(NotFound, match=r"10\.0\.0\.11"):
         find_node("nowhere", nodes)
+
+
+def test_a_session_that_never_comes_to_its_host_is_not_waited_for_for_ever() -> None:
+    made = pool(("a1", A))
+    made.put("came", "a1", "shared")
+    made.put("never", "a1", "shared")
+    made.sync("a1", [("came", "shared")], 10.0)
+    made.sync("a1", [("came", "shared")], 10.0 + ON_ITS_WAY_S)
+    assert made.locate("never") == "a1"
+    made.sync("a1", [("came", "shared")], 10.1 + ON_ITS_WAY_S)
+    assert made.locate("never") is None
+    assert made.locate("came") == "a1"
