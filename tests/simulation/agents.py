@@ -156,7 +156,7 @@ class _Play:
 
     async def spawn(self) -> None:
         """Sub-agents, some of them with an allotment."""
-        if self.branch or self.spawned or self.turn.depth:
+        if self.branch or self.spawned or self.turn.depth > 1:
             return
         self.spawned = True
         tasks = []

@@ -6,7 +6,7 @@ Each variant breaks one rule, in the way that somebody might break it by mistake
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.ports import SessionSummary
 from actors.purse import Purse
+from cluster.gate import Gate
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
 
@@ -204,6 +205,18 @@ def _listed_once() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _keeps_the_slots_of_the_dead() -> Iterator[None]:
+    """Whoever waited for sub-agents' slots when its process died still gets them."""
+    lost = Gate.lost
+
+    def childless(self: Gate, host: str, sessions: Collection[str]) -> None:
+        lost(self, host, [])
+
+    with patch.object(Gate, "lost", childless):
+        yield
+
+
 BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
@@ -220,4 +233,5 @@ BROKEN: dict[str, Variant] = {
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
     "listed once and for all": Variant(patched=_listed_once),
+    "slots kept for the dead": Variant(patched=_keeps_the_slots_of_the_dead),
 }

@@ -62,7 +62,9 @@ class Client:
     async def root(self, number: int) -> None:
         """The life of a root session."""
         rng = self.rng
-        profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), rng.choice((40, 100)) * NANO)
+        limits = Limits(max_concurrent=rng.randint(1, 3))
+        most = rng.choice((40, 100)) * NANO
+        profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), most, limits)
         await self.create(profile)
         runs = [f"{profile.id[-6:]}-run-{at}" for at in range(rng.randint(1, 2))]
         life = [asyncio.ensure_future(self._run(profile.id, run)) for run in runs]
@@ -180,7 +182,7 @@ class Operator:
                 await asyncio.sleep(_PAUSE_S)
 
 
-def _profile(id: str, session_max: int) -> session.Profile:
+def _profile(id: str, session_max: int, limits: Limits) -> session.Profile:
     return session.Profile(
         id=id,
         user_id=USER,
@@ -190,7 +192,7 @@ def _profile(id: str, session_max: int) -> session.Profile:
         agent=session.Agent(AGENT.digest, AGENT.name),
         isolation="shared",
         budget=session.Budget(session_max, 25 * NANO, 80),
-        limits=Limits(),
+        limits=limits,
         workspace_path=ROOT,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -16,6 +18,7 @@ from actors.ports import (
     Slot,
     WorkspaceSettings,
 )
+from cluster.slots import Slots
 
 
 class Books:
@@ -93,9 +96,11 @@ class Hosts(Protocol):
 class SimulatedDirectory:
     """`actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
 
-    def __init__(self, hosts: Hosts, scope: str) -> None:
+    def __init__(self, hosts: Hosts, scope: str, outside: contextvars.Context) -> None:
+        self.slots = Slots()
         self._hosts = hosts
         self._scope = scope
+        self._outside = outside
         self._where: dict[str, str] = {}
 
     async def acquire(
@@ -109,7 +114,18 @@ class SimulatedDirectory:
         near: str,
         timeout_s: float,
     ) -> dict[str, Slot]:
-        slots = {id: self._hosts.any_host() for id in want[:limit]}
+        """Outside of the caller's process: if that dies, nobody tells the directory."""
+        asking = self.slots.acquire(
+            spawner,
+            family_id,
+            done,
+            want,
+            limit,
+            lambda count: [self._hosts.any_host() for _ in range(count)],
+            timeout_s,
+        )
+        loop = asyncio.get_running_loop()
+        slots = await asyncio.shield(loop.create_task(asking, context=self._outside.copy()))
         self._where.update(slots)
         return slots
 
@@ -117,7 +133,7 @@ class SimulatedDirectory:
         return self._scope, self.host_of(session_id)
 
     async def release(self, spawner: str) -> None:
-        pass
+        await self.slots.release(spawner)
 
     async def publish(self, events: list[FeedEvent]) -> None:
         raise AssertionError("nobody watches")

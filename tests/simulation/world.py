@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import random
 from collections.abc import Callable
@@ -45,6 +46,7 @@ KEYRING = Keyring(bytes(range(32)))
 
 _MOST_SKEW_US = 5_000_000
 _RESTART_S = 0.05
+_PING_EVERY_S = 0.1
 _HOSTS = 2
 
 
@@ -77,7 +79,7 @@ class Cluster:
         self.weather = Weather(rng)
         self.weather.begin(loop.time)
         self.network = Network(rng, self.weather, self.outside)
-        self.directory = SimulatedDirectory(self, SCOPE)
+        self.directory = SimulatedDirectory(self, SCOPE, self.outside)
         self.books = Books()
         self.books.workspaces[SCOPE] = WorkspaceSettings(SCOPE, ROOT, Policy(), Boundary(ROOT))
         self.hosts: dict[str, Actor] = {}
@@ -216,10 +218,11 @@ class Cluster:
         if len(self.hosts) < _HOSTS:
             self._start_host()
         held = self.directory.forget(actor.name)
-        self.loop.create_task(self._revive(held), context=self.outside.copy())
+        self.loop.create_task(self._revive(actor.name, held), context=self.outside.copy())
 
-    async def _revive(self, held: list[str]) -> None:
+    async def _revive(self, lost: str, held: list[str]) -> None:
         """As the real directory does: roots with work in flight go on elsewhere."""
+        await self.directory.slots.lost(lost, held)
         await asyncio.sleep(self.weather.delay())
         for session_id in held:
             if session_id in self.books.running:
@@ -228,6 +231,16 @@ class Cluster:
                     await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
                 except TroupeError:
                     continue
+        while self.directory.slots.has_orphans:
+            await asyncio.sleep(_PING_EVERY_S)
+            await asyncio.gather(*(self._ping(name) for name in self.hosts))
+
+    async def _ping(self, name: str) -> None:
+        with contextlib.suppress(TroupeError, TimeoutError):
+            async with asyncio.timeout(_PING_EVERY_S):
+                answer = await self.network.call(name, "ping", (), patient=False)
+            _, live = cast("tuple[int, list[tuple[str, str]]]", answer)
+            await self.directory.slots.seen(name, [session_id for session_id, _ in live])
 
     def _replace_store(self, actor: Actor) -> None:
         current = self.network.actors.get(actor.name)
