@@ -12,7 +12,7 @@ from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
 from actors.domain import session
-from actors.domain.errors import InvalidAgent, TroupeError
+from actors.domain.errors import InvalidAgent, TroupeError, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec
 from actors.engine import TurnEngine
@@ -24,6 +24,7 @@ from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6
+_RETRY_S = 0.2
 
 ALWAYS_REPLAY = "TROUPE_ALWAYS_REPLAY"
 """Environment variable: start every turn again after each of its steps, to test that it replays."""
@@ -99,20 +100,43 @@ class Runs:
         await self._processes.left(activation.id)
 
     async def cancel_children(self, activation: Activation) -> None:
-        """Cancel what was spawned and has no result yet, wherever it runs."""
+        """Cancel what was spawned and has no result yet, wherever it runs, until that is done.
+
+        Raises what says that this activation can't go on; its children are not its own then.
+        """
         children = activation.entity.state.children.values()
+        left = [child.spec for child in children if child.result is None]
         fanout = self._fanouts.get(activation.id)
         where = dict(fanout.running) if fanout else {}
+        while left:
+            await activation.entity.confirmed()
+            left = await self._cancelled_not(activation, left, where)
+            where = {}  # whoever did not answer may be gone
+            if left:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _cancelled_not(
+        self, activation: Activation, specs: list[ChildSpec], where: dict[str, str]
+    ) -> list[ChildSpec]:
+        """Cancel children; those whose host did not say that it has done it."""
         by_host: dict[str, list[ChildSpec]] = {}
-        for spec in [child.spec for child in children if child.result is None]:
-            slot = where.get(spec.id) or (await self._hosts.directory.locate(spec.id))[1]
-            by_host.setdefault(slot, []).append(spec)
-        await asyncio.gather(
-            *(
-                self._hosts.host(slot).cancel_children(Batch(activation.profile, specs, again=True))
-                for slot, specs in by_host.items()
-            )
-        )
+        try:
+            for spec in specs:
+                slot = where.get(spec.id) or (await self._hosts.directory.locate(spec.id))[1]
+                by_host.setdefault(slot, []).append(spec)
+        except Unavailable:
+            return specs
+
+        async def cancel(slot: str, specs: list[ChildSpec]) -> list[ChildSpec]:
+            try:
+                batch = Batch(activation.profile, specs, again=True)
+                await self._hosts.host(slot).cancel_children(batch)
+            except Unavailable:
+                return specs
+            return []
+
+        left = await asyncio.gather(*(cancel(slot, group) for slot, group in by_host.items()))
+        return [spec for group in left for spec in group]
 
     def _forget(self, session_id: str, worker: asyncio.Task[None]) -> None:
         if self._workers.get(session_id) is worker:

@@ -1,0 +1,84 @@
+"""Cancelling what a run leaves behind, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from actors import runs
+from actors.activation import Activation
+from actors.domain.errors import ClusterUnavailable, Fenced
+from actors.domain.session import Agent, Child, ChildSpec
+from actors.ports import Batch, HostProvider, Registry
+from actors.runs import Runs
+
+
+class Hosts:
+    """``gone`` is dead; the directory says so when it has been asked ``slow`` times."""
+
+    def __init__(self, slow: int) -> None:
+        self.cancelled: list[str] = []
+        self._slow = slow
+
+    @property
+    def directory(self) -> Hosts:
+        return self
+
+    async def locate(self, session_id: str) -> tuple[str, str]:
+        self._slow -= 1
+        return "scope", "gone" if self._slow >= 0 else "there"
+
+    def host(self, name: str) -> Host:
+        return Host(self, name)
+
+
+class Host:
+    def __init__(self, hosts: Hosts, name: str) -> None:
+        self._hosts = hosts
+        self._name = name
+
+    async def cancel_children(self, batch: Batch) -> None:
+        if self._name == "gone":
+            raise ClusterUnavailable("actor gone does not answer")
+        self._hosts.cancelled += [spec.id for spec in batch.children]
+
+
+class Entity:
+    """A parent with two children that have no result; fenced after ``fenced_after`` questions."""
+
+    def __init__(self, fenced_after: int) -> None:
+        specs = [ChildSpec(id, id, Agent("", ""), "", 0, "shared", "") for id in ("one", "two")]
+        self.state = SimpleNamespace(children={spec.id: Child(spec, "run") for spec in specs})
+        self._left = fenced_after
+
+    async def confirmed(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise Fenced("taken over")
+
+
+async def _cancel(hosts: Hosts, entity: Entity) -> None:
+    async def ignore(*arguments: object) -> None:
+        raise AssertionError("nothing runs here")
+
+    under_way = Runs(cast(Registry, None), cast(HostProvider, hosts), "here", ignore, ignore)
+    activation = SimpleNamespace(id="parent", profile=None, entity=entity)
+    await under_way.cancel_children(cast(Activation, activation))
+
+
+async def test_a_child_whose_host_is_gone_is_cancelled_where_it_is_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "_RETRY_S", 0.001)
+    hosts = Hosts(slow=3)
+    await _cancel(hosts, Entity(fenced_after=100))
+    assert sorted(hosts.cancelled) == ["one", "two"]
+
+
+async def test_a_parent_that_was_taken_over_cancels_nothing() -> None:
+    hosts = Hosts(slow=0)
+    with pytest.raises(Fenced):
+        await _cancel(hosts, Entity(fenced_after=0))
+    assert hosts.cancelled == []
