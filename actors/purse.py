@@ -70,6 +70,7 @@ class Purse:
         self._held = 0  # granted to decisions that are not recorded yet
         self._lent = 0  # 0 also while it is not known
         self._known = 0  # what is lent if the message under way is refused
+        self._told: int | None = None  # what was spent, as the budget has answered to
         self._warning: Warning | None = None
         self._asks_exactly = False  # a message is under way that asks for no slack
 
@@ -105,7 +106,8 @@ class Purse:
     async def report(self) -> None:
         """Tell the budget what was spent, and keep no more than is needed."""
         async with self._asking:
-            if self._number or self._epoch > 1 or self._state().spent:
+            begun = self._number or self._epoch > 1 or self._state().spent
+            if begun and not self._knows_all:
                 await self._ask(0)
 
     async def settled(self) -> None:
@@ -125,7 +127,7 @@ class Purse:
         if not self._number or self._asks_exactly:
             return None
         self._lent = min(self._lent, self._needed)
-        self._known = self._needed
+        self._known, self._told = self._needed, None
         self._number += 1
         spent = self._state().spent
         want = Want(self._session, self._epoch, self._number, spent, self._needed)
@@ -134,6 +136,11 @@ class Purse:
         except Unavailable:  # this activation is over, and has nothing to say any more
             return None
         return want
+
+    @property
+    def _knows_all(self) -> bool:
+        """Whether there is nothing to tell the budget."""
+        return self._told == self._state().spent and self._lent == self._needed
 
     @property
     def _is_tight(self) -> bool:
@@ -164,7 +171,7 @@ class Purse:
     async def _ask(self, more: int, slack: int = 0) -> Exceeded | None:
         """Report what was spent and have lent what is needed and ``more``, or say where there is
         no room."""
-        self._known, self._lent = self._lent, 0
+        self._known, self._lent, self._told = self._lent, 0, None
         repeats = 0
         while repeats < _MOST_REPEATS:
             self._number += 1
@@ -185,6 +192,6 @@ class Purse:
                 self._lent = self._known
                 return answer
             if answer.lent >= total:
-                self._lent, self._warning = answer.lent, answer.warning
+                self._lent, self._told, self._warning = answer.lent, spent, answer.warning
                 return None
         raise Fenced(f"session {self._session}: a newer activation has its budget")

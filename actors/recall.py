@@ -13,9 +13,14 @@ _GONE_AFTER_S = 25.0
 class Recall:
     """The calls of one store, by number, and which hosts have answered."""
 
-    def __init__(self, limit_s: float) -> None:
-        """``limit_s`` is how long to wait for a host that does not answer, in seconds."""
+    def __init__(self, limit_s: float, once: bool = False) -> None:
+        """``limit_s`` is how long to wait for a host that does not answer, in seconds.
+
+        With ``once`` it is waited for no second time until it is heard of again. That is for what
+        may stay lent to a host that is dead, and not for what it might still use.
+        """
         self._limit_s = limit_s
+        self._once = once
         self._call = 1
         self._born = time.monotonic()
         self._heard: dict[str, float] = {}
@@ -42,6 +47,7 @@ class Recall:
 
     def returned(self, host: str, call: int) -> None:
         """A host has returned all that it held when it was called for the ``call``th time."""
+        self._heard.setdefault(host, time.monotonic())
         self._answered[host] = max(call, self._answered.get(host, 0))
         self._notify()
 
@@ -60,6 +66,9 @@ class Recall:
         call, grown_up = self._call, self._born + self._limit_s
         await self._notify_now()
         await self._until(lambda: not self._missing(call), self._limit_s)
+        if self._once:
+            for host in self._missing(call):
+                del self._heard[host]
         await asyncio.sleep(max(grown_up - time.monotonic(), 0.0))
 
     def _missing(self, call: int) -> list[str]:

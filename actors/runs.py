@@ -149,10 +149,10 @@ class Runs:
         try:
             while state.runs and not state.closed and not activation.closing:
                 await self._run(activation, next(iter(state.runs.values())))
-            if activation.entity.epoch > 1:  # the one before may have died before it reported
-                await activation.purse.report()
+            await activation.entity.committed()  # what another call, or activation, did with it
+            await activation.purse.report()
         except TroupeError as error:
-            if not interrupted(error):
+            if not isinstance(error, Unavailable):
                 raise
             for run_id in list(state.runs):
                 self.announce(run_id)

@@ -44,7 +44,7 @@ class BudgetActor:
         self._scope = scope
         self._holder = Holder(BUDGET, scope, "budget", wiring)
         self._clock = wiring.clock
-        self._recall = Recall(_SLACK_LIMIT_S)
+        self._recall = Recall(_SLACK_LIMIT_S, once=True)
 
     async def open_family(self, command: budget.OpenFamily) -> None:
         await self._holder.execute(command)

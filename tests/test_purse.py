@@ -146,6 +146,22 @@ async def test_a_session_that_has_spent_nothing_reports_nothing() -> None:
     assert bank.wants == []
 
 
+async def test_what_was_reported_is_not_reported_again() -> None:
+    bank, wallet = Bank(100), Wallet()
+    mine = purse(bank, wallet)
+    await mine.hold(60)
+    action = wallet.reserve(60)
+    mine.drop(60)
+    wallet.settle(action, 25)
+    await mine.report()
+    told = len(bank.wants)
+    await mine.report()
+    assert len(bank.wants) == told
+    await mine.hold(10)
+    await mine.give_back(10)
+    assert (bank.spent, bank.held) == (25, 25)
+
+
 async def test_a_session_that_comes_back_reports_what_it_had_spent() -> None:
     bank, wallet = Bank(100), Wallet()
     wallet.state.spent = 40
@@ -256,6 +272,29 @@ async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
     assert bank.held == 0
     await mine.hold(50)
     assert bank.held == 50
+
+
+async def test_what_was_lent_by_an_answer_that_was_lost_goes_back() -> None:
+    bank, wallet = Bank(100), Wallet()
+    lost = False
+
+    async def lend(want: Want) -> Granted | Exceeded:
+        answer = await bank.lend(want)
+        if lost:
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    await mine.report()
+    await mine.hold(10)
+    await mine.give_back(10)
+    lost = True
+    with pytest.raises(StoreUnavailable):
+        await mine.hold(60)
+    lost = False
+    assert bank.held == 60
+    await mine.report()
+    assert bank.held == 0
 
 
 async def test_of_two_holds_at_once_the_one_that_fits_is_granted() -> None:

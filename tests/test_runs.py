@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,6 +14,7 @@ from actors.domain.errors import ClusterUnavailable, Fenced
 from actors.domain.session import Agent, Child, ChildSpec
 from actors.ports import Batch, HostProvider, Registry
 from actors.runs import Runs
+from tests.waiting import until
 
 
 class Hosts:
@@ -82,3 +84,42 @@ async def test_a_parent_that_was_taken_over_cancels_nothing() -> None:
     with pytest.raises(Fenced):
         await _cancel(hosts, Entity(fenced_after=0))
     assert hosts.cancelled == []
+
+
+class Parting:
+    """A session without runs left, the last of what it did under way to its journal."""
+
+    def __init__(self) -> None:
+        self.id = "child"
+        self.closing = False
+        self.state = SimpleNamespace(runs={}, closed="cancelled")
+        self.entity = self.purse = self
+        self.stored = asyncio.Event()
+        self.reported = asyncio.Event()
+        self.done = False
+
+    async def committed(self) -> None:
+        await self.stored.wait()
+
+    async def report(self) -> None:
+        await self.reported.wait()
+
+    async def hand_over(self, *arguments: object) -> None:
+        self.done = True
+
+
+async def test_a_result_is_handed_over_when_it_is_stored_and_its_cost_was_reported() -> None:
+    session = Parting()
+    ours = Runs(
+        cast(Registry, None),
+        cast(HostProvider, None),
+        "here",
+        session.hand_over,
+        session.hand_over,
+    )
+    ours.work(cast(Activation, session))
+    for happens in (session.stored, session.reported):
+        await asyncio.sleep(0.01)
+        assert not session.done
+        happens.set()
+    await until(lambda: session.done)
