@@ -141,19 +141,24 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
+async def _info(connection: Connection, section: str) -> object:
+    (client,) = await connection.deployment.primaries()
+    return await client.info(section)
+
+
 async def _used(connection: Connection) -> int:
     """Bytes that Redis uses, without its buffers."""
-    info = cast("dict[str, int]", await connection.client.info("memory"))
+    info = cast("dict[str, int]", await _info(connection, "memory"))
     return info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"]
 
 
 async def _log(connection: Connection) -> int:
     """Bytes of the append-only file."""
-    info = cast("dict[str, int]", await connection.client.info("persistence"))
+    info = cast("dict[str, int]", await _info(connection, "persistence"))
     return info["aof_current_size"]
 
 
 async def _cpu_s(connection: Connection) -> float:
     """Seconds of a processor that Redis's one thread for commands has taken."""
-    info = cast("dict[str, float]", await connection.client.info("cpu"))
+    info = cast("dict[str, float]", await _info(connection, "cpu"))
     return info["used_cpu_user"] + info["used_cpu_sys"]

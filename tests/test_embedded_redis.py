@@ -329,7 +329,7 @@ async def answers(server: EmbeddedRedis) -> bool:
     connection = Connection(server.url, "test", patience_s=1)
     try:
         async with asyncio.timeout(5):
-            return bool(await connection.client.ping())
+            return bool(await connection.command("PING"))
     finally:
         await connection.close()
 

@@ -152,14 +152,15 @@ async def test_while_redis_is_away_commands_wait_and_then_go_on(
     connection = connect(server.url)
     journal = RedisJournal(connection)
     attempts = 0
-    evalsha = connection.client.evalsha
+    lines = await connection.deployment.at("any")
+    exchange = lines.exchange
 
-    async def counted(*arguments: Any) -> object:
+    async def counted(*commands: Any) -> object:
         nonlocal attempts
         attempts += 1
-        return await evalsha(*arguments)
+        return await exchange(*commands)
 
-    monkeypatch.setattr(connection.client, "evalsha", counted)
+    monkeypatch.setattr(lines, "exchange", counted)
     try:
         first = asyncio.create_task(journal.append([row(0, create="me")]))
         await until(lambda: attempts >= 2)
@@ -248,12 +249,13 @@ async def test_what_a_server_says_of_itself_counts(
     connect: Connect,
 ) -> None:
     connection = connect(redis_url)
-    real = await connection.client.info("all")
+    (client,) = await connection.deployment.primaries()
+    real = await client.info("all")
 
     async def told(section: str) -> dict[str, object]:
         return real | info
 
-    monkeypatch.setattr(connection.client, "info", told)
+    monkeypatch.setattr(client, "info", told)
     with pytest.raises(StoreUnavailable, match=says):
         await connection.check()
 
@@ -270,12 +272,13 @@ async def test_newer_servers_and_valkey_are_accepted(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, info: dict[str, str], connect: Connect
 ) -> None:
     connection = connect(redis_url)
-    real = await connection.client.info("all")
+    (client,) = await connection.deployment.primaries()
+    real = await client.info("all")
 
     async def told(section: str) -> dict[str, object]:
         return real | info
 
-    monkeypatch.setattr(connection.client, "info", told)
+    monkeypatch.setattr(client, "info", told)
     await connection.check()
 
 
@@ -293,11 +296,11 @@ async def test_a_full_server_takes_no_appends_and_says_why(place: Path, connect:
         connection = connect(server.url, patience_s=60)
         journal = RedisJournal(connection)
         await journal.append([row(0, create="me")])
-        await connection.client.config_set("maxmemory", "100kb")
+        await connection.command("CONFIG", "SET", "maxmemory", "100kb")
         async with asyncio.timeout(10):
             with pytest.raises(StoreUnavailable, match="is full: raise maxmemory"):
                 await journal.append([row(1)])
-        await connection.client.config_set("maxmemory", "0")
+        await connection.command("CONFIG", "SET", "maxmemory", "0")
         assert await journal.append([row(1)]) == [Outcome.OK]
 
 
@@ -306,9 +309,7 @@ async def test_a_user_who_may_not_run_scripts_is_told_to_check_the_acl(
 ) -> None:
     with RedisServer(place) as server:
         owner = connect(server.url)
-        await owner.client.acl_setuser(
-            "reader", enabled=True, passwords=[f"+{SECRET}"], commands=["+info"], keys=["*"]
-        )
+        await owner.command("ACL", "SETUSER", "reader", "on", f">{SECRET}", "+info", "~*")
         connection = connect(f"unix://reader:{SECRET}@{server.socket}", patience_s=60)
         async with asyncio.timeout(10):
             with pytest.raises(StoreUnavailable, match="check its ACL") as caught:

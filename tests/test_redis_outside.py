@@ -350,7 +350,7 @@ async def test_a_cluster_holds_workspaces_on_different_nodes(
     assert await journal.append([row(0, key) for key in keys]) == [OK] * 12
     for key in keys:
         assert (await journal.read(key)).rows == rows(1)
-    counts = [await node.dbsize() for node in await connection._deployment.primaries()]
+    counts = [await node.dbsize() for node in await connection.deployment.primaries()]
     assert len(counts) == 3
     assert all(counts)
 
@@ -456,7 +456,8 @@ async def test_a_server_that_is_too_old_to_wait_is_refused(
 async def test_nothing_waits_for_disks_unless_told(server: RedisServer, connect: Connect) -> None:
     connection = connect(server.url)
     assert await RedisJournal(connection).append([row(0)]) == [OK]
-    stats = await connection.client.info("commandstats")
+    (client,) = await connection.deployment.primaries()
+    stats = await client.info("commandstats")
     assert "cmdstat_set" not in stats
     assert "cmdstat_waitaof" not in stats
 

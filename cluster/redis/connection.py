@@ -17,12 +17,13 @@ from importlib import resources
 from typing import TypeAlias, TypeVar, cast
 
 import msgspec
-import redis.asyncio as redis
 from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from actors.domain.errors import StoreUnavailable
-from cluster.redis.deployment import Word, deployment, exchange
+from cluster.redis.deployment import deployment
 from cluster.redis.explanation import explain, is_outage, shown
+from cluster.redis.lines import Lines, Word
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
@@ -30,6 +31,7 @@ PATIENCE_S = 30.0
 OLDEST = (6, 2)
 OLDEST_TO_WAIT = (7, 2)
 _UUID_LENGTH = 36
+_ANSWER_LIMIT_S = 10.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
@@ -86,9 +88,7 @@ class Connection:
         self.wait_for_disk = wait_for_disk
         self._prefix = namespace
         self._patience_s = patience_s
-        self._deployment = deployment(url)
-        self._clustered = self._deployment.clustered
-        self.client: redis.Redis = self._deployment.client
+        self.deployment = deployment(url)
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""
@@ -108,15 +108,7 @@ class Connection:
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Value]) -> object:
         """Run a script; safe to repeat, and repeated through an outage."""
-
-        async def call() -> object:
-            client = await self._deployment.at(keys[0]) if self._clustered else self.client
-            try:
-                return await client.evalsha(script.digest, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await client.eval(script.text, len(keys), *keys, *arguments)
-
-        return await self.patiently(call)
+        return (await self._evaluate(script, keys, arguments))[0]
 
     async def run_to_disk(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Value]
@@ -134,19 +126,7 @@ class Connection:
             ("WAITAOF", wait.local, wait.replicas, int(wait.timeout_s * 1000)),
         )
 
-        async def call() -> list[object]:
-            client = await self._deployment.at(keys[0])
-            for name, text in (("EVALSHA", script.digest), ("EVAL", script.text)):
-                words = (name, text, len(keys), *keys, *arguments)
-                answers = await exchange(client, words, *after)
-                if not isinstance(answers[0], NoScriptError):
-                    break
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            return answers
-
-        answer, _, reached = await self.patiently(call)
+        answer, _, reached = await self._evaluate(script, keys, arguments, *after)
         local, replicas = cast("list[int]", reached)
         if local < wait.local or replicas < wait.replicas:
             raise StoreUnavailable(
@@ -155,6 +135,24 @@ class Connection:
                 "on replicas"
             )
         return answer
+
+    async def _evaluate(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Value],
+        *after: Sequence[Value],
+    ) -> list[object]:
+        async def call() -> list[object]:
+            lines = await self.deployment.at(keys[0])
+            known = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
+            answers = await lines.exchange(known, *after)
+            if isinstance(answers[0], NoScriptError):
+                whole = ("EVAL", script.text, len(keys), *keys, *arguments)
+                answers = await lines.exchange(whole, *after)
+            return _without_refusal(answers)
+
+        return await self.patiently(call)
 
     async def command(self, *words: Value) -> object:
         """Any command that may be repeated."""
@@ -168,17 +166,14 @@ class Connection:
         """The answers to commands that may be repeated, sent together."""
 
         async def send() -> list[object]:
-            by_node: dict[redis.Redis, list[int]] = {}
+            by_node: dict[Lines, list[int]] = {}
             for at, words in enumerate(commands):
-                by_node.setdefault(await self._deployment.at(_key_of(words)), []).append(at)
+                by_node.setdefault(await self.deployment.at(_key_of(words)), []).append(at)
             answers: dict[int, object] = {}
-            for node, places in by_node.items():
-                found = await exchange(node, *(commands[at] for at in places))
+            for lines, places in by_node.items():
+                found = await lines.exchange(*(commands[at] for at in places))
                 answers.update(zip(places, found, strict=True))
-            for answer in answers.values():
-                if isinstance(answer, Exception):
-                    raise answer
-            return [answers[at] for at in range(len(commands))]
+            return _without_refusal([answers[at] for at in range(len(commands))])
 
         return await self.patiently(send) if commands else []
 
@@ -187,10 +182,8 @@ class Connection:
         return cast(list[bytes], await self.command(*words))
 
     async def _send(self, words: Sequence[Value]) -> object:
-        (answer,) = await exchange(await self._deployment.at(_key_of(words)), words)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        lines = await self.deployment.at(_key_of(words))
+        return _without_refusal(await lines.exchange(words))[0]
 
     async def range(self, key: str, start: int, stop: int) -> list[bytes]:
         """Items ``start`` to ``stop`` (exclusive) of a list."""
@@ -204,36 +197,54 @@ class Connection:
         pause = _FIRST_PAUSE_S
         while True:
             try:
-                return await call()
+                return await _in_time(call())
             except (RedisError, OSError) as error:
-                outage = is_outage(error, self._deployment.fails_over)
+                outage = is_outage(error, self.deployment.fails_over)
                 if not outage or asyncio.get_running_loop().time() + pause > deadline:
                     raise explain(error, self.url) from error
-                await self._deployment.look_again()
+                await self.deployment.look_again()
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def check(self, durable: bool = True) -> None:
         """Refuse, in one line that names the setting, a server that can't keep what we promise."""
         try:
-            primaries = await self._deployment.primaries()
-            infos = [await client.info("all") for client in primaries]
+            primaries = await self.deployment.primaries()
+            infos = [await _in_time(client.info("all")) for client in primaries]
         except (RedisError, OSError) as error:
             raise explain(error, self.url) from error
         for info in infos:
             for problem in _problems(
-                cast(dict[str, object], info), durable, self._clustered, self.wait_for_disk
+                cast(dict[str, object], info),
+                durable,
+                self.deployment.clustered,
+                self.wait_for_disk,
             ):
                 raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
         """Keys that match; for maintenance by hand, never on a hot path."""
-        for client in await self._deployment.primaries():
+        for client in await self.deployment.primaries():
             async for key in client.scan_iter(match=pattern, count=500):
                 yield key
 
     async def close(self) -> None:
-        await self._deployment.close()
+        await self.deployment.close()
+
+
+async def _in_time(answer: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(_ANSWER_LIMIT_S):
+            return await answer
+    except TimeoutError:
+        raise RedisTimeoutError(f"no answer within {_ANSWER_LIMIT_S:g} s") from None
+
+
+def _without_refusal(answers: list[object]) -> list[object]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def _problems(

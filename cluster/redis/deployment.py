@@ -16,7 +16,6 @@ Sentinels themselves. Special characters of a password are percent-encoded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -26,11 +25,11 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, RedisError
 
 from actors.domain.errors import InvalidValue
 from cluster.redis.explanation import shown
-from cluster.redis.packing import packing
+from cluster.redis.lines import Lines
 
 SCHEMES = (
     "redis://",
@@ -48,16 +47,12 @@ FORMS = (
 _SLOTS = 16384
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
-Word: TypeAlias = bytes | str | int
 Options: TypeAlias = dict[str, Any]
 Address: TypeAlias = tuple[str, int]
 
 
 class Deployment(Protocol):
     """What `cluster.redis.connection` needs to know."""
-
-    client: redis.Redis
-    """Whom to ask for any key, unless this is ``clustered``."""
 
     @property
     def clustered(self) -> bool: ...
@@ -67,7 +62,7 @@ class Deployment(Protocol):
         """Whether a refusal by a replica may pass, since somebody else becomes the primary."""
         ...
 
-    async def at(self, key: str) -> redis.Redis:
+    async def at(self, key: str) -> Lines:
         """Whom to ask for ``key``."""
         ...
 
@@ -89,20 +84,19 @@ class Server:
     fails_over = False
 
     def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-        _pack_at_once(client)
+        self.lines = Lines(client)
 
-    async def at(self, key: str) -> redis.Redis:
-        return self.client
+    async def at(self, key: str) -> Lines:
+        return self.lines
 
     async def primaries(self) -> list[redis.Redis]:
-        return [self.client]
+        return [self.lines.client]
 
     async def look_again(self) -> None:
-        """There is nobody else."""
+        await self.lines.hang_up()
 
     async def close(self) -> None:
-        await self.client.aclose()
+        await self.lines.close()
 
 
 class Watched(Server):
@@ -113,9 +107,6 @@ class Watched(Server):
     def __init__(self, sentinel: Sentinel, name: str) -> None:
         super().__init__(sentinel.master_for(name))
         self._sentinel = sentinel
-
-    async def look_again(self) -> None:
-        await self.client.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         await super().close()
@@ -134,13 +125,12 @@ class Cluster:
 
     def __init__(self, seeds: list[Address], options: Options) -> None:
         self._options = options
-        self._nodes: dict[Address, redis.Redis] = {}
+        self._nodes: dict[Address, Lines] = {}
         self._owners: list[Address | None] = []
         self._looking = asyncio.Lock()
         self._seeds = [self._node(seed) for seed in seeds]
-        self.client = self._seeds[0]
 
-    async def at(self, key: str) -> redis.Redis:
+    async def at(self, key: str) -> Lines:
         await self._look()
         slot = key_slot(key.encode())
         owner = self._owners[slot]
@@ -150,14 +140,16 @@ class Cluster:
 
     async def primaries(self) -> list[redis.Redis]:
         await self._look()
-        return [self._node(owner) for owner in dict.fromkeys(self._owners) if owner]
+        return [self._node(owner).client for owner in dict.fromkeys(self._owners) if owner]
 
     async def look_again(self) -> None:
         self._owners = []
+        for node in list(self._nodes.values()):
+            await node.hang_up()
 
     async def close(self) -> None:
         for node in self._nodes.values():
-            await node.aclose()
+            await node.close()
 
     async def _look(self) -> None:
         async with self._looking:
@@ -172,24 +164,23 @@ class Cluster:
                     failure = error
             raise failure
 
-    def _node(self, address: Address) -> redis.Redis:
+    def _node(self, address: Address) -> Lines:
         node = self._nodes.get(address)
         if node is None:
             host, port = address
-            node = redis.Redis(host=host, port=port, **self._options)
-            _pack_at_once(node)
+            node = Lines(redis.Redis(host=host, port=port, **self._options))
             self._nodes[address] = node
         return node
 
 
-async def _owners(node: redis.Redis) -> list[Address | None]:
+async def _owners(node: Lines) -> list[Address | None]:
     """Which node has which slot, by what this one says."""
-    (found,) = await exchange(node, ("CLUSTER", "SLOTS"))
+    (found,) = await node.exchange(("CLUSTER", "SLOTS"))
     if isinstance(found, Exception):
         raise found
     owners: list[Address | None] = [None] * _SLOTS
     for first, last, primary, *_ in cast("list[tuple[int, int, list[Any]]]", found):
-        host = primary[0].decode() or node.connection_pool.connection_kwargs["host"]
+        host = primary[0].decode() or node.client.connection_pool.connection_kwargs["host"]
         owners[first : last + 1] = [(host, int(primary[1]))] * (last + 1 - first)
     return owners
 
@@ -264,23 +255,22 @@ def _watched(nodes: list[Address], options: Options, name: str) -> Deployment:
         nodes, sentinel_kwargs=for_sentinels | own, **options
     )
     watched = Watched(sentinel, name)
-    _try_out(watched.client)
+    _try_out(watched.lines.client)
     return watched
 
 
 def _cluster(nodes: list[Address], options: Options, name: str) -> Deployment:
     if name not in ("", "0"):
         raise _Wrong("a Redis Cluster has no databases, so nothing follows its hosts")
-    cluster = Cluster(nodes, options)
-    _try_out(cluster.client)
-    return cluster
+    _try_out(redis.Redis(**options))
+    return Cluster(nodes, options)
 
 
 def _common() -> Options:
     return {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": 10,
+        "socket_timeout": None,  # `cluster.redis.connection` has one for each exchange
         "socket_connect_timeout": 5,
     }
 
@@ -296,35 +286,3 @@ def _check(options: Options) -> None:
         file = options.get(name)
         if file and not Path(file).is_file():
             raise _Wrong(f"{name} names no file that is here")
-
-
-def _pack_at_once(client: redis.Redis) -> None:
-    pool = client.connection_pool
-    pool.connection_class = packing(pool.connection_class)
-
-
-async def exchange(client: redis.Redis, *commands: Sequence[Word]) -> list[object]:
-    """Commands sent in one go, on one line.
-
-    Answers are raw, so that maps and sets come back flat, in the form of the protocol; one that is
-    a refusal is an Exception in the list.
-    """
-    pool = client.connection_pool
-    line = await pool.get_connection()  # type: ignore[no-untyped-call]
-    try:
-        await line.send_packed_command(
-            b"".join(part for words in commands for part in line.pack_command(*words))
-        )
-        return [await _answer(line) for _ in commands]
-    except BaseException:
-        await line.disconnect(nowait=True)  # what is left of the answers is nobody's
-        raise
-    finally:
-        await pool.release(line)
-
-
-async def _answer(line: Any) -> object:
-    try:
-        return await line.read_response()
-    except ResponseError as error:
-        return error
