@@ -26,6 +26,7 @@ from actors import calls, wire
 from actors.agents import unship
 from actors.turn import Turn
 
+_LIBC = ctypes.CDLL(None)  # now: what a forked process has to load and link costs each of them
 _PR_SET_PDEATHSIG = 1
 _EXIT = struct.Struct("!ii")  # process id, wait status
 
@@ -104,7 +105,7 @@ def _kill_group(leader: int) -> None:
 
 def _die_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _serve(descriptor: int) -> None:
