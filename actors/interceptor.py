@@ -7,6 +7,7 @@ stands in for a person's approval, never for policy or budget.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,6 +46,14 @@ _OPERATIONS: dict[type[Action], Operation] = {
     FileWriteOutside: Operation.WRITE,
     FileDelete: Operation.DELETE,
 }
+_FILE_ACTIONS = (
+    FileRead,
+    FileList,
+    FileWrite,
+    FileWriteOutside,
+    FileDelete,
+    PluginFileAccess,
+)
 _REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
 
 
@@ -179,17 +188,29 @@ def resolved(action: Action, workspace: str | None) -> Action:
     given = path_of(action)
     if given is None:
         return action
-    path = os.path.realpath(os.path.join(workspace or "/", given))
+    path = real_path(os.path.join(workspace or "/", given))
     return action if path == given else structs.replace(action, path=path)
 
 
 def path_of(action: Action) -> str | None:
     """The path of a file action."""
-    if isinstance(
-        action, FileRead | FileList | FileWrite | FileWriteOutside | FileDelete | PluginFileAccess
-    ):
-        return action.path
-    return None
+    return action.path if isinstance(action, _FILE_ACTIONS) else None
+
+
+def real_path(path: str) -> str:
+    """As `os.path.realpath`, in half the time where nothing on the way is a link."""
+    if not path.startswith("/") or path.startswith("//") or os.path.normpath(path) != path:
+        return os.path.realpath(path)
+    end = 0
+    while end < len(path):
+        end = path.find("/", end + 1)
+        end = len(path) if end < 0 else end
+        try:
+            if stat.S_ISLNK(os.lstat(path[:end]).st_mode):
+                return os.path.realpath(path)
+        except OSError:
+            return os.path.realpath(path)
+    return path
 
 
 def _operation(action: Action) -> Operation | None:

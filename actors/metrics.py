@@ -6,10 +6,8 @@ Times are in seconds. Names and labels are those of Prometheus.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 256)
@@ -49,12 +47,25 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
+    def timed(self) -> Timed:
         """Observe how long a block takes that ends without an error."""
-        begin = time.perf_counter()
-        yield
-        self.observe(time.perf_counter() - begin)
+        return Timed(self)
+
+
+class Timed:
+    """The block that a histogram times; what ``contextlib`` makes costs three times as much."""
+
+    __slots__ = ("_begin", "_histogram")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._histogram.observe(time.perf_counter() - self._begin)
 
 
 ACTIVATIONS = Counter("troupe_activations", "Stored sessions that were made live")

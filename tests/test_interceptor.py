@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
 from actors import Boundary, McpToolCall, Policy
@@ -13,7 +18,7 @@ from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.boundary import EscapeState
 from actors.domain.settings import Limits
-from actors.interceptor import Interceptor
+from actors.interceptor import Interceptor, real_path
 from actors.permission_leases import PermissionLeases
 from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort, WorkspaceSettings
 from actors.purse import Purse
@@ -116,3 +121,34 @@ async def test_the_proof_is_the_approval_that_was_used_up() -> None:
     gate = _gate(Permissions(claimed_by="another operation", grants=["a later request"]))
     decision = await gate.authorize("mine", TOOL, 0, "", 1_000_000, EscapeState())
     assert decision.proof == "approval:a later request"
+
+
+NAMES = st.sampled_from(
+    ("a", "b", "link", "up", "loop", "dangling", "absolute", "..", ".", "", "x")
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directories, links to and fro, and links to nowhere."""
+    root = tmp_path_factory.mktemp("tree").resolve()
+    (root / "a" / "b" / "a").mkdir(parents=True)
+    (root / "a" / "b" / "x").touch()
+    for name, target in {
+        "link": "a/b",
+        "a/up": "..",
+        "loop": "loop",
+        "dangling": "nowhere/x",
+        "absolute": str(root / "a"),
+        "a/b/link": "../../link/a",
+    }.items():
+        Path(root / name).symlink_to(target)
+    return str(root)
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(NAMES, max_size=6), slash=st.sampled_from(("", "/")))
+def test_a_real_path_is_what_the_library_says(tree: str, names: list[str], slash: str) -> None:
+    for start in (tree, "", "/" + tree, os.path.relpath(tree)):
+        path = "/".join([start, *names]) + slash
+        assert real_path(path) == os.path.realpath(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 from collections.abc import Iterator
@@ -37,10 +38,17 @@ def is_under(path: str, root: str) -> bool:
 
 def covers(glob: str, path: str) -> bool:
     """Whether the glob matches ``path`` or a directory above it; ``/a/**`` covers ``/a`` too."""
-    base = glob.removesuffix("/**")
-    if not _MAGIC.search(base):
+    base, is_plain = _base(glob)
+    if is_plain:
         return is_under(path, base)
     return any(matches(glob, place) or matches(base, place) for place in _upwards(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _base(glob: str) -> tuple[str, bool]:
+    """A glob without a last ``/**``, and whether that is a path."""
+    base = glob.removesuffix("/**")
+    return base, not _MAGIC.search(base)
 
 
 def may_hold(path: str, glob: str) -> bool:

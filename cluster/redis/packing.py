@@ -25,7 +25,10 @@ class _Packing:
             words = (*first.split(), *words[1:])
         parts = [b"*%d\r\n" % len(words)]
         for word in words:
-            data = word if type(word) is bytes else _encoded(word)
+            if type(word) is bytes:
+                data = word
+            else:
+                data = word.encode() if type(word) is str else _encoded(word)
             parts += (b"$%d\r\n" % len(data), data, b"\r\n")
         return [b"".join(parts)]
 
