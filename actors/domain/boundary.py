@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 from actors.domain.errors import InvalidValue
 from actors.domain.fields import choice, each
 from actors.domain.globs import check_glob, matches
-from actors.domain.paths import collapsed, is_under
+from actors.domain.paths import collapsed, is_under, is_under_any
 from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
 
 NEVER_ALLOW = ("/etc", "/var", "/usr", "/bin", "/sbin", "/boot", "/root")
@@ -150,6 +150,8 @@ def restore(paths: Iterable[object], exists: Callable[[str], bool]) -> EscapeSta
 
 
 def _never_allowed(boundary: Boundary, place: str, operation: Operation) -> str | None:
+    if operation != Operation.DELETE and not is_under_any(place, boundary.never_allow):
+        return None
     for root in boundary.never_allow:
         if is_under(place, root) and not _is_inside_exempt(boundary, place, root):
             return root

@@ -6,6 +6,7 @@ string or Decimal that says more than nano precision is refused rather than sile
 
 from __future__ import annotations
 
+import functools
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import TypeAlias
 
@@ -28,6 +29,12 @@ def to_nano(value: Usd, field: str = "amount") -> int:
     Raises InvalidValue, naming ``field``, for anything negative, NaN, infinite, above
     9,000,000 USD, or (str and Decimal) finer than a nano.
     """
+    if type(value) is str:
+        return _known(value, field)  # prices come again and again
+    return _nano(value, field)
+
+
+def _nano(value: Usd, field: str) -> int:
     usd = _decimal(value, field)
     if isinstance(value, str | Decimal) and len(str(value)) > _LONGEST:
         raise InvalidValue(f"{field}: an amount of more than {_LONGEST} characters", field=field)
@@ -46,6 +53,9 @@ def to_nano(value: Usd, field: str = "amount") -> int:
             field=field,
         )
     return int(rounded.scaleb(9, _EXACT))
+
+
+_known = functools.lru_cache(maxsize=4096)(_nano)
 
 
 def _decimal(value: Usd, field: str) -> Decimal:

@@ -36,6 +36,29 @@ def is_under(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
+def is_under_any(path: str, roots: tuple[str, ...]) -> bool:
+    """Whether `is_under` is true for any of ``roots``, in one look at all of them."""
+    return (path + "/").startswith(_below(roots))
+
+
+@functools.lru_cache(maxsize=1024)
+def _below(roots: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(root.rstrip("/") + "/" for root in roots)
+
+
+def covered_by_none(globs: tuple[str, ...], path: str) -> bool:
+    """Whether it takes one look to see that `covers` is true for none of ``globs``."""
+    roots = _roots(globs)
+    return roots is not None and not is_under_any(path, roots)
+
+
+@functools.lru_cache(maxsize=1024)
+def _roots(globs: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The globs as paths; None if that is more than some of them say."""
+    bases = [_base(glob) for glob in globs]
+    return tuple(base for base, _ in bases) if all(is_plain for _, is_plain in bases) else None
+
+
 def covers(glob: str, path: str) -> bool:
     """Whether the glob matches ``path`` or a directory above it; ``/a/**`` covers ``/a`` too."""
     base, is_plain = _base(glob)

@@ -40,7 +40,7 @@ from actors.domain.errors import InvalidValue
 from actors.domain.fields import each
 from actors.domain.globs import check_glob, has_parent_segment, matches
 from actors.domain.hosts import check_host, parse_url
-from actors.domain.paths import collapsed, covers, may_hold
+from actors.domain.paths import collapsed, covered_by_none, covers, may_hold
 from actors.domain.shell_text import Unreadable, split
 from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict
 
@@ -157,11 +157,12 @@ def _why_asked(policy: Policy, action: Action) -> str | None:
 
 def _path_problem(policy: Policy, path: str, *, deletes: bool = False) -> str | None:
     place = collapsed(path)
-    for glob in policy.denied_paths:
-        if covers(glob, place):
-            return f"{place} is denied by {glob}"
-        if deletes and may_hold(place, glob):
-            return f"{place} may hold what is denied by {glob}"
+    if deletes or not covered_by_none(policy.denied_paths, place):
+        for glob in policy.denied_paths:
+            if covers(glob, place):
+                return f"{place} is denied by {glob}"
+            if deletes and may_hold(place, glob):
+                return f"{place} may hold what is denied by {glob}"
     if policy.allowed_paths and not any(matches(glob, place) for glob in policy.allowed_paths):
         return f"{place} is not among the allowed paths"
     return None
