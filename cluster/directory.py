@@ -197,6 +197,7 @@ class Directory(Archive):
     ) -> dict[str, str]:
         """Slots for some of the sub-agents in ``want``, after taking back those that are done."""
         await self.begin()
+        self._forget(done)
         granted = await self._slots.acquire(
             spawner,
             family_id,
@@ -220,7 +221,7 @@ class Directory(Archive):
 
     async def release(self, spawner: str) -> None:
         """A spawn is over: take back all its slots, and those that it still waits for."""
-        await self._slots.release(spawner)
+        self._forget(await self._slots.release(spawner))
 
     async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
         """Which sessions a host has let go, and in which families something happened.
@@ -475,6 +476,11 @@ class Directory(Archive):
             found = hosts[0] if hosts else self._start_host()
             self._pool.put(session_id, found, "shared")
         return found
+
+    def _forget(self, children: list[str]) -> None:
+        """What is over counts no more at its host; a host that still has it will say so."""
+        for session_id in children:
+            self._pool.forget(session_id)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -63,16 +63,18 @@ class Gate:
         spawn = self._spawns.get(name)
         return spawn is not None and not spawn.orphan
 
-    def close(self, name: str) -> None:
-        """Forget a spawn and what it holds."""
+    def close(self, name: str) -> list[str]:
+        """Forget a spawn; the children that held a slot."""
         spawn = self._spawns.pop(name, None)
         if spawn is None:
-            return
-        self._free(spawn, list(spawn.held))
+            return []
+        held = list(spawn.held)
+        self._free(spawn, held)
         family = self._families[spawn.family]
         del family.spawns[name]
         if not family.spawns:
             del self._families[spawn.family]
+        return held
 
     def grant(
         self, name: str, want: list[str], place: Callable[[int], list[str]]

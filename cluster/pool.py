@@ -27,6 +27,10 @@ SHARED_PER_HOST = 20_000
 NODE_WORTH = 8
 """So many sessions more may be at a host of the parent's node than at one elsewhere."""
 
+HOST_WORTH = 8
+"""So many processes more may be at the parent's own host than at another one of its node, which
+would have to be called to start them and for each result. Shared ones are spread for their work."""
+
 ON_ITS_WAY_S = 30.0
 """A session that has not come to its host after this time, in seconds, is not on its way there."""
 
@@ -192,7 +196,8 @@ class Pool:
             host.name: len(host.sessions) if isolation == "shared" else host.count(isolation)
             for host in hosts
         }
-        worth = {host.name: self._worth(host, near) for host in hosts}
+        own = 1 if isolation == "shared" else HOST_WORTH
+        worth = {host.name: self._worth(host, near, own) for host in hosts}
         room = SHARED_PER_HOST if isolation == "shared" else PROCESSES_PER_HOST
         for _ in range(count):
             free = [one for one in load if load[one] < room]
@@ -251,11 +256,12 @@ class Pool:
             load[host.node] += len(host.sessions)
         return load
 
-    def _worth(self, host: Host, near: str) -> int:
-        """How many sessions more than others a host may have for being near another one."""
+    def _worth(self, host: Host, near: str, own: int) -> int:
+        """How many sessions more than others a host may have for being near another one, ``own``
+        of them for being the same."""
         parent = self.hosts.get(near)
         same_node = parent is not None and parent.node == host.node
-        return NODE_WORTH * same_node + (host.name == near)
+        return NODE_WORTH * same_node + own * (host.name == near)
 
     def _wanted_shared(self) -> int:
         return min(self.processors, self.most)

@@ -52,10 +52,14 @@ class Slots:
         finally:
             self._note(spawner, 0)
 
-    async def release(self, spawner: str) -> None:
-        """A spawn is over: take back all its slots, and those that it still waits for."""
-        self._gate.close(spawner)
+    async def release(self, spawner: str) -> list[str]:
+        """A spawn is over: take back all its slots, and those that it still waits for.
+
+        Answers who held one.
+        """
+        held = self._gate.close(spawner)
         await self.notify()
+        return held
 
     async def lost(self, host: str, sessions: Collection[str]) -> None:
         """A host is gone, and with it its slots, and the parents among its ``sessions``."""

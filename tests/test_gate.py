@@ -26,6 +26,8 @@ def test_a_parent_that_waits_for_its_sub_agents_needs_no_slot() -> None:
     assert gate.grant(PARENT, ["child"], lambda n: ["a"] * n) == {"child": "a"}
     assert gate.active("root") == 1
     assert gate.grant(PARENT, ["child", "next"], lambda n: ["a"] * n) == {"child": "a"}
+    assert gate.close(PARENT) == ["child"]
+    assert gate.active("root") == 1
 
 
 async def test_a_parent_that_died_is_not_kept_waiting_for_the_slots_of_its_sub_agents() -> None:

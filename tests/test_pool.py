@@ -9,7 +9,7 @@ import pytest
 from actors.domain.errors import InvalidValue, NotFound
 from cluster.directory import find_node
 from cluster.nodes import Node
-from cluster.pool import NODE_WORTH, ON_ITS_WAY_S, PROCESSES_PER_HOST, Isolation, Pool
+from cluster.pool import HOST_WORTH, NODE_WORTH, ON_ITS_WAY_S, PROCESSES_PER_HOST, Isolation, Pool
 
 A, B, C = "aa11", "bb22", "bb33"
 
@@ -41,6 +41,12 @@ def test_sub_agents_stay_on_their_parents_node_until_others_have_much_less_to_do
 def test_on_their_parents_node_sub_agents_are_spread() -> None:
     made = pool(("a1", A), ("a2", A), ("b1", B), nodes=(node(A, 2), node(B)))
     assert children(made, "a1", 9) == {"a1": 5, "a2": 4}
+
+
+def test_processes_stay_at_their_parents_host_until_others_have_much_less_to_do() -> None:
+    made = pool(("a1", A), ("a2", A), nodes=(node(A, 2), node(B)))
+    assert children(made, "a2", HOST_WORTH, "process") == {"a2": HOST_WORTH}
+    assert children(made, "a2", HOST_WORTH + 4, "process") == {"a2": HOST_WORTH + 2, "a1": 2}
 
 
 def test_a_host_takes_only_so_many_processes() -> None:
