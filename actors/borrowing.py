@@ -27,8 +27,24 @@ class Borrowing:
         self.permissions = PermissionLeases()
         self._host = host
         self._stores = stores
+        self._waiting: list[asyncio.Task[None]] = []
 
-    async def drop_permissions(self) -> None:
+    def begin(self, purses: Callable[[], Iterable[Purse]]) -> None:
+        """From now on give back when called: what ``purses()`` don't need, and permissions."""
+        loop = asyncio.get_running_loop()
+        self._waiting = [
+            loop.create_task(self._drop_permissions()),
+            loop.create_task(self._return_slack(purses)),
+        ]
+
+    def end(self) -> None:
+        """Nothing is borrowed any more, and nothing will be."""
+        for waiting in self._waiting:
+            waiting.cancel()
+        self.permissions.ready = False
+        self.permissions.drop()
+
+    async def _drop_permissions(self) -> None:
         """For ever: forget kept permissions whenever the store calls them back."""
         store, seen = self._stores.permissions, 0
         while True:
@@ -42,7 +58,7 @@ class Borrowing:
                 self.permissions.ready, seen = False, 0
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
-    async def return_slack(self, purses: Callable[[], Iterable[Purse]]) -> None:
+    async def _return_slack(self, purses: Callable[[], Iterable[Purse]]) -> None:
         """For ever: give back what ``purses()`` don't need whenever the budget calls for it."""
         store, seen = self._stores.budget, 0
         while True:

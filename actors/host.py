@@ -379,9 +379,14 @@ class SessionHost:
         found = self._borrowings.get(scope)
         if found is None:
             found = self._borrowings[scope] = Borrowing(self._name, stores)
-            self._in_background(found.drop_permissions())
-            self._in_background(found.return_slack(lambda: self._purses(scope)))
+            found.begin(lambda: self._purses(scope))
         return found
+
+    def _end_borrowings(self) -> None:
+        """Where nothing is live any more the stores need not know of this host."""
+        live = {one.profile.scope for one in self._live.values()}
+        for scope in self._borrowings.keys() - live:
+            self._borrowings.pop(scope).end()
 
     def _purses(self, scope: str) -> list[Purse]:
         return [one.purse for one in self._live.values() if one.profile.scope == scope]
@@ -472,10 +477,10 @@ class SessionHost:
             self._in_background(self._housekeeping())
 
     async def _housekeeping(self) -> None:
-        """Publish what happened, and deactivate what is idle, for as long as anything is live."""
+        """Publish what happened, and let go what is idle, for as long as anything is live."""
         try:
             quiet = 0.0
-            while self._live or self._feed or self._gone:
+            while self._live or self._feed or self._gone or self._borrowings:
                 metrics.LIVE_SESSIONS.set(len(self._live))
                 await asyncio.sleep(_PUBLISH_EVERY_S)
                 await self._publish()
@@ -483,6 +488,7 @@ class SessionHost:
                 if quiet >= _HOUSEKEEPING_S:
                     quiet = 0.0
                     await self._deactivate_idle()
+                    self._end_borrowings()
         finally:
             metrics.LIVE_SESSIONS.set(len(self._live))
             self._tidying = False

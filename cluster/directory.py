@@ -30,7 +30,7 @@ from cluster.archive import Archive
 from cluster.feed import Feed
 from cluster.nodes import Node
 from cluster.pool import Isolation, Pool
-from cluster.remote import DIRECTORY
+from cluster.remote import DIRECTORY, scope_of
 from cluster.slots import Slots
 
 _PING_EVERY_S = 1.0
@@ -70,6 +70,7 @@ class Launcher(Protocol):
     async def nodes(self) -> list[Node]: ...
     async def drain(self, node_id: str) -> None: ...
     async def stores_on(self, node_id: str) -> list[str]: ...
+    async def idle_stores(self) -> dict[str, float]: ...
     async def move(self, name: str) -> None: ...
 
 
@@ -111,7 +112,10 @@ class Directory(Archive):
     def __init__(
         self, wiring: Wiring, launcher: Launcher, pool: Pool, warm: int, idle_s: float
     ) -> None:
-        """``warm`` hosts stay, others end after ``idle_s`` seconds without a session."""
+        """``warm`` hosts stay, others end after ``idle_s`` seconds without a session.
+
+        So do a workspace's stores that nobody calls for so long.
+        """
         super().__init__(wiring)
         self._launcher = launcher
         self._pool = pool
@@ -140,6 +144,7 @@ class Directory(Archive):
         with contextlib.suppress(Unavailable):
             await self._see_nodes()
         self._in_background(self._watch_nodes())
+        self._in_background(self._watch_stores())
         while len(self._pool.hosts) < self._warm:
             self._start_host()
         if found:  # this is a restart in a living cluster: what died meanwhile goes on
@@ -427,6 +432,19 @@ class Directory(Archive):
                         self._launcher.kill(store)
         for node_id in self._bare.keys() - {node.id for node in self._pool.bare()}:
             del self._bare[node_id]
+
+    async def _watch_stores(self) -> None:
+        while True:
+            await asyncio.sleep(max(self._idle_s / 4, _NODES_EVERY_S))
+            with contextlib.suppress(Unavailable):
+                await self._end_idle_stores()
+
+    async def _end_idle_stores(self) -> None:
+        """Stores that nobody has called for long may go: whoever needs one starts it again."""
+        for name, seconds in (await self._launcher.idle_stores()).items():
+            if seconds > self._idle_s:
+                self._launcher.kill(name)
+                self._scopes.pop(scope_of(name) or "", None)
 
     async def _let_go(self, name: str) -> None:
         """End a host: what is idle there is written out, what runs goes on elsewhere."""

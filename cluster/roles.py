@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -69,14 +72,50 @@ class _Process:
         return remote.node().id
 
 
-class Budget(_Process, BudgetActor):
+Method = Callable[..., Awaitable[object]]
+
+
+def _noted(method: Method) -> Method:
+    @functools.wraps(method)
+    async def call(store: _Store, *arguments: object) -> object:
+        store.calls += 1
+        try:
+            return await method(store, *arguments)
+        finally:
+            store.calls -= 1
+            store.last_used = time.monotonic()
+
+    return call
+
+
+class _Store(_Process):
+    """A store of one workspace, which knows since when nobody has called it."""
+
+    def __init_subclass__(cls) -> None:
+        for name in dir(cls):
+            method = getattr(cls, name)
+            own = name.startswith("_") or hasattr(_Store, name)
+            if not own and asyncio.iscoroutinefunction(method):
+                setattr(cls, name, _noted(method))
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.calls = 0
+        self.last_used = time.monotonic()
+
+    async def idle_for(self) -> float:
+        """Seconds since the last call ended; 0 while one is under way."""
+        return 0.0 if self.calls else time.monotonic() - self.last_used
+
+
+class Budget(_Store, BudgetActor):
     """``budget/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
         super().__init__(wire_store(settings), scope)
 
 
-class Allowances(_Process, PermissionsActor):
+class Allowances(_Store, PermissionsActor):
     """``allowances/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, scope: str) -> None:
@@ -154,6 +193,17 @@ class RayLauncher:
     async def stores_on(self, node_id: str) -> list[str]:
         found = await asyncio.to_thread(nodes.actors_on, node_id, self._namespace)
         return [name for name in found if not name.startswith(HOST_PREFIX)]
+
+    async def idle_stores(self) -> dict[str, float]:
+        names = await asyncio.to_thread(remote.named, self._namespace)
+        stores = [name for name in names if remote.scope_of(name)]
+        asked = (Proxy(name, self._namespace, restarts=False).idle_for() for name in stores)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return {
+            name: answer
+            for name, answer in zip(stores, answers, strict=True)
+            if isinstance(answer, float)
+        }
 
     async def move(self, name: str) -> None:
         await asyncio.to_thread(nodes.move, name, self._namespace)
