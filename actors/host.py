@@ -423,7 +423,7 @@ class SessionHost:
         for run_id in runs:
             self._runs.announce(run_id)
         if profile.parent_id is not None:
-            self._hand_over(activation)
+            self._hand_over(activation, _result_for_parent(activation))
 
     async def _stop_elsewhere(self, session_id: str) -> None:
         """A caller with old news may have come here while the session's agent runs on another
@@ -433,19 +433,24 @@ class SessionHost:
             if host != self._name:
                 await self._hosts.host(host).abandon(session_id)
 
-    def _hand_over(self, activation: Activation) -> None:
-        """A sub-agent is done: its result goes to the parent's outbox, and it is let go."""
-        profile, state = activation.profile, activation.entity.state
-        result = state.results.get(profile.id)
-        if result is not None and profile.parent_id is not None:
-            self._outboxes.setdefault(profile.parent_id, Outbox()).put(result)
+    def _hand_over(self, activation: Activation, result: Result | None) -> None:
+        """A sub-agent is done: its result goes to the parent's outbox, and it is let go.
+
+        By then the result is stored, and what it cost was reported.
+        """
+        parent_id = activation.profile.parent_id
+        if result is not None and parent_id is not None:
+            self._outboxes.setdefault(parent_id, Outbox()).put(result)
         if activation.calls == 0:
             self._drop(activation)
 
     async def _all_done(self, activation: Activation) -> None:
-        """A session has no more runs."""
+        """A session has no more runs. What another call does with it may not be stored yet."""
+        result = _result_for_parent(activation)
+        await activation.entity.committed()
+        await activation.purse.report()
         if activation.profile.parent_id is not None:
-            self._hand_over(activation)
+            self._hand_over(activation, result)
         elif not activation.entity.state.runs:
             await self._wiring.registry.unmark_running(activation.id)
 
@@ -533,6 +538,11 @@ def _accept(activation: Activation, spec: ChildSpec) -> None:
     state = activation.entity.state
     if spec.run not in state.results and not state.closed:
         activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout, spec.trace))
+
+
+def _result_for_parent(activation: Activation) -> Result | None:
+    """A sub-agent's result, if it has one: its run has the sub-agent's own id."""
+    return activation.entity.state.results.get(activation.id)
 
 
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:

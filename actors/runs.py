@@ -149,8 +149,7 @@ class Runs:
         try:
             while state.runs and not state.closed and not activation.closing:
                 await self._run(activation, next(iter(state.runs.values())))
-            await activation.entity.committed()  # what another call, or activation, did with it
-            await activation.purse.report()
+            await self._done(activation)
         except TroupeError as error:
             if not isinstance(error, Unavailable):
                 raise
@@ -158,8 +157,6 @@ class Runs:
                 self.announce(run_id)
             self._workers.pop(activation.id, None)
             await self._lost(activation, error)
-        else:
-            await self._done(activation)
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity

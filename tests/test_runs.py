@@ -11,10 +11,12 @@ import pytest
 from actors import runs
 from actors.activation import Activation
 from actors.domain.errors import ClusterUnavailable, Fenced
+from actors.domain.result import Result
 from actors.domain.session import Agent, Child, ChildSpec
-from actors.ports import Batch, HostProvider, Registry
+from actors.host import SessionHost
+from actors.ports import Batch, HostProvider, Registry, StoreProvider
 from actors.runs import Runs
-from tests.waiting import until
+from actors.wiring import Wiring
 
 
 class Hosts:
@@ -87,16 +89,16 @@ async def test_a_parent_that_was_taken_over_cancels_nothing() -> None:
 
 
 class Parting:
-    """A session without runs left, the last of what it did under way to its journal."""
+    """A sub-agent without runs left; what is done with it last is still on its way."""
 
     def __init__(self) -> None:
         self.id = "child"
-        self.closing = False
-        self.state = SimpleNamespace(runs={}, closed="cancelled")
+        self.calls = 1
+        self.profile = SimpleNamespace(parent_id="parent")
         self.entity = self.purse = self
+        self.state = SimpleNamespace(results=dict[str, Result]())
         self.stored = asyncio.Event()
         self.reported = asyncio.Event()
-        self.done = False
 
     async def committed(self) -> None:
         await self.stored.wait()
@@ -104,22 +106,34 @@ class Parting:
     async def report(self) -> None:
         await self.reported.wait()
 
-    async def hand_over(self, *arguments: object) -> None:
-        self.done = True
+
+def _host() -> SessionHost:
+    wiring = SimpleNamespace(registry=None)
+    return SessionHost(
+        cast(Wiring, wiring), cast(StoreProvider, None), cast(HostProvider, None), "here"
+    )
 
 
 async def test_a_result_is_handed_over_when_it_is_stored_and_its_cost_was_reported() -> None:
-    session = Parting()
-    ours = Runs(
-        cast(Registry, None),
-        cast(HostProvider, None),
-        "here",
-        session.hand_over,
-        session.hand_over,
-    )
-    ours.work(cast(Activation, session))
-    for happens in (session.stored, session.reported):
+    host, child = _host(), Parting()
+    child.state.results["child"] = Result("child", "completed")
+    parting = asyncio.create_task(host._all_done(cast(Activation, child)))
+    for happens in (child.stored, child.reported):
         await asyncio.sleep(0.01)
-        assert not session.done
+        assert not host._outboxes
         happens.set()
-    await until(lambda: session.done)
+    await parting
+    assert await host._outboxes["parent"].collect(1, [], 0) == [Result("child", "completed")]
+
+
+async def test_a_result_that_another_call_gives_it_meanwhile_is_for_that_call_to_hand_over() -> (
+    None
+):
+    host, child = _host(), Parting()
+    child.stored.set()
+    parting = asyncio.create_task(host._all_done(cast(Activation, child)))
+    await asyncio.sleep(0.01)
+    child.state.results["child"] = Result("child", "cancelled")  # and not stored yet
+    child.reported.set()
+    await parting
+    assert not host._outboxes
