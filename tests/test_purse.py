@@ -31,6 +31,7 @@ class Bank:
         self.state = budget.initial()
         self.wants: list[Want] = []
         self.most_held = 0
+        self.loses_answers = False
         self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
 
     def do(self, command: budget.Command) -> budget.Reply:
@@ -42,7 +43,10 @@ class Bank:
 
     async def lend(self, want: Want) -> Granted | Exceeded:
         self.wants.append(want)
-        return self.take([want])[0]
+        answer = self.take([want])[0]
+        if self.loses_answers:
+            raise StoreUnavailable("the answer was lost")
+        return answer
 
     async def lend_many(self, wants: list[Want]) -> list[Granted | Exceeded]:
         self.wants += wants
@@ -201,19 +205,12 @@ async def test_a_message_that_arrived_twice_does_not_pass_for_a_yes() -> None:
 
 async def test_a_message_that_failed_leaves_nothing_held() -> None:
     bank, wallet = Bank(100), Wallet()
-    failing = True
-
-    async def lend(want: Want) -> Granted | Exceeded:
-        answer = await bank.lend(want)
-        if failing:
-            raise StoreUnavailable("the answer was lost")
-        return answer
-
-    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    bank.loses_answers = True
+    mine = purse(bank, wallet)
     with pytest.raises(StoreUnavailable):
         await mine.hold(60)
     assert bank.held == 60
-    failing = False
+    bank.loses_answers = False
     assert await mine.hold(50) is None
     assert bank.held == 50
 
@@ -254,21 +251,13 @@ async def test_all_that_one_message_covers_are_warned_with_it() -> None:
 
 async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
     bank, wallet = Bank(100), Wallet()
-    lost = False
-
-    async def lend(want: Want) -> Granted | Exceeded:
-        answer = await bank.lend(want)
-        if lost:
-            raise StoreUnavailable("the answer was lost")
-        return answer
-
-    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    mine = purse(bank, wallet)
     await mine.hold(60)
     mine.drop(60)
-    lost = True
+    bank.loses_answers = True
     with pytest.raises(StoreUnavailable):
         await mine.report()
-    lost = False
+    bank.loses_answers = False
     assert bank.held == 0
     await mine.hold(50)
     assert bank.held == 50
@@ -276,22 +265,14 @@ async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
 
 async def test_what_was_lent_by_an_answer_that_was_lost_goes_back() -> None:
     bank, wallet = Bank(100), Wallet()
-    lost = False
-
-    async def lend(want: Want) -> Granted | Exceeded:
-        answer = await bank.lend(want)
-        if lost:
-            raise StoreUnavailable("the answer was lost")
-        return answer
-
-    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    mine = purse(bank, wallet)
     await mine.report()
     await mine.hold(10)
     await mine.give_back(10)
-    lost = True
+    bank.loses_answers = True
     with pytest.raises(StoreUnavailable):
         await mine.hold(60)
-    lost = False
+    bank.loses_answers = False
     assert bank.held == 60
     await mine.report()
     assert bank.held == 0
