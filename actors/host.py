@@ -53,6 +53,7 @@ IDLE_S = 600.0
 _PUBLISH_EVERY_S = 0.1
 _HOUSEKEEPING_S = 5.0
 _OUTAGE_PAUSE_S = 1.0
+_ABANDON_LIMIT_S = 5.0
 
 
 class SessionHost:
@@ -256,13 +257,14 @@ class SessionHost:
 
         One that is not there comes to be cancelled: a start that is still under way finds it so.
         """
-        await asyncio.gather(*(self._cancel_child(batch.parent, spec) for spec in batch.children))
+        cancelled = (self._cancel_child(batch.parent, spec) for spec in batch.children)
+        if again := [id for id, epoch in await asyncio.gather(*cancelled) if epoch > 1]:
+            await self._stop_elsewhere(again)
 
-    async def abandon(self, session_id: str) -> None:
-        """Another host has taken the session over: nothing of it runs here when this returns."""
-        activation = self._live.get(session_id)
-        if activation is not None:
-            await self._runs.stop(activation)
+    async def abandon(self, session_ids: list[str]) -> None:
+        """Another host has taken sessions over: nothing of them runs here when this returns."""
+        live = [self._live[id] for id in session_ids if id in self._live]
+        await asyncio.gather(*map(self._runs.stop, live))
 
     async def cancel(self, session_id: str, scope: str) -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
@@ -360,9 +362,12 @@ class SessionHost:
         self._runs.work(activation)
         return activation
 
-    async def _cancel_child(self, parent: Profile, spec: ChildSpec) -> None:
-        _accept(await self._known_child(parent, spec), spec)  # so that it has a result
+    async def _cancel_child(self, parent: Profile, spec: ChildSpec) -> tuple[str, int]:
+        """Its id, and in which activation it was cancelled."""
+        child = await self._known_child(parent, spec)
+        _accept(child, spec)  # so that it has a result
         await self._close(spec.id, parent.scope, "cancelled")
+        return spec.id, child.entity.epoch
 
     def _abandon(self, activation: Activation) -> None:
         if self._live.get(activation.id) is activation:  # and not one that came after it
@@ -413,7 +418,7 @@ class SessionHost:
             await activation.purse.report()
             if profile.parent_id is None:
                 if activation.entity.epoch > 1:
-                    await self._stop_elsewhere(profile.id)
+                    await self._stop_elsewhere([profile.id])
                 await activation.stores.permissions.clear_session(profile.family_id)
                 await self._wiring.registry.unmark_running(session_id)
             activation.notify(reason)
@@ -425,13 +430,22 @@ class SessionHost:
         if profile.parent_id is not None:
             self._hand_over(activation, _result_for_parent(activation))
 
-    async def _stop_elsewhere(self, session_id: str) -> None:
-        """A caller with old news may have come here while the session's agent runs on another
-        host, which will only find out that it is fenced when the agent asks for something."""
+    async def _stop_elsewhere(self, session_ids: list[str]) -> None:
+        """Have all other hosts end what runs of sessions that have had several activations.
+
+        A caller with old news may have come here while an agent runs on another host, which will
+        only find out that it is fenced when the agent asks for something. Nobody knows which: the
+        directory hears of activations later. A host that is paused ends it when it wakes.
+        """
+
+        async def at(host: str) -> None:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_ABANDON_LIMIT_S):
+                    await self._hosts.host(host).abandon(session_ids)
+
         with contextlib.suppress(Unavailable):
-            _, host = await self._hosts.directory.locate(session_id)
-            if host != self._name:
-                await self._hosts.host(host).abandon(session_id)
+            hosts = await self._hosts.directory.hosts()
+            await asyncio.gather(*(at(host) for host in hosts if host != self._name))
 
     def _hand_over(self, activation: Activation, result: Result | None) -> None:
         """A sub-agent is done: its result goes to the parent's outbox, and it is let go.

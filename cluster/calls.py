@@ -131,7 +131,7 @@ class Calls:
         Every one of these may be repeated. ClusterUnavailable when no host answers for 30 s.
         """
         parse_uuid(session_id, "session")
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline: float | None = None
         while True:
             scope, host = self._where.get(session_id) or await self._locate(session_id)
             proxy = Proxy(host, self.settings.namespace, restarts=False)
@@ -139,6 +139,7 @@ class Calls:
                 return await getattr(proxy, method)(session_id, scope, *arguments)
             except (ClusterUnavailable, Fenced) as error:
                 self._where.pop(session_id, None)
+                deadline = deadline or time.monotonic() + _PATIENCE_S  # it may have lasted before
                 if time.monotonic() > deadline:
                     raise
                 if isinstance(error, ClusterUnavailable):

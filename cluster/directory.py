@@ -110,35 +110,53 @@ class Directory(Archive):
     """Implements `actors.ports.DirectoryPort`, and what clients call."""
 
     def __init__(
-        self, wiring: Wiring, launcher: Launcher, pool: Pool, warm: int, idle_s: float
+        self,
+        wiring: Wiring,
+        launcher: Launcher,
+        pool: Pool,
+        warm: int,
+        idle_s: float,
+        restarted: bool = False,
     ) -> None:
         """``warm`` hosts stay, others end after ``idle_s`` seconds without a session.
 
-        So do a workspace's stores that nobody calls for so long.
+        So do a workspace's stores that nobody calls for so long. ``restarted`` if there was a
+        directory before it in this cluster.
         """
         super().__init__(wiring)
         self._launcher = launcher
         self._pool = pool
         self._warm = warm
         self._idle_s = idle_s
+        self._restarted = restarted
         self._leaving: set[str] = set()
         self._bare: dict[str, float] = {}
         self._slots = Slots()
         self._feed = Feed()
         self._scopes: dict[str, None] = {}
         self._missed: dict[str, int] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._begun = False
+        self._beginning: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Find the hosts that are there, start those that should be, and watch them."""
-        if self._watching is not None:
+        if self._begun:
             return
-        self._watching = asyncio.create_task(self._watch())
+        if self._beginning is None:
+            self._beginning = asyncio.create_task(self._begin())
+        try:
+            await asyncio.shield(self._beginning)
+        except Exception:  # whatever it was: the next caller tries again
+            self._beginning = None
+            raise
+
+    async def _begin(self) -> None:
         for name in self._launcher.known():
             self._pool.add(name, self._now())
         found = set(self._pool.hosts)
         await asyncio.gather(*(self._ping(name) for name in found))
+        held = {id for host in self._pool.hosts.values() for id in host.sessions}
         for name in found:
             self._in_background(self._make_ready(name))
         with contextlib.suppress(Unavailable):
@@ -147,8 +165,10 @@ class Directory(Archive):
         self._in_background(self._watch_stores())
         while len(self._pool.hosts) < self._warm:
             self._start_host()
-        if found:  # this is a restart in a living cluster: what died meanwhile goes on
-            self._in_background(self._revive_unheld())
+        if found or self._restarted:  # the cluster lives: what died meanwhile goes on
+            self._in_background(self._revive_all_but(held))
+        self._in_background(self._watch())
+        self._begun = True
 
     # --- sessions ------------------------------------------------------------------------
 
@@ -188,6 +208,11 @@ class Directory(Archive):
         scope = (await self._wiring.registry.locate(session_id)).scope
         self.open_scope(scope)
         return scope, self._host_of(session_id)
+
+    async def hosts(self) -> list[str]:
+        """The hosts that run."""
+        await self.begin()
+        return self._ready()
 
     async def acquire(
         self,
@@ -465,9 +490,9 @@ class Directory(Archive):
         sessions = sum(len(host.sessions) for host in hosts)
         return NodeStatus(node.id, node.address, node.name, node.draining, len(hosts), sessions)
 
-    async def _revive_unheld(self) -> None:
-        running = await self._wiring.registry.running()
-        await self._revive({id for id in running if self._pool.locate(id) is None})
+    async def _revive_all_but(self, held: set[str]) -> None:
+        """Bring back what no host had when this began, wherever it was put since."""
+        await self._revive(set(await self._wiring.registry.running()) - held)
 
     async def _revive(self, lost: set[str]) -> None:
         """Bring back what was at work, so many on each host at a time that all get their turn."""

@@ -15,7 +15,7 @@ from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Decision, Entry, Scope
 from actors.domain.budget import WORKSPACE, Cap, Level, SetCap
-from actors.domain.errors import InvalidValue
+from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.messages import Message, check_message
 from actors.domain.money import Usd, to_nano, to_usd
 from actors.domain.patterns import Pattern
@@ -251,9 +251,16 @@ class Session:
         return run_id
 
     async def result(self, run_id: str) -> Result:
-        """Wait for a run's result, however long it takes. NotFound for an unknown run."""
+        """Wait for a run's result, however long it takes, and however often its host dies.
+
+        NotFound for an unknown run; ClusterUnavailable when the directory does not answer for 30 s.
+        """
         while True:
-            found = await self._calls.on_host(self.id, "result", run_id, _POLL_S)
+            try:
+                found = await self._calls.on_host(self.id, "result", run_id, _POLL_S)
+            except ClusterUnavailable:
+                await self._calls.directory.locate(self.id)
+                continue
             if isinstance(found, Result):
                 return found
 

@@ -11,8 +11,6 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
     GetTimeoutError,
     RayActorError,
     RayError,
@@ -115,6 +113,12 @@ def node() -> Node:
     return Node(ray.get_runtime_context().get_node_id(), _address())
 
 
+def was_restarted() -> bool:
+    """Whether this process's actor is one that Ray has started again."""
+    again: bool = ray.get_runtime_context().was_current_actor_reconstructed
+    return again
+
+
 def nodes() -> list[Node]:
     """The living nodes."""
     found: list[dict[str, str]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -203,7 +207,10 @@ class Proxy:
                 if isinstance(cause, TroupeError):
                     raise cause from None
                 raise
-            except (ActorDiedError, ActorUnavailableError, RayActorError, ValueError) as error:
+            except (
+                RayError,
+                ValueError,
+            ) as error:  # it died, of too little memory also, or is away
                 self._handle = None
                 if loop.time() + pause > deadline:
                     raise ClusterUnavailable(

@@ -147,7 +147,14 @@ class DirectoryActor(_Process, Directory):
     def __init__(self, settings: ClusterSettings) -> None:
         pool = Pool(settings.max_hosts, settings.host_cpus, settings.host_memory)
         launcher = RayLauncher(settings)
-        super().__init__(wire(settings), launcher, pool, settings.warm_hosts, settings.idle_s)
+        super().__init__(
+            wire(settings),
+            launcher,
+            pool,
+            settings.warm_hosts,
+            settings.idle_s,
+            remote.was_restarted(),
+        )
         self._settings = settings
 
     async def require_redis(self, durable: bool) -> None:

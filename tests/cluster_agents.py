@@ -144,6 +144,13 @@ async def fills_memory(turn: Turn, prompt: str) -> str:
     return str(len(held))
 
 
+async def hogs_memory(turn: Turn, prompt: str) -> str:
+    """Takes as many pieces of 256 MiB as the prompt says, and keeps them."""
+    held = [b"x" * (1 << 28) for _ in range(int(prompt))]
+    await asyncio.sleep(3600)
+    return str(len(held))
+
+
 async def returns_object(turn: Turn, prompt: str) -> object:
     """Returns what is neither text nor JSON."""
     return object()

@@ -137,3 +137,36 @@ async def test_a_result_that_another_call_gives_it_meanwhile_is_for_that_call_to
     child.reported.set()
     await parting
     assert not host._outboxes
+
+
+class Crowd:
+    """Many hosts, one of which is dead."""
+
+    def __init__(self, *names: str) -> None:
+        self.abandoned: dict[str, list[str]] = {}
+        self._names = names
+
+    @property
+    def directory(self) -> Crowd:
+        return self
+
+    async def hosts(self) -> list[str]:
+        return list(self._names)
+
+    def host(self, name: str) -> SimpleNamespace:
+        async def abandon(session_ids: list[str]) -> None:
+            if name == "dead":
+                raise ClusterUnavailable("actor dead does not answer")
+            self.abandoned[name] = session_ids
+
+        return SimpleNamespace(abandon=abandon)
+
+
+async def test_every_other_host_ends_what_it_has_of_a_session_that_was_taken_over() -> None:
+    crowd = Crowd("here", "dead", "one", "two")
+    wiring = SimpleNamespace(registry=None)
+    host = SessionHost(
+        cast(Wiring, wiring), cast(StoreProvider, None), cast(HostProvider, crowd), "here"
+    )
+    await host._stop_elsewhere(["session"])
+    assert crowd.abandoned == {"one": ["session"], "two": ["session"]}

@@ -90,6 +90,7 @@ class Hosts(Protocol):
     """The hosts that there are."""
 
     def any_host(self) -> str: ...
+    def all_hosts(self) -> list[str]: ...
     def has_host(self, name: str) -> bool: ...
 
 
@@ -131,6 +132,9 @@ class SimulatedDirectory:
 
     async def locate(self, session_id: str) -> tuple[str, str]:
         return self._scope, self.host_of(session_id)
+
+    async def hosts(self) -> list[str]:
+        return self._hosts.all_hosts()
 
     async def release(self, spawner: str) -> None:
         await self.slots.release(spawner)

@@ -110,6 +110,10 @@ class Cluster:
         """The name of a host."""
         return self.rng.choice(list(self.hosts))
 
+    def all_hosts(self) -> list[str]:
+        """The names of the hosts."""
+        return list(self.hosts)
+
     def has_host(self, name: str) -> bool:
         """Whether a host is there, and not taken for dead."""
         return name in self.hosts
