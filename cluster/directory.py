@@ -461,8 +461,9 @@ class Directory(Archive):
     async def _watch_stores(self) -> None:
         while True:
             await asyncio.sleep(max(self._idle_s / 4, _NODES_EVERY_S))
-            with contextlib.suppress(Unavailable):
-                await self._end_idle_stores()
+            with contextlib.suppress(Exception):  # Ray's head is away, or a store hangs: next time
+                async with asyncio.timeout(_PING_LIMIT_S):
+                    await self._end_idle_stores()
 
     async def _end_idle_stores(self) -> None:
         """Stores that nobody has called for long may go: whoever needs one starts it again."""
