@@ -155,7 +155,7 @@ class TurnEngine:
         limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
         again = self._recorded(key) is not None
         if again:
-            spread = self._fanout.spread(limit, call.near)
+            spread = self._fanout.spread(key, limit, call.near)
         else:
             spread = await self._start_spawn(key, label, call, limit)
         await self._entity.committed()
@@ -172,7 +172,7 @@ class TurnEngine:
         ]
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
-        spread = self._fanout.spread(limit, call.near)
+        spread = self._fanout.spread(key, limit, call.near)
         place = Place(profile.scope, profile.family_id)
         try:
             if not call.queue:  # first: what is refused must not count as spawned
@@ -185,9 +185,6 @@ class TurnEngine:
             )
         except Exception:
             await spread.release()
-            raise
-        except asyncio.CancelledError:
-            self._fanout.release_later(spread)
             raise
         self._entity.do(command)
         metrics.SPAWNED.add(len(specs))

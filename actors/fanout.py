@@ -26,7 +26,11 @@ _RETRY_S = 0.2
 
 
 class Fanout:
-    """The spawns of one run."""
+    """The spawns of one run, which may be started more than once.
+
+    A spawn that is broken off keeps its slots, and its sub-agents go on: when the run is started
+    again, it finds them under the same name. Slots are given back when a spawn is over, or its run.
+    """
 
     def __init__(self, activation: Activation, hosts: HostProvider, here: str) -> None:
         self.activation = activation
@@ -34,7 +38,7 @@ class Fanout:
         self.here = here
         self.running: dict[str, Slot] = {}
         """Which sub-agent runs on which host."""
-        self._spreads = 0
+        self._open: dict[str, Spread] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
     async def admit(self, specs: Sequence[ChildSpec]) -> None:
@@ -51,17 +55,23 @@ class Fanout:
                 value=reply.value,
             )
 
-    def spread(self, limit: int, near: bool = True) -> Spread:
-        """A spawn under way, of at most ``limit`` children at once."""
-        self._spreads += 1
-        return Spread(self, f"{self.activation.id}/{self._spreads}", limit, near)
+    def spread(self, key: str, limit: int, near: bool = True) -> Spread:
+        """The spawn of the step ``key``, of at most ``limit`` children at once."""
+        spread = Spread(self, f"{self.activation.id}/{key}", limit, near)
+        self._open[spread.name] = spread
+        return spread
 
     def release_later(self, spread: Spread) -> None:
         """Give back the slots of a spawn that is over; nobody waits for that."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(spread.release())
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+        if self._open.pop(spread.name, None):
+            task = asyncio.get_running_loop().create_task(spread.release())
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    def close(self) -> None:
+        """The run is over, and so are its spawns."""
+        for spread in list(self._open.values()):
+            self.release_later(spread)
 
     async def released(self) -> None:
         """Return when the slots of all spawns that are over have been given back."""
@@ -75,7 +85,7 @@ class Spread:
     def __init__(self, fanout: Fanout, name: str, limit: int, near: bool) -> None:
         self._fanout = fanout
         self._activation = fanout.activation
-        self._name = name
+        self.name = name
         self._limit = limit
         self._near = fanout.here if near else ""
         self._held: dict[str, Slot] = {}
@@ -107,6 +117,7 @@ class Spread:
             await self._stop()
         if self._failure is not None:
             raise self._failure
+        self._fanout.release_later(self)
         await self._activation.entity.committed()
         return [_result_of(child) for child in children]
 
@@ -132,7 +143,7 @@ class Spread:
         fanout, profile = self._fanout, self._activation.profile
         done, self._done_with = self._done_with, []
         slots = await fanout.hosts.directory.acquire(
-            self._name,
+            self.name,
             profile.family_id,
             done,
             want,
@@ -147,7 +158,7 @@ class Spread:
     async def release(self) -> None:
         """Give all slots back, those included that are on their way here."""
         with contextlib.suppress(Unavailable):
-            await self._fanout.hosts.directory.release(self._name)
+            await self._fanout.hosts.directory.release(self.name)
 
     async def _place(self, isolation: Isolation) -> None:
         """Start what waits, as slots come free."""
@@ -277,7 +288,6 @@ class Spread:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._fanout.release_later(self)
 
 
 def _by_isolation(specs: Sequence[ChildSpec]) -> dict[Isolation, list[ChildSpec]]:

@@ -43,6 +43,7 @@ from actors.ports import (
     Stores,
     WorkspaceSettings,
 )
+from actors.processes import Runner
 from actors.purse import Purse
 from actors.runs import Runs
 from actors.wiring import Wiring
@@ -66,6 +67,7 @@ class SessionHost:
         hosts: HostProvider,
         name: str,
         idle_s: float = IDLE_S,
+        processes: Runner | None = None,
     ) -> None:
         self._wiring = wiring
         self._stores = stores
@@ -75,7 +77,7 @@ class SessionHost:
         self._live: dict[str, Activation] = {}
         self._activating: dict[str, asyncio.Task[Activation]] = {}
         self._outboxes: dict[str, Outbox] = {}
-        self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost)
+        self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost, processes)
         self._borrowings: dict[str, Borrowing] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
@@ -127,6 +129,7 @@ class SessionHost:
             if run_id in state.runs:
                 self._runs.work(activation)
                 await self._runs.wait(run_id, timeout_s)
+            await self._runs.left(session_id)
             result = state.results.get(run_id)
             await activation.entity.confirmed()
             return result

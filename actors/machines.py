@@ -11,7 +11,7 @@ from actors.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    1,
+    2,
     session.State,
     session.Event,
     session.initial,

@@ -7,30 +7,60 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
+
+from msgspec import structs
 
 from actors import calls, wire
+from actors.deaths import Death, MemoryKiller, cause
 from actors.domain.errors import NoCapacity, TroupeError
+from actors.runner import EXIT
 from actors.turn import Engine
 
-_EXIT = struct.Struct("!ii")
 AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""
 
 _STOP_LIMIT_S = 2.0
 """How long a cancelled agent may take to clean up before its process group is killed."""
 
-_EXIT_NEWS_S = 1.0
 _KILLED_LIMIT_S = 10.0
-_LOOK_AGAIN_S = 0.005
 _FORK_LIMIT_S = 30.0
-_TRIES = 3
+_FORK_TRIES = 60
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 5.0
+
+AGENTS = "TROUPE_AGENTS"
+"""Environment variable that marks agents' processes and all that they start."""
+
+_UNHEARD = Death(signal.SIGKILL)
+"""What ended with its server, of which there is no more news."""
+
+
+class AgentDied(Exception):
+    """The agent's process has ended without a result, and nobody here had ordered that."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Runner(Protocol):
+    """Runs agents in processes of their own."""
+
+    async def run(
+        self, agent: bytes, info: calls.TurnInfo, prompt: str, directory: str | None, engine: Engine
+    ) -> wire.Outcome: ...
+    async def left(self, session_id: str) -> None: ...
+    def warm(self) -> None: ...
+
+    @property
+    def starting(self) -> Collection[int]:
+        """Children of this process that are no agent's."""
 
 
 class AgentProcesses:
@@ -38,48 +68,59 @@ class AgentProcesses:
 
     def __init__(self) -> None:
         self._control: socket.socket | None = None
-        self._exits: dict[int, asyncio.Future[int]] = {}
+        self._exits: dict[int, asyncio.Future[Death]] = {}
         self._spare: asyncio.Task[_Process] | None = None
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._leaving: dict[str, asyncio.Task[Death]] = {}
+        self._starting: set[int] = set()
+        self._killer = MemoryKiller()
+        self._background: set[asyncio.Task[Death]] = set()
 
     async def run(
         self, agent: bytes, info: calls.TurnInfo, prompt: str, directory: str | None, engine: Engine
     ) -> wire.Outcome:
         """Run ``agent`` in a process of its own and serve its calls with ``engine``.
 
-        When this is cancelled the agent is too, and nothing of it runs any more. When it returns
-        everything of the agent has been killed; `left` waits until it is gone.
+        Raises AgentDied if the process ends without a result, once nothing of it runs any more,
+        and NoCapacity if none can be started for minutes. When this is cancelled the agent is too,
+        and nothing of it runs any more. When it returns everything of the agent has been killed;
+        `left` waits until it is gone.
         """
         start = wire.Start(info, agent, prompt, directory, agent_memory())
-        for _ in range(_TRIES):
-            process = await self._take()
+        killed_before = self._killer.count()
+        for last in (False, False, True):
+            process = await self._take_patiently()
             session = _Session(process, engine)
             try:
                 session.start(start)
                 outcome = await session.serve()
-                if outcome is None and session.begun:
-                    outcome = wire.Outcome(error=await self._death(process.pid))
             except BaseException:
                 await session.stop(_STOP_LIMIT_S)
                 await session.close()
                 await self._end(process)
                 raise
             await session.close()
-            _kill_group(process.pid)
-            ending = self._in_background(self._end(process))
             self.warm()
             if outcome:
+                ending = self._in_background(self._end(process))
                 self._leaving[info.session_id] = ending
                 ending.add_done_callback(lambda _: self._leaving.pop(info.session_id, None))
                 return outcome
-        raise NoCapacity("the processes for agents end before they have begun")
+            death = await self._end(process)
+            if session.begun or last:
+                killer = self._killer.count(now=True) > killed_before
+                raise AgentDied(cause(structs.replace(death, killer=killer), start.memory))
+        raise AssertionError("the last try returns or raises")
 
     async def left(self, session_id: str) -> None:
         """Return when nothing of the session's last agent runs any more."""
         leaving = self._leaving.get(session_id)
         if leaving:
             await asyncio.shield(leaving)
+
+    @property
+    def starting(self) -> Collection[int]:
+        """The process that starts the fork server, until it has."""
+        return self._starting
 
     def warm(self) -> None:
         """Start the fork server and a process now rather than with the first agent."""
@@ -99,7 +140,7 @@ class AgentProcesses:
             self._control.settimeout(_STOP_LIMIT_S)
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
-                while self._control.recv(_EXIT.size):
+                while self._control.recv(EXIT.size):
                     pass
             self._close_control()
 
@@ -108,9 +149,19 @@ class AgentProcesses:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
-        for exit in self._exits.values():  # what the server has forked has died with it
+        for exit in self._exits.values():  # what the server has forked is gone with it
             if not exit.done():
-                exit.set_result(signal.SIGKILL)
+                exit.set_result(_UNHEARD)
+
+    async def _take_patiently(self) -> _Process:
+        """As `_take`; where no process can be had now one may be had a little later."""
+        pause = _FIRST_PAUSE_S
+        for _ in range(_FORK_TRIES):
+            with contextlib.suppress(NoCapacity):
+                return await self._take()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        return await self._take()
 
     async def _take(self) -> _Process:
         """A process that has run nothing yet."""
@@ -141,14 +192,21 @@ class AgentProcesses:
             raise NoCapacity("no process for an agent can be started") from error
         return _Process(pid, server, reader, writer)
 
-    async def _end(self, process: _Process) -> None:
+    async def _end(self, process: _Process) -> Death:
+        """Kill a process and all below it; returns when nothing of it is left."""
         process.writer.close()
         _kill_group(process.pid)
         with contextlib.suppress(ConnectionError):
             await process.writer.wait_closed()
-        await self._gone(process)
+        death = _UNHEARD
+        with contextlib.suppress(TimeoutError):
+            if process.server is self._control:  # else it has gone with its server
+                async with asyncio.timeout(_KILLED_LIMIT_S):
+                    death = await asyncio.shield(self._exit(process.pid))
+        self._exits.pop(process.pid, None)
+        return death
 
-    def _in_background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _in_background(self, work: Coroutine[None, None, Death]) -> asyncio.Task[Death]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -166,14 +224,16 @@ class AgentProcesses:
                 [sys.executable, "-m", "actors.runner", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, AGENTS: "1"},
             )
         except OSError as error:
             raise NoCapacity(f"no process for an agent can be started: {error}") from error
         finally:
             there.close()
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, starter.wait)  # it ends as soon as it has forked the server
+        self._starting.add(starter.pid)
+        ended = loop.run_in_executor(None, starter.wait)  # as soon as it has forked the server
+        ended.add_done_callback(lambda _: self._starting.discard(starter.pid))
         loop.add_reader(self._control, self._news)
         return self._control
 
@@ -194,38 +254,17 @@ class AgentProcesses:
         if self._control is None:
             return
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            data = self._control.recv(_EXIT.size)
+            data = self._control.recv(EXIT.size)
             if not data:
                 self._close_control()
                 return
-            pid, status = _EXIT.unpack(data)
+            pid, status, most = EXIT.unpack(data)
             future = self._exit(pid)
             if not future.done():
-                future.set_result(status)
+                future.set_result(Death(status, most * 1024))
 
-    def _exit(self, pid: int) -> asyncio.Future[int]:
+    def _exit(self, pid: int) -> asyncio.Future[Death]:
         return self._exits.setdefault(pid, asyncio.get_running_loop().create_future())
-
-    async def _death(self, pid: int) -> str:
-        try:
-            async with asyncio.timeout(_EXIT_NEWS_S):
-                status = await asyncio.shield(self._exit(pid))
-        except TimeoutError:
-            return "the agent's process ended without a result"
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            return f"the agent's process was killed by {signal.Signals(-code).name}"
-        return f"the agent's process exited with code {code} before the agent returned"
-
-    async def _gone(self, process: _Process) -> None:
-        """Return when nothing of the process's group runs any more."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KILLED_LIMIT_S):
-                if process.server is self._control:  # else it has died with its server
-                    await asyncio.shield(self._exit(process.pid))
-                while _group_runs(process.pid):
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-        self._exits.pop(process.pid, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,23 +338,6 @@ def agent_memory() -> int:
     if megabytes and megabytes.isdigit():
         return int(megabytes) * 1024 * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _group_runs(leader: int) -> bool:
-    """Whether any process of a killed group is still on its way out; a zombie is not."""
-    try:
-        os.killpg(leader, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return any(_is_of_group(stat, leader) for stat in Path("/proc").glob("[0-9]*/stat"))
-
-
-def _is_of_group(stat: Path, group: int) -> bool:
-    try:
-        state, _, own_group = stat.read_text().rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
-        return False
-    return state != "Z" and int(own_group) == group
 
 
 def _kill_group(leader: int) -> None:

@@ -2,17 +2,20 @@
 
 The server is started once for a warm actor and has imported what a turn needs, so an agent's
 process is a fork away. It runs no agent itself, and a process is never used for a second agent:
-nothing can be carried over. Every agent leads a process group of its own, which is killed when
-the agent ends, so nothing that it started outlives it. All of them end with the actor: the server
-sees to it, and so it is out of reach of Ray, which kills the children and the process group of an
-actor's process that ends.
+nothing can be carried over.
+
+Nothing that an agent starts outlives it, wherever it has put itself: an agent's process is the
+parent of what is orphaned below it, and when it ends the server is, which kills that before it says
+that the agent has ended. A keeper above the server does the same for what is left when the server
+is killed, and the server when the keeper is. All of them end with the actor: the server sees to it,
+and so it is out of reach of Ray, which kills the children and the process group of an actor's
+process that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import resource
@@ -21,14 +24,17 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-from actors import calls, wire
+from actors import calls, proctree, wire
 from actors.agents import unship
 from actors.turn import Turn
 
-_LIBC = ctypes.CDLL(None)  # now: what a forked process has to load and link costs each of them
-_PR_SET_PDEATHSIG = 1
-_EXIT = struct.Struct("!ii")  # process id, wait status
+EXIT = struct.Struct("!iiq")
+"""What the server says of a process that has ended: its id, wait status, most memory in KiB."""
+
+_KILL_LIMIT_S = 5.0
 
 
 def main() -> None:
@@ -36,46 +42,78 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    gc.freeze()
+    proctree.adopt_orphans()
+    server = os.fork()
+    if server:
+        _keep(server)
     control = socket.socket(fileno=int(sys.argv[1]))
-    children: set[int] = set()
+    os.setsid()
+    signal.signal(signal.SIGTERM, _leave)
+    proctree.end_with_parent(signal.SIGTERM)
+    proctree.adopt_orphans()
+    _serve_forks(control)
+
+
+def _keep(server: int) -> NoReturn:
+    """Wait for the server to end, and see to it that nothing of its agents is left then.
+
+    Until that is so the control socket stays open here: the actor takes its end for that of all.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while os.wait()[0] != server:
+        pass
+    _kill_orphans(set())
+    os._exit(0)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
+def _serve_forks(control: socket.socket) -> None:
+    agents: set[int] = set()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    gc.freeze()
     try:
         while True:
             ready, _, _ = select.select([control.fileno(), woken], [], [])
             if woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, 4096)
-                _reap(children, control)
+                _reap(agents, control)
             if control.fileno() in ready:
                 message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
                 if not message:
                     return
-                children.add(_fork(control, descriptors[0], woken, wake))
+                agents.add(_fork(control, descriptors[0], woken, wake))
     finally:
-        for child in children:
-            _kill_group(child)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for agent in agents:
+            _kill_group(agent)
+        _kill_orphans(set())
 
 
 def _fork(control: socket.socket, descriptor: int, *inherited: int) -> int:
-    child = os.fork()
-    if child:
+    agent = os.fork()
+    if agent:
         os.close(descriptor)
-        return child
+        return agent
     status = 1
     try:
         os.setsid()
-        _die_with_parent()
+        proctree.end_with_parent(signal.SIGKILL)
+        proctree.adopt_orphans()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         control.close()
         for fd in inherited:
             os.close(fd)
-        asyncio.run(_serve(descriptor))
+        _run_agent(descriptor)
         status = 0
     finally:
         sys.stdout.flush()
@@ -83,29 +121,60 @@ def _fork(control: socket.socket, descriptor: int, *inherited: int) -> int:
         os._exit(status)
 
 
-def _reap(children: set[int], control: socket.socket) -> None:
-    while children:
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if ended is None:
-            return
-        _kill_group(ended.si_pid)  # before it is reaped: until then its id is not used again
-        _, status = os.waitpid(ended.si_pid, 0)
-        children.discard(ended.si_pid)
+def _run_agent(descriptor: int) -> None:
+    line = os.dup(descriptor)
+    try:
+        asyncio.run(_serve(descriptor))
+    except (
+        SystemExit,
+        KeyboardInterrupt,
+    ) as left:  # of a task beside the agent's: it ends the loop
+        with socket.socket(fileno=line) as connection:
+            connection.setblocking(True)
+            connection.sendall(wire.frame(wire.Outcome(error=wire.exit_text(left))))
+
+
+def _reap(agents: set[int], control: socket.socket) -> None:
+    """Say which agents have ended, once nothing of them is left."""
+    ended: list[tuple[int, int, int]] = []
+    while (found := _ended()) is not None:
+        _kill_group(found)  # before it is reaped: until then its id is not used again
+        _, status, used = os.wait4(found, 0)
+        if found in agents:
+            agents.discard(found)
+            ended.append((found, status, used.ru_maxrss))
+    _kill_orphans(agents)
+    for one in ended:
         with contextlib.suppress(OSError):
-            control.send(_EXIT.pack(ended.si_pid, status))
+            control.send(EXIT.pack(*one))
+
+
+def _kill_orphans(agents: set[int]) -> None:
+    """Kill what agents that have ended left behind, which is ours by now."""
+    proctree.kill_below(os.getpid(), agents, _KILL_LIMIT_S, _reap_strays(agents))
+
+
+def _reap_strays(agents: set[int]) -> Callable[[], None]:
+    def reap() -> None:
+        for one in proctree.children(os.getpid()):
+            if one not in agents:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(one, os.WNOHANG)
+
+    return reap
+
+
+def _ended() -> int | None:
+    """A child that has ended and was not waited for."""
+    with contextlib.suppress(ChildProcessError):
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return found.si_pid if found else None
+    return None
 
 
 def _kill_group(leader: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _serve(descriptor: int) -> None:
@@ -131,12 +200,14 @@ async def _serve(descriptor: int) -> None:
 async def _run(start: wire.Start, link: _Link) -> wire.Outcome:
     try:
         _limit_memory(start.memory)
-        if start.directory and os.path.isdir(start.directory):
+        if start.directory:
             os.chdir(start.directory)
         agent = unship(start.agent)
         return wire.outcome_of(await agent(Turn(link, start.info), start.prompt))
     except asyncio.CancelledError:
         return wire.Outcome(error="cancelled")
+    except (SystemExit, KeyboardInterrupt) as left:
+        return wire.Outcome(error=wire.exit_text(left))
     except Exception as error:
         return wire.Outcome(error=wire.error_text(error))
 

@@ -12,19 +12,22 @@ from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
 from actors.domain import session
-from actors.domain.errors import InvalidAgent, TroupeError, Unavailable
+from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec
 from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
-from actors.processes import AgentProcesses
+from actors.processes import AgentDied, AgentProcesses, Runner
+from actors.strays import Strays
 from actors.turn import Turn
 from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6
 _RETRY_S = 0.2
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
 
 ALWAYS_REPLAY = "TROUPE_ALWAYS_REPLAY"
 """Environment variable: start every turn again after each of its steps, to test that it replays."""
@@ -40,6 +43,7 @@ class Runs:
         here: str,
         done: Callable[[Activation], Awaitable[None]],
         lost: Callable[[Activation, TroupeError], Awaitable[None]],
+        processes: Runner | None = None,
     ) -> None:
         """``done`` is told when a session has no more runs, ``lost`` when it can't go on here."""
         self._registry = registry
@@ -53,7 +57,8 @@ class Runs:
         self._finished: dict[str, asyncio.Event] = {}
         self._agents: dict[str, AgentFunction] = {}
         self._blobs: dict[str, bytes] = {}
-        self._processes = AgentProcesses()
+        self._processes = processes or AgentProcesses()
+        self._strays = Strays()
         self._watchdog = Watchdog()
         self._always_replay = os.environ.get(ALWAYS_REPLAY) == "1"
 
@@ -97,7 +102,11 @@ class Runs:
         turn = self._turns.get(activation.id)
         if turn:
             await _cancelled(turn)
-        await self._processes.left(activation.id)
+        await self.left(activation.id)
+
+    async def left(self, session_id: str) -> None:
+        """Return when nothing of the session's last agent runs any more."""
+        await self._processes.left(session_id)
 
     async def cancel_children(self, activation: Activation) -> None:
         """Cancel what was spawned and has no result yet, wherever it runs, until that is done.
@@ -114,6 +123,7 @@ class Runs:
             where = {}  # whoever did not answer may be gone
             if left:
                 await asyncio.sleep(_RETRY_S)
+        self._fanouts.pop(activation.id, None)
 
     async def _cancelled_not(
         self, activation: Activation, specs: list[ChildSpec], where: dict[str, str]
@@ -156,6 +166,7 @@ class Runs:
             for run_id in list(state.runs):
                 self.announce(run_id)
             self._workers.pop(activation.id, None)
+            self._fanouts.pop(activation.id, None)
             await self._lost(activation, error)
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
@@ -165,42 +176,60 @@ class Runs:
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
             result = await self._attempt(activation, run)
         if activation.closing or entity.state.closed or entity.broken:
+            if not entity.broken:
+                self._fanouts[activation.id].close()
             await entity.committed()
             return
+        fanout = self._fanouts[activation.id]
         await self.cancel_children(activation)  # those that it did not wait for
+        fanout.close()
         result = await activation.finish(run.id, result)
         metrics.RUNS.add(label=result.status)
         activation.notify("run_finished", result.error or "", result.cost)
-        self._fanouts.pop(activation.id, None)
+        await self._processes.left(activation.id)
         self.announce(run.id)
 
     async def _attempt(self, activation: Activation, run: session.Run) -> Result:
-        """Call the agent, and again from the start for as long as the engine asks for it."""
-        if run.attempts > session.MAX_ATTEMPTS:
-            error = f"its actor or process ended {run.attempts - 1} times without getting on"
-            return Result(activation.id, "failed", error=error)
+        """Call the agent, and again from the start while its process ends without a result, and
+        for as long as the engine asks for it."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
         deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        died = False
+        fanout = self._fanouts[activation.id] = Fanout(activation, self._hosts, self._here)
         while True:
-            fanout = Fanout(activation, self._hosts, self._here)
+            if why := session.exhausted(run):
+                return Result(activation.id, "failed", error=why)
             engine = TurnEngine(activation, run.id, fanout, self._always_replay)
-            self._fanouts[activation.id] = fanout
             turn = asyncio.create_task(
-                self._traced(activation, run, engine), name=f"turn of {activation.id}"
+                self._traced(activation, run, engine, _pause(run.attempts) if died else 0.0),
+                name=f"turn of {activation.id}",
             )
             engine.on_replay = turn.cancel
             self._turns[activation.id] = turn
+            died = False
             try:
                 result = await _outcome(turn, activation.id, limit, deadline)
+            except AgentDied as death:
+                died = True
+                result = Result(activation.id, "failed", error=death.cause)
             finally:
                 engine.closed = True
                 self._turns.pop(activation.id, None)
-            if not engine.replay or activation.closing or activation.entity.broken:
+            if activation.closing or activation.entity.state.closed or activation.entity.broken:
+                return result
+            if died:
+                activation.entity.do(session.EndAttempt(run.id, str(result.error)))
+                await activation.entity.committed()
+                activation.notify("attempt_ended", str(result.error))
+                metrics.DEATHS.add()
+            elif not engine.replay:
                 return result
 
     async def _traced(
-        self, activation: Activation, run: session.Run, engine: TurnEngine
+        self, activation: Activation, run: session.Run, engine: TurnEngine, pause: float
     ) -> wire.Outcome:
+        if pause:  # what ended its process may be over by then
+            await asyncio.sleep(pause)
         with tracing.span("turn", session=activation.id, attempt=run.attempts):
             return await self._turn(activation, run, engine)
 
@@ -211,15 +240,22 @@ class Runs:
         if profile.agent is None:
             raise InvalidAgent(f"session {profile.id} has no agent: it was imported without one")
         info = _turn_info(activation, run.id)
+        _require_workspace(profile.workspace_path)
         if session.isolation_of(activation.entity.state, run) == "process":
             blob = await self._blob(profile.agent.digest)
             return await self._processes.run(blob, info, run.prompt, profile.workspace_path, engine)
         agent = await self._agent(profile.agent.digest)
         self._watchdog.watch()
         try:
-            return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
+            with self._strays.started_by(activation.id):
+                return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
         except (SystemExit, KeyboardInterrupt) as error:
-            raise RuntimeError(f"the agent tried to end its process: {error!r}") from error
+            return wire.Outcome(
+                error=f"{wire.exit_text(error)}; who shares a process can't end it: "
+                'isolation="process" gives it one of its own'
+            )
+        finally:
+            await self._strays.end(activation.id, self._processes.starting)
 
     async def _blob(self, digest: str) -> bytes:
         blob = self._blobs.get(digest)
@@ -237,7 +273,7 @@ class Runs:
 async def _outcome(
     turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, deadline: float | None
 ) -> Result:
-    """What a turn came to; a Fenced or StoreUnavailable goes through, since it is no outcome."""
+    """What a turn came to. What is no outcome goes through: Fenced, StoreUnavailable, AgentDied."""
     left = None if deadline is None else max(deadline - asyncio.get_running_loop().time(), 0.0)
     await asyncio.wait([turn], timeout=left)
     if not turn.done():
@@ -248,13 +284,23 @@ async def _outcome(
         return Result(session_id, "cancelled", error="cancelled")
     error = turn.exception()
     if error is not None:
-        if interrupted(error):
+        if interrupted(error) or isinstance(error, AgentDied):
             raise error
         return Result(session_id, "failed", error=wire.error_text(error))
     outcome = turn.result()
     if outcome.error is not None:
         return Result(session_id, "failed", error=outcome.error)
     return Result(session_id, "completed", output=outcome.output, structured=outcome.structured)
+
+
+def _pause(attempts: int) -> float:
+    """How long to wait before an agent is started once more, in seconds."""
+    return min(_FIRST_PAUSE_S * 2.0 ** max(attempts - 2, 0), _LONGEST_PAUSE_S)
+
+
+def _require_workspace(path: str | None) -> None:
+    if path is not None and not os.path.isdir(path):
+        raise NotFound(f"workspace {path}: there is no such directory here any more")
 
 
 async def _cancelled(turn: asyncio.Task[wire.Outcome]) -> None:

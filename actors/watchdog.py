@@ -68,6 +68,6 @@ def _refuse_exit() -> None:
     def refused(status: int) -> NoReturn:
         if os.getpid() != here:
             _exit(status)
-        raise SystemExit(f"os._exit({status})")
+        raise SystemExit(status)
 
     os._exit = refused

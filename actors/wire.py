@@ -129,6 +129,15 @@ def error_text(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
+def exit_text(left: BaseException) -> str:
+    """How an agent ended that asked for the end of its process: its own result."""
+    if not isinstance(left, SystemExit):
+        return type(left).__name__
+    if left.code is None or isinstance(left.code, int):
+        return f"exited with code {left.code or 0}"
+    return f"exited with code 1: {error_text(left).partition(': ')[2]}"
+
+
 async def _read(reader: asyncio.StreamReader) -> bytes:
     size = int.from_bytes(await reader.readexactly(_HEADER), "big")
     if size > _LARGEST:

@@ -76,12 +76,12 @@ class Connected:
 
     def close(self) -> None:
         """Leave; and take down what was brought up for this."""
-        if self._owns_ray:
-            ray.shutdown()
         if self._guard:
             with contextlib.suppress(TroupeError, OSError):
                 _apart(_on_heads(self.settings.redis_url, self.settings.namespace, heads.note))
-            self._guard.stop()
+            self._guard.stop()  # first: it ends hosts before agents, and Ray would not
+        if self._owns_ray:
+            ray.shutdown()
 
 
 def join(address: str, settings: ClusterSettings, *, durable: bool | None = None) -> Connected:

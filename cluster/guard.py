@@ -2,8 +2,16 @@
 
 Run as ``python -I -S guard.py [COMMAND…]`` with a pipe from the owner as standard input. The pipe
 closes when the owner ends, be it by SIGKILL. Then everything that carries the owner's mark in its
-environment is killed, and the command (an embedded Redis), which is kept alive until then, is told
-to stop and waited for. Standard library only: it must start fast and stay small.
+environment is killed, in an order:
+
+1. Ray, and with it the hosts and stores: whatever might note that an agent has died.
+2. Agents, and all that they have started. Nobody is left who could take their end for a result.
+3. The command (an embedded Redis), which is kept alive until then, is told to stop and waited for.
+   Whoever holds its lock, as this process does, keeps others from starting one until all is gone.
+
+An owner that lives, and asked for this, ends Ray's head itself: without one to talk to it would
+wait for seconds. All of that takes a few seconds at most. Standard library only: it must start fast
+and stay small.
 """
 
 import contextlib
@@ -17,9 +25,13 @@ import time
 MARK = "TROUPE_OWNER"
 """The environment variable that a guarded process and all that it starts carry."""
 
-_STOP_LIMIT_S = 20.0
-_GRACE_S = 1.0
+AGENTS = "TROUPE_AGENTS"
+"""The environment variable that agents' processes and all that they start carry."""
+
+_SWEEP_LIMIT_S = 3.0
+_STOP_LIMIT_S = 2.0
 _LOOK_EVERY_S = 1.0
+_LOOK_AGAIN_S = 0.01
 
 
 class Guard:
@@ -57,14 +69,15 @@ def mark_process() -> None:
 
 
 def main(command: list[str]) -> None:
-    owner_gone = threading.Event()
+    owner, owner_gone = os.getppid(), threading.Event()
     threading.Thread(target=_watch, args=(owner_gone,), daemon=True).start()
     known: dict[int, str] = {}
     looking = threading.Thread(target=_look, args=(owner_gone, known))
     looking.start()
     kept = _keep(command, owner_gone) if command else None
     looking.join()
-    _sweep({os.getpid(), kept.pid if kept else 0}, known)
+    spare = {os.getpid(), kept.pid if kept else 0}
+    _sweep(spare | (_heads() if os.getppid() == owner else set()), known)
     if kept:
         _stop(kept)
 
@@ -96,41 +109,63 @@ def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
             _still_there(mark, {os.getpid()}, known)
 
 
+def waves(ours: set[int], agents: set[int]) -> list[set[int]]:
+    """In which order processes are killed: each wave when nothing of those before is left."""
+    return [wave for wave in (ours - agents, ours & agents) if wave]
+
+
 def _sweep(spare: set[int], known: dict[int, str]) -> None:
-    """Ask what carries our mark to end, and kill what does not within a second."""
+    """Kill what is ours, wave by wave, until nothing of it is left."""
     mark = os.environ.get(MARK)
     if not mark:
         return
     for pid in spare:
         known.pop(pid, None)
-    deadline = time.monotonic() + _GRACE_S
-    sign = signal.SIGTERM
-    while marked := _still_there(mark, spare, known):
-        if time.monotonic() > deadline:
-            sign = signal.SIGKILL
-        for pid in marked:
+    deadline = time.monotonic() + _SWEEP_LIMIT_S
+    while (ours := _still_there(mark, spare, known)) and time.monotonic() < deadline:
+        for pid in waves(ours, _agents())[0]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, sign)
-        if time.monotonic() > deadline + _STOP_LIMIT_S:
-            return
-        time.sleep(0.05)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_LOOK_AGAIN_S)
 
 
-def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> list[int]:
+def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> set[int]:
     """What carries the mark, and what that has started: a process that gives itself a title, as
     Ray's do, may lose its environment. ``known`` keeps them all, with the time of their start."""
     processes = _processes()
     for pid in [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] != start]:
         del known[pid]
-    ours = {*_marked(mark, spare), *known}
+    marked = {pid for pid in _with(MARK, mark) if pid not in spare}
+    ours = _with_all_below(marked | known.keys(), processes, spare)
+    known.update((pid, processes[pid][1]) for pid in ours & processes.keys())
+    return set(known)
+
+
+def _agents() -> set[int]:
+    """Agents' processes, and all below them."""
+    return _with_all_below(set(_with(AGENTS, "1")), _processes(), set())
+
+
+def _heads() -> set[int]:
+    """The processes that are a head of Ray."""
+    found = set()
+    for pid in _processes():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:
+            if name.read() == "gcs_server\n":
+                found.add(pid)
+    return found
+
+
+def _with_all_below(
+    found: set[int], processes: dict[int, tuple[int, str]], spare: set[int]
+) -> set[int]:
     while new := {
         pid
         for pid, (parent, _) in processes.items()
-        if parent in ours and pid not in ours and pid not in spare
+        if parent in found and pid not in found and pid not in spare
     }:
-        ours |= new
-    known.update((pid, processes[pid][1]) for pid in ours & processes.keys())
-    return list(known)
+        found = found | new
+    return found
 
 
 def _processes() -> dict[int, tuple[int, str]]:
@@ -145,14 +180,15 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def _marked(mark: str, spare: set[int]) -> list[int]:
-    wanted = f"{MARK}={mark}".encode()
+def _with(name: str, value: str) -> list[int]:
+    """The processes that have this in their environment."""
+    wanted = f"{name}={value}".encode()
     found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
-        if name.isdigit() and int(name) not in spare:
-            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as environ:
+    for pid in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if pid.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
                 if wanted in environ.read().split(b"\0"):
-                    found.append(int(name))
+                    found.append(int(pid))
     return found
 
 

@@ -100,7 +100,7 @@ async def _run(directory: FakeDirectory, host: FakeHost, count: int, limit: int)
     hosts = SimpleNamespace(directory=directory, host=lambda name: host)
     spawns = Fanout(cast(Activation, activation), cast(HostProvider, hosts), "here")
     async with asyncio.timeout(LIMIT_S):
-        results = await spawns.spread(limit).run(children, fail_fast=False, again=False)
+        results = await spawns.spread("0.0", limit).run(children, fail_fast=False, again=False)
     return [result.session_id for result in results]
 
 

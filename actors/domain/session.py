@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from copy import copy
 from typing import Literal, TypeAlias
 
@@ -38,6 +39,11 @@ SHARED_ATTEMPTS = 2
 
 MAX_ATTEMPTS = 8
 """After so many starts without a new step a run has failed."""
+
+MAX_STARTS = 256
+"""After so many starts in all a run has failed: one that ends its process after each new step."""
+
+HOST_ENDED = "the process of its host ended"
 
 KEPT_OPERATIONS = 256
 """Of so many messages that came from outside a run it is known that they were added."""
@@ -151,6 +157,10 @@ class Run(Struct, array_like=True):
     steps: dict[str, Step] = field(default_factory=dict)
     trace: str = ""
     """The span of whoever has started it; '' for none."""
+    starts: int = 0
+    """How often it was started in all; ``attempts`` counts since its last new step."""
+    deaths: list[str] = field(default_factory=list)
+    """What ended the attempts since its last new step."""
 
 
 class State(Struct, array_like=True):
@@ -209,6 +219,13 @@ class StartRun(Record, frozen=True, tag=True):
 
     run: str
     epoch: int = 0
+
+
+class EndAttempt(Record, frozen=True, tag=True):
+    """The agent's process has ended without a result; ``cause`` is what is known of its death."""
+
+    run: str
+    cause: str
 
 
 class FinishRun(Record, frozen=True, tag=True):
@@ -293,6 +310,7 @@ Command: TypeAlias = (
     Create
     | AcceptRun
     | StartRun
+    | EndAttempt
     | FinishRun
     | RecordStep
     | AddMessages
@@ -324,6 +342,11 @@ class RunStarted(Record, frozen=True, tag="started"):
     run: str
     at: int
     epoch: int = 0
+
+
+class AttemptEnded(Record, frozen=True, tag="attempt"):
+    run: str
+    cause: str
 
 
 class RunFinished(Record, frozen=True, tag="finished"):
@@ -395,6 +418,7 @@ Event: TypeAlias = (
     Created
     | RunAccepted
     | RunStarted
+    | AttemptEnded
     | RunFinished
     | StepRecorded
     | MessagesAdded
@@ -452,6 +476,9 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             return _accept(state, command, now)
         case StartRun(run, epoch):
             return _start(state, run, epoch, now), None
+        case EndAttempt(run, cause):
+            _open(state)
+            return [AttemptEnded(_run(state, run).id, cause)], None
         case FinishRun(run, result):
             return _finish(state, run, result, now)
         case Spawn():
@@ -499,6 +526,8 @@ def evolve(state: State, event: Event) -> State:
             state.runs[run_id] = Run(run_id, prompt, at, timeout, trace=trace)
         case RunStarted():
             _apply_started(state, event)
+        case AttemptEnded(run_id, cause):
+            _begin_attempt(state.runs[run_id], cause)
         case RunFinished():
             _apply_finished(state, event)
         case ChildrenSpawned(run_id, key, label, children):
@@ -508,8 +537,11 @@ def evolve(state: State, event: Event) -> State:
                 state.children[spec.id] = Child(spec, run_id)
         case ChildrenFinished(results):
             for result in results:
-                state.children[result.session_id].result = result
+                child = state.children[result.session_id]
+                child.result = result
                 state.children_cost += result.cost
+                if run := state.runs.get(child.run):
+                    _got_on(run)
         case Created(profile, imported):
             _apply_created(state, profile, imported)
         case WasClosed(reason):
@@ -525,6 +557,25 @@ def isolation_of(state: State, run: Run) -> Isolation:
     """Where a run belongs: one that keeps ending its actor goes to a process of its own."""
     isolation = the_profile(state).isolation
     return "process" if run.attempts > SHARED_ATTEMPTS else isolation
+
+
+def exhausted(run: Run) -> str | None:
+    """Why a run must not be started once more; None if it may."""
+    if run.attempts > MAX_ATTEMPTS:
+        return (
+            f"its process ended {run.attempts - 1} times without getting on: "
+            f"{'; '.join(_counted(run.deaths))}"
+        )
+    if run.starts > MAX_STARTS:
+        last = f", at last: {run.deaths[-1]}" if run.deaths else ""
+        return f"its process ended {run.starts - 1} times{last}"
+    return None
+
+
+def _counted(deaths: list[str]) -> list[str]:
+    """Each cause once, in the order of their first time, and how often it came."""
+    counts = Counter(deaths)
+    return [f"{cause} ({n} times)" if n > 1 else cause for cause, n in counts.items()]
 
 
 def operation(run: str, key: str) -> str:
@@ -655,16 +706,30 @@ def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[E
 
 def _apply_started(state: State, event: RunStarted) -> None:
     run = state.runs[event.run]
-    run.attempts += 1
     run.epoch = event.epoch
     if run.started is None:
         run.started = event.at
+        run.attempts = run.starts = 1
         state.metadata.turn_count += 1
+    else:
+        _begin_attempt(run, HOST_ENDED)
+
+
+def _begin_attempt(run: Run, death: str) -> None:
+    run.attempts += 1
+    run.starts += 1
+    run.deaths.append(death)
 
 
 def _take_step(run: Run, key: str, step: Step) -> None:
     run.steps[key] = step
-    run.attempts = min(run.attempts, 1)  # it got on, so it is not what ends its actor
+    _got_on(run)
+
+
+def _got_on(run: Run) -> None:
+    """It came further than before, so it is not what ends its process each time."""
+    run.attempts = min(run.attempts, 1)
+    run.deaths.clear()
 
 
 def _apply_finished(state: State, event: RunFinished) -> None:

@@ -24,10 +24,13 @@ from actors.domain.errors import (
 from actors.domain.money import MAX_NANO, NANO
 from actors.domain.result import Result, Status
 from actors.domain.session import (
+    HOST_ENDED,
     KEPT_OPERATIONS,
     KEPT_RESULTS,
+    MAX_ATTEMPTS,
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_RUNS,
+    MAX_STARTS,
     SHARED_ATTEMPTS,
     AcceptRun,
     AddMessages,
@@ -41,6 +44,7 @@ from actors.domain.session import (
     Command,
     Create,
     Describe,
+    EndAttempt,
     Event,
     FinishChildren,
     FinishRun,
@@ -56,6 +60,7 @@ from actors.domain.session import (
     StartRun,
     State,
     Step,
+    exhausted,
     isolation_of,
     operation,
 )
@@ -832,3 +837,71 @@ def test_money_adds_up(history: tuple[list[Command], Close | None]) -> None:
         child.result.cost for child in desk.state.children.values() if child.result is not None
     )
     assert by_runs + under_way + unfinished == desk.state.spent + desk.state.children_cost
+
+
+def _killed(desk: Desk, times: int, cause: str = "killed by SIGKILL") -> None:
+    for _ in range(times):
+        desk.do(EndAttempt("run", cause))
+
+
+def test_the_end_of_a_process_ends_an_attempt_and_not_the_run() -> None:
+    desk = Desk()
+    desk.running()
+    _killed(desk, MAX_ATTEMPTS - 1)
+    assert "run" in desk.state.runs
+    assert exhausted(desk.state.runs["run"]) is None
+
+
+def test_a_run_whose_process_ends_again_and_again_fails_with_every_cause() -> None:
+    desk = Desk()
+    desk.running()
+    _killed(desk, MAX_ATTEMPTS - 2)
+    desk.do(EndAttempt("run", "exited with code 3"))
+    desk.do(StartRun("run", 2))
+    why = str(exhausted(desk.state.runs["run"]))
+    assert f"killed by SIGKILL ({MAX_ATTEMPTS - 2} times)" in why
+    assert "exited with code 3;" in why
+    assert HOST_ENDED in why
+
+
+@pytest.mark.parametrize(
+    "news", ["step", "message", "children"], ids=["a step", "a message", "a sub-agent's result"]
+)
+def test_what_gets_on_may_die_again(news: str) -> None:
+    desk = Desk()
+    desk.running()
+    if news == "children":
+        desk.spawn("child")
+    _killed(desk, MAX_ATTEMPTS - 1)
+    match news:
+        case "step":
+            desk.do(RecordStep("run", "0.1", Step("step", "one", b"")))
+        case "message":
+            desk.do(AddMessages(1, 1, "run", "0.1"))
+        case "children":
+            desk.do(FinishChildren([Result("child", "completed")]))
+    run = desk.state.runs["run"]
+    assert (run.attempts, run.deaths) == (1, [])
+    assert run.starts == MAX_ATTEMPTS
+
+
+def test_what_dies_after_each_new_step_does_not_go_on_for_ever() -> None:
+    desk = Desk()
+    desk.running()
+    for at in range(MAX_STARTS):
+        assert exhausted(desk.state.runs["run"]) is None
+        desk.do(RecordStep("run", f"0.{at}", Step("step", "one", b"")))
+        _killed(desk, 1)
+    assert f"{MAX_STARTS} times, at last: killed by SIGKILL" in str(
+        exhausted(desk.state.runs["run"])
+    )
+
+
+def test_an_attempt_of_a_closed_session_or_of_no_run_does_not_end() -> None:
+    desk = Desk()
+    with pytest.raises(NotFound):
+        desk.do(EndAttempt("run", "killed"))
+    desk.running()
+    desk.do(Close("cancelled"))
+    with pytest.raises(SessionEnded):
+        desk.do(EndAttempt("run", "killed"))

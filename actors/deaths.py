@@ -1,0 +1,85 @@
+"""Why a process ended without a word, and whether memory was the reason, as far as is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from actors.domain.record import Record
+
+_MIB = 1024 * 1024
+_LOOK_EVERY_S = 1.0
+_NEAR = 0.9
+"""From this part of its limit on memory counts as the likely reason."""
+
+
+class Death(Record, frozen=True):
+    """The end of a process: its wait status, and the most memory that it had, in bytes.
+
+    ``killer`` says whether the kernel's memory killer ended anything while it ran.
+    """
+
+    status: int
+    most: int = 0
+    killer: bool = False
+
+
+def cause(death: Death, limit: int) -> str:
+    """One line for a person; ``limit`` is how much memory it might have had, in bytes."""
+    code = os.waitstatus_to_exitcode(death.status)
+    if code >= 0:
+        return f"the agent's process exited with code {code} before the agent returned"
+    core = " and left a core" if os.WCOREDUMP(death.status) else ""
+    text = f"the agent's process was killed by {_name(-code)}{core}"
+    if death.killer and -code == signal.SIGKILL:
+        return f"{text}, while the kernel's memory killer was at work"
+    if death.most >= _NEAR * limit:
+        return f"{text}, with {death.most // _MIB} of the {limit // _MIB} MiB that it may have"
+    return text
+
+
+class MemoryKiller:
+    """How often the kernel has ended a process for want of memory, as far as can be told here."""
+
+    def __init__(self) -> None:
+        self._files = [*_of_own_group(), Path("/proc/vmstat")]
+        self._looked = -_LOOK_EVERY_S
+        self._count = 0
+
+    def count(self, *, now: bool = False) -> int:
+        """The count of about a second ago, or of ``now``."""
+        moment = time.monotonic()
+        if now or moment - self._looked >= _LOOK_EVERY_S:
+            self._looked, self._count = moment, max(self._counters(), default=0)
+        return self._count
+
+    def _counters(self) -> Iterator[int]:
+        for file in self._files:
+            with contextlib.suppress(OSError, ValueError):
+                for line in file.read_text().splitlines():
+                    name, _, count = line.partition(" ")
+                    if name == "oom_kill":
+                        yield int(count)
+
+
+def _of_own_group() -> Iterator[Path]:
+    """Where the control group of this process counts; version 2 first, then version 1."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            inside = path.lstrip("/")
+            if not kinds:
+                yield Path("/sys/fs/cgroup", inside, "memory.events")
+            elif "memory" in kinds.split(","):
+                yield Path("/sys/fs/cgroup/memory", inside, "memory.oom_control")
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,80 @@
+"""The processes below one, as Linux tells of them. Elsewhere nothing is known of them.
+
+A process group is no tree: whoever starts a session, or forks twice, has left it. But what loses
+its parent becomes the child of the nearest ancestor that has asked for orphans (a *sub-reaper*), so
+below one nothing is ever lost, whatever it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection
+
+_LIBC = ctypes.CDLL(None)  # now: what a forked process has to load and link costs each of them
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.05
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what is below this process and loses its own."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(sign: signal.Signals) -> None:
+    """Have ``sign`` sent to this process when its parent ends."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, sign)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, those that have ended and were not waited for among them."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, parents first."""
+    found = children(pid)
+    for one in found:  # it grows meanwhile
+        found += children(one)
+    return found
+
+
+def kill_below(pid: int, spared: Collection[int], limit_s: float, reap: Callable[[], None]) -> None:
+    """Kill what is below ``pid``, but for its children ``spared`` and all below them.
+
+    Returns when nothing of it is left, or after ``limit_s`` seconds; ``reap()`` waits for children
+    of this process that have ended, without blocking.
+    """
+    deadline, pause = time.monotonic() + limit_s, _PAUSE_S
+    while strays := [one for one in children(pid) if one not in spared]:
+        for one in strays:
+            for below in (one, *descendants(one)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(below, signal.SIGKILL)
+        reap()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that has not ended; nobody may have waited for one that has."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False

@@ -1,0 +1,73 @@
+"""What agents that share this process have started and left behind.
+
+An agent's tasks carry its session's id, so it is known who has started processes; not which, since
+they are all this process's children. When the last of those agents has ended, what is still
+there is nobody's, and is killed. What has left the tree by a double fork is not found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterator
+
+from actors import proctree
+
+_SESSION: contextvars.ContextVar[str] = contextvars.ContextVar("session", default="")
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
+_LOOK_AGAIN_S = 0.005
+_LIMIT_S = 5.0
+
+_starters: set[str] = set()
+"""The sessions of this process whose agents have started a process and not ended yet."""
+
+
+class Strays:
+    """The processes that this process's agents have started."""
+
+    def __init__(self) -> None:
+        self._watched = False
+
+    @contextlib.contextmanager
+    def started_by(self, session_id: str) -> Iterator[None]:
+        """Note which session it is that starts processes in this block."""
+        if not self._watched:
+            self._watched = True
+            sys.addaudithook(_note)
+        token = _SESSION.set(session_id)
+        try:
+            yield
+        finally:
+            _SESSION.reset(token)
+
+    async def end(self, session_id: str, spared: Collection[int]) -> None:
+        """The session's agent has ended: kill what is nobody's now, but for ``spared``.
+
+        Returns when it is gone.
+        """
+        if session_id not in _starters:
+            return
+        _starters.discard(session_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LIMIT_S):
+                while not _starters and (left := _running(spared)):
+                    for one in left:
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            os.kill(one, signal.SIGKILL)
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+def _note(event: str, arguments: object) -> None:
+    if event in _STARTS and (session := _SESSION.get()):
+        _starters.add(session)
+
+
+def _running(spared: Collection[int]) -> list[int]:
+    """This process's descendants that have not ended."""
+    roots = [one for one in proctree.children(os.getpid()) if one not in spared]
+    trees = [one for root in roots for one in (root, *proctree.descendants(root))]
+    return [one for one in trees if proctree.is_running(one)]
