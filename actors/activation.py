@@ -12,7 +12,7 @@ from msgspec import structs
 from actors.domain import session
 from actors.domain.boundary import EscapeState
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
-from actors.domain.errors import Fenced, NotFound, RolledBack, StoreUnavailable, Unavailable
+from actors.domain.errors import NotFound, RolledBack, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Profile
 from actors.entity import Entity
@@ -206,11 +206,6 @@ async def stored_entity(wiring: Wiring, scope: str, session_id: str) -> SessionE
     """Take over a stored session."""
     key = Key(scope, SESSION.kind, session_id)
     return await Entity.activate(SESSION, key, wiring.committer, wiring.keyring, wiring.clock)
-
-
-def interrupted(error: BaseException) -> bool:
-    """Whether an error says that this activation can't go on, rather than that its agent failed."""
-    return isinstance(error, Fenced | StoreUnavailable)
 
 
 def require_known(entity: SessionEntity) -> None:

@@ -80,10 +80,10 @@ class AgentProcesses:
     ) -> wire.Outcome:
         """Run ``agent`` in a process of its own and serve its calls with ``engine``.
 
-        Raises AgentDied if the process ends without a result, once nothing of it runs any more,
-        and NoCapacity if none can be started for minutes. When this is cancelled the agent is too,
-        and nothing of it runs any more. When it returns everything of the agent has been killed;
-        `left` waits until it is gone.
+        Raises Fenced or StoreUnavailable if the agent let one of these through, AgentDied if the
+        process ends without a result, once nothing of it runs any more, and NoCapacity if none can
+        be started for minutes. When this is cancelled the agent is too, and nothing of it runs any
+        more. When it returns all of the agent has been killed; `left` waits until it is gone.
         """
         start = wire.Start(info, agent, prompt, directory, agent_memory())
         killed_before = self._killer.count()
@@ -104,7 +104,7 @@ class AgentProcesses:
                 ending = self._in_background(self._end(process))
                 self._leaving[info.session_id] = ending
                 ending.add_done_callback(lambda _: self._leaving.pop(info.session_id, None))
-                return outcome
+                return wire.require_outcome(outcome)
             death = await self._end(process)
             if session.begun or last:
                 killer = self._killer.count(now=True) > killed_before

@@ -209,7 +209,7 @@ async def _run(start: wire.Start, link: _Link) -> wire.Outcome:
     except (SystemExit, KeyboardInterrupt) as left:
         return wire.Outcome(error=wire.exit_text(left))
     except Exception as error:
-        return wire.Outcome(error=wire.error_text(error))
+        return wire.failure_of(error)
 
 
 def _limit_memory(bytes: int) -> None:

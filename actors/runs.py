@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from actors import metrics, tracing, wire
-from actors.activation import Activation, interrupted
+from actors.activation import Activation
 from actors.agents import AgentFunction, unship
 from actors.calls import TurnInfo
 from actors.domain import session
@@ -173,14 +173,14 @@ class Runs:
         entity = activation.entity
         entity.do(session.StartRun(run.id, entity.epoch))
         activation.notify("run_started", run.prompt[:200])
+        fanout = self._fanouts[activation.id] = Fanout(activation, self._hosts, self._here)
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
-            result = await self._attempt(activation, run)
-        if activation.closing or entity.state.closed or entity.broken:
+            result = await self._attempt(activation, run, fanout)
+        if _is_over(activation):
             if not entity.broken:
-                self._fanouts[activation.id].close()
+                fanout.close()
             await entity.committed()
             return
-        fanout = self._fanouts[activation.id]
         await self.cancel_children(activation)  # those that it did not wait for
         fanout.close()
         result = await activation.finish(run.id, result)
@@ -189,13 +189,12 @@ class Runs:
         await self._processes.left(activation.id)
         self.announce(run.id)
 
-    async def _attempt(self, activation: Activation, run: session.Run) -> Result:
+    async def _attempt(self, activation: Activation, run: session.Run, fanout: Fanout) -> Result:
         """Call the agent, and again from the start while its process ends without a result, and
         for as long as the engine asks for it."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
         deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         died = False
-        fanout = self._fanouts[activation.id] = Fanout(activation, self._hosts, self._here)
         while True:
             if why := session.exhausted(run):
                 return Result(activation.id, "failed", error=why)
@@ -215,14 +214,14 @@ class Runs:
             finally:
                 engine.closed = True
                 self._turns.pop(activation.id, None)
-            if activation.closing or activation.entity.state.closed or activation.entity.broken:
-                return result
-            if died:
+            if died and not _is_over(activation):
                 activation.entity.do(session.EndAttempt(run.id, str(result.error)))
                 await activation.entity.committed()
                 activation.notify("attempt_ended", str(result.error))
                 metrics.DEATHS.add()
             elif not engine.replay:
+                return result
+            if _is_over(activation):
                 return result
 
     async def _traced(
@@ -251,7 +250,7 @@ class Runs:
                 return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
         except (SystemExit, KeyboardInterrupt) as error:
             return wire.Outcome(
-                error=f"{wire.exit_text(error)}; who shares a process can't end it: "
+                error=f"{wire.exit_text(error)}: a shared agent can't end its process; "
                 'isolation="process" gives it one of its own'
             )
         finally:
@@ -284,13 +283,19 @@ async def _outcome(
         return Result(session_id, "cancelled", error="cancelled")
     error = turn.exception()
     if error is not None:
-        if interrupted(error) or isinstance(error, AgentDied):
+        if isinstance(error, (*wire.INTERRUPTIONS, AgentDied)):
             raise error
         return Result(session_id, "failed", error=wire.error_text(error))
     outcome = turn.result()
     if outcome.error is not None:
         return Result(session_id, "failed", error=outcome.error)
     return Result(session_id, "completed", output=outcome.output, structured=outcome.structured)
+
+
+def _is_over(activation: Activation) -> bool:
+    """Whether what the turn came to is nobody's business any more."""
+    entity = activation.entity
+    return bool(activation.closing or entity.state.closed or entity.broken)
 
 
 def _pause(attempts: int) -> float:

@@ -10,7 +10,10 @@ from msgspec import Struct
 
 from actors import calls
 from actors.domain import errors
-from actors.domain.errors import Detail, InvalidValue, TroupeError
+from actors.domain.errors import Detail, Fenced, InvalidValue, StoreUnavailable, TroupeError
+
+INTERRUPTIONS = (Fenced, StoreUnavailable)
+"""What says that an activation can't go on, rather than that its agent has failed."""
 
 _HEADER = 4
 _LARGEST = 256 * 1024 * 1024
@@ -60,11 +63,15 @@ class Called(Struct, frozen=True, tag=True):
 
 
 class Outcome(Struct, frozen=True, tag=True):
-    """What the agent returned, or the error that it raised."""
+    """What the agent returned, or the error that it raised.
+
+    ``interruption`` is that error where it says that the turn can't go on here: no outcome at all.
+    """
 
     output: str = ""
     structured: bool = False
     error: str | None = None
+    interruption: Refused | None = None
 
 
 ToProcess: TypeAlias = Start | Stop | Answered | Refused
@@ -120,6 +127,20 @@ def outcome_of(value: object) -> Outcome:
             error=f"the agent returned {len(data)} bytes; {_LARGEST_OUTPUT} at most can be kept"
         )
     return Outcome(data.decode(), structured)
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """What an agent has come to that raised ``error``."""
+    if isinstance(error, INTERRUPTIONS):
+        return Outcome(interruption=refusal(0, error))
+    return Outcome(error=error_text(error))
+
+
+def require_outcome(outcome: Outcome) -> Outcome:
+    """The outcome; raises the error of ours that has interrupted the agent, if one has."""
+    if outcome.interruption:
+        raise to_error(outcome.interruption)
+    return outcome
 
 
 def error_text(error: BaseException) -> str:

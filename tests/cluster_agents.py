@@ -165,6 +165,13 @@ async def starts_process(turn: Turn, prompt: str) -> str:
     return ""
 
 
+async def leaves_process(turn: Turn, prompt: str) -> str:
+    """Leaves a process behind, in a session of its own, and returns; writes its id down."""
+    child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    Path(prompt).write_text(str(child.pid))
+    return "done"
+
+
 async def step_by_step(turn: Turn, prompt: str) -> str:
     """Two paid steps that leave a mark in a directory; the second waits for a file named go."""
     directory = Path(prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ import pytest
 import redis
 
 from actors import BudgetConfig, Policy, Result, Tampered
+from actors.domain.settings import Isolation
 from cluster import Session, Troupe
 from cluster.redis.connection import short
 from cluster.remote import DIRECTORY, Proxy, allowances_name, budget_name
@@ -63,6 +65,61 @@ async def test_a_killed_host_loses_nothing(troupe: Troupe, directory: Path, isol
     os.kill(await pid_of(troupe, host), signal.SIGKILL)
     await until(_grown(directory / "second", 2))
     await _finishes_as_if_nothing_had_been(session, run, directory, 2)
+
+
+async def _agent_of(troupe: Troupe, session: Session) -> psutil.Process:
+    """The process in which a session's agent runs: the one that is in its workspace."""
+    path = (await session.status()).profile.workspace_path
+    (found,) = [one for one in psutil.process_iter() if _is_agent_in(one, str(path))]
+    return found
+
+
+def _is_agent_in(process: psutil.Process, path: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "actors.runner" in process.cmdline() and process.cwd() == path
+    return False
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+async def test_a_killed_agent_goes_on_in_place(
+    troupe: Troupe, directory: Path, sign: signal.Signals
+) -> None:
+    session, run = await _stepping(troupe, directory, "process")
+    for attempts in (2, 3):
+        (await _agent_of(troupe, session)).send_signal(sign)
+        await until(_grown(directory / "second", attempts))
+    await _finishes_as_if_nothing_had_been(session, run, directory, 3)
+
+
+async def test_an_agent_whose_process_always_ends_fails_and_says_why(troupe: Troupe) -> None:
+    session = await troupe.create_session(agents.exits)
+    result = await session.run("", timeout=60)
+    assert result.status == "failed"
+    assert "exited with code 3 before the agent returned (8 times)" in str(result.error)
+
+
+@pytest.mark.parametrize("isolation", ["process", "shared"])
+async def test_a_run_whose_workspace_is_gone_fails_and_names_it(
+    troupe: Troupe, tmp_path: Path, isolation: Isolation
+) -> None:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    workspace = await troupe.workspace(directory)
+    session = await troupe.create_session(agents.echo, workspace=workspace, isolation=isolation)
+    directory.rmdir()
+    result = await session.run("")
+    assert result.status == "failed"
+    assert f"workspace {directory}" in str(result.error)
+
+
+async def test_what_a_shared_agent_leaves_behind_is_gone_before_its_result(
+    troupe: Troupe, directory: Path
+) -> None:
+    session = await troupe.create_session(agents.leaves_process, isolation="shared")
+    result = await session.run(str(directory / "pid"))
+    assert result.success, result.error
+    pid = int((directory / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("store", [budget_name, allowances_name, lambda scope: DIRECTORY])

@@ -1,4 +1,7 @@
-"""What happens when everything dies: kill -9 of the driver, and a start on the same state."""
+"""What happens when everything dies: kill -9 of the driver, and a start on the same state.
+
+`tests.restart` plays many more rounds of it, and kills agents and what `up` has started, too.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from cluster import Troupe, connect
+from tests.restart import CASES, Case, play
 from tests.waiting import until
 
 pytestmark = [
@@ -37,11 +41,11 @@ async def main():
         async def approve(request):
             return "session"
         session = await troupe.create_session(
-            agents.step_by_step, workspace=workspace, isolation="shared", on_approval=approve
+            agents.step_by_step, workspace=workspace, isolation=sys.argv[4], on_approval=approve
         )
         await session.add_message(Message.user("before the crash"))
         other = await troupe.create_session(
-            agents.calls_tool, workspace=workspace, isolation="shared"
+            agents.calls_tool, workspace=workspace, isolation=sys.argv[4]
         )
         assert (await other.run("0")).output == "deferred"
         await session.start(sys.argv[2], run_id=sys.argv[3])
@@ -63,14 +67,16 @@ class Crashed:
         self.left = left
 
 
-@pytest.fixture(scope="module")
-def crashed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashed]:
+@pytest.fixture(scope="module", params=["process", "shared"])
+def crashed(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Crashed]:
     """A driver with its own cluster, killed in the middle of a run."""
     home, directory = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("workspace")
     (directory / "a.txt").write_text("hello\n")
     environment = {**os.environ, "TROUPE_HOME": str(home)}
     driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, str(directory), str(directory), RUN],
+        [sys.executable, "-c", _DRIVER, str(directory), str(directory), RUN, request.param],
         env=environment,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
@@ -134,3 +140,10 @@ async def test_a_late_decision_still_counts(crashed: Crashed, again: Troupe) -> 
     (request,) = await workspace.inbox()
     await request.approve()
     assert (await again.session(crashed.other).run("0")).output == "allowed approval"
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.what == "lead" and case.killed != "up"], ids=str
+)
+async def test_a_fan_out_is_as_if_nothing_had_been(case: Case) -> None:
+    assert await asyncio.to_thread(play, case, 0.5) == ""

@@ -18,10 +18,12 @@ from actors.domain.errors import (
 )
 from actors.domain.messages import Message
 from actors.domain.money import to_usd
+from actors.domain.settings import Isolation
 from actors.turn import Task, Turn
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster
 
+_ISOLATIONS: tuple[Isolation, ...] = ("process", "shared")
 _INTERRUPTIONS = (Unavailable, SessionEnded)
 
 
@@ -163,7 +165,8 @@ class _Play:
         for number in range(self.rng.randint(1, 2)):
             prompt = f"{self.turn.run_id} task {number}"
             allotment = self.rng.choice((None, 20))
-            tasks.append(Task(agent, prompt, allotment_usd=allotment))
+            isolation = self.rng.choice(_ISOLATIONS)
+            tasks.append(Task(agent, prompt, allotment_usd=allotment, isolation=isolation))
         results = await self.turn.spawn(tasks, fail_fast=self.rng.random() < 0.2)
         self.checker.was_spawned(self.turn.session_id, results)
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, calls, engine, host, runs, stores
+from actors import activation, calls, engine, host, runs, stores, wire
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Entity
 from actors.journal import Append, Outcome
@@ -22,7 +22,9 @@ from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.ports import SessionSummary
 from actors.purse import Purse
+from cluster import guard
 from cluster.gate import Gate
+from tests.simulation.processes import SimulatedProcesses
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
 
@@ -217,6 +219,24 @@ def _keeps_the_slots_of_the_dead() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _sweeps_in_any_order() -> Iterator[None]:
+    """Everything is taken down at once: agents may die before those who note it."""
+    with patch.object(guard, "waves", lambda ours, agents: [ours]):
+        yield
+
+
+@contextmanager
+def _takes_a_death_for_a_result() -> Iterator[None]:
+    """The end of an agent's process is the end of its run."""
+
+    def failed(self: SimulatedProcesses, cause: str) -> wire.Outcome:
+        return wire.Outcome(error=cause)
+
+    with patch.object(SimulatedProcesses, "died", failed):
+        yield
+
+
 BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
@@ -233,5 +253,7 @@ BROKEN: dict[str, Variant] = {
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
     "listed once and for all": Variant(patched=_listed_once),
+    "sweeps in any order": Variant(patched=_sweeps_in_any_order),
+    "deaths are results": Variant(patched=_takes_a_death_for_a_result),
     "slots kept for the dead": Variant(patched=_keeps_the_slots_of_the_dead),
 }

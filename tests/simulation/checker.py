@@ -9,6 +9,8 @@ these the checker derives the states once more, each row in its own small step, 
 3. Money: an operation reserves once and is settled once.
 4. Uses: no allowance, single-use token or approval goes to more operations than it is for.
 5. Closed is closed: nothing happens in a session after it was ended or cancelled.
+6. A death is no result: no run fails, whatever was killed, and nothing that happened because
+   everything was taken down is noted at all.
 
 Whoever gets a reply in the schedule tells the checker, which holds that what it rests on was
 stored before (reply after commit) and that no later reply contradicts it. At the end, what can be
@@ -35,6 +37,7 @@ from actors.listing import CODES, position
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.memory_journal import MemoryJournal
 from actors.summary import summarise
+from tests.simulation.processes import SWEPT
 from tests.simulation.witness import AnyMachine, Shadow
 
 _DECISION = msgspec.msgpack.Decoder(Decision)
@@ -184,6 +187,10 @@ class Checker:
                 if (key.id, run) in self.results:
                     self.wrong(f"{key}: run {run} has two results")
                 self.results[key.id, run] = result
+                if result.status == "failed":
+                    self.wrong(f"{key}: run {run} failed: {result.error}")
+            case session.AttemptEnded(run, cause) if cause == SWEPT:
+                self.wrong(f"{key}: run {run} has noted that its agent was {cause}")
             case session.StepRecorded(run, _, step) if step.payload is not None:
                 self._steps[key.id, run, step.label] = step.payload
             case budget.CapSet(level, cap) if cap.max is not None:

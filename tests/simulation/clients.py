@@ -17,7 +17,7 @@ from actors.domain.messages import Message
 from actors.domain.money import NANO
 from actors.domain.patterns import CommandPattern
 from actors.domain.result import Result
-from actors.domain.settings import Limits
+from actors.domain.settings import Isolation, Limits
 from tests.simulation.agents import AGENT, Stage
 from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 
@@ -64,7 +64,8 @@ class Client:
         rng = self.rng
         limits = Limits(max_concurrent=rng.randint(1, 3))
         most = rng.choice((40, 100)) * NANO
-        profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), most, limits)
+        isolation: Isolation = rng.choice(("process", "shared"))
+        profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), most, limits, isolation)
         await self.create(profile)
         runs = [f"{profile.id[-6:]}-run-{at}" for at in range(rng.randint(1, 2))]
         life = [asyncio.ensure_future(self._run(profile.id, run)) for run in runs]
@@ -182,7 +183,7 @@ class Operator:
                 await asyncio.sleep(_PAUSE_S)
 
 
-def _profile(id: str, session_max: int, limits: Limits) -> session.Profile:
+def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) -> session.Profile:
     return session.Profile(
         id=id,
         user_id=USER,
@@ -190,7 +191,7 @@ def _profile(id: str, session_max: int, limits: Limits) -> session.Profile:
         family_id=id,
         created_at=EPOCH_US,
         agent=session.Agent(AGENT.digest, AGENT.name),
-        isolation="shared",
+        isolation=isolation,
         budget=session.Budget(session_max, 25 * NANO, 80),
         limits=limits,
         workspace_path=ROOT,

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
 from actors.journal import Append, Journal, Key, Loaded, Outcome
+from actors.processes import AgentDied
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
@@ -331,4 +332,4 @@ def _fail(reply: asyncio.Future[object], name: str) -> None:
 
 def unexpected(error: BaseException) -> bool:
     """Whether an error is none of those that callers are told to expect."""
-    return not isinstance(error, TroupeError | asyncio.CancelledError)
+    return not isinstance(error, TroupeError | AgentDied | asyncio.CancelledError)

@@ -28,8 +28,10 @@ from actors.ports import (
 )
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
 from actors.wiring import Wiring
+from cluster import guard
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
 from tests.simulation.loop import Loop, Process
+from tests.simulation.processes import KILLED, SWEPT, Agent, SimulatedProcesses, kill
 from tests.simulation.registry import Books, SimulatedDirectory, SimulatedRegistry
 from tests.simulation.witness import Witness
 
@@ -37,7 +39,7 @@ EPOCH_US = 1_800_000_000_000_000
 """The time at which every schedule begins, in microseconds."""
 
 SCOPE = "workspace"
-ROOT = "/workspace"
+ROOT = "/tmp"  # a directory that is there
 CLUSTER_SCOPE = "cluster"
 BUDGET, PERMISSIONS, CAPABILITIES = "budget", "allowances", "capabilities"
 STORES = (BUDGET, PERMISSIONS, CAPABILITIES)
@@ -84,6 +86,9 @@ class Cluster:
         self.books.workspaces[SCOPE] = WorkspaceSettings(SCOPE, ROOT, Policy(), Boundary(ROOT))
         self.hosts: dict[str, Actor] = {}
         self.zombies: list[Actor] = []
+        self.agents: list[Agent] = []
+        self.down = False
+        """Whether everything is being taken down, or is down."""
         self.handles = Handles(
             cast(BudgetPort, self.proxy(BUDGET)),
             cast(PermissionsPort, self.proxy(PERMISSIONS)),
@@ -107,8 +112,8 @@ class Cluster:
         return EPOCH_US + int(self.loop.time() * 1_000_000)
 
     def any_host(self) -> str:
-        """The name of a host."""
-        return self.rng.choice(list(self.hosts))
+        """The name of a host, if there is any."""
+        return self.rng.choice(list(self.hosts) or ["nobody"])
 
     def all_hosts(self) -> list[str]:
         """The names of the hosts."""
@@ -141,12 +146,16 @@ class Cluster:
             self._store_taken_for_dead,
             self._pause_store,
             self._outage,
+            self._kill_agent,
+            self._kill_agent,
+            self._take_down,
         )
         for _ in range(rng.randrange(5)):
             await asyncio.sleep(rng.expovariate(1 / 0.08))
             if self.weather.calm:
                 return
-            rng.choice(kinds)()
+            if not self.down:
+                rng.choice(kinds)()
 
     def heal(self) -> None:
         """From now on nothing goes wrong; zombies that are paused wake up."""
@@ -160,11 +169,68 @@ class Cluster:
         actor.process.alive = False
         self._replace_host(actor)
 
+    def _kill_agent(self) -> None:
+        if self.agents:
+            self.weather.count("kill agent")
+            kill(self.rng.choice(self.agents), KILLED, self.weather.delay())
+
+    def _take_down(self) -> None:
+        """Kill everything in the order of `cluster.guard`, and start it again some time later."""
+        self.weather.count("take down")
+        self.down = True
+        self.loop.create_task(self._sweep(), context=self.outside.copy())
+
+    async def _sweep(self) -> None:
+        rng = self.rng
+        agents = list(self.agents)
+        actors = [*self.network.actors.values(), *self.zombies]
+        doomed: list[Actor | Agent] = [*actors, *agents]
+        is_agent = {at for at, one in enumerate(doomed) if isinstance(one, Agent)}
+        for wave in guard.waves(set(range(len(doomed))), is_agent):
+            for at in rng.sample(sorted(wave), len(wave)):
+                await asyncio.sleep(rng.uniform(0.0, 0.002))
+                one = doomed[at]
+                if isinstance(one, Agent):
+                    kill(one, SWEPT, 0.0)
+                else:
+                    one.process.alive = False
+        for actor in actors:
+            self.network.remove(actor)
+        self._end_agents_of_the_dead()
+        self.hosts.clear()
+        await asyncio.sleep(rng.uniform(0.01, 0.3))
+        self.down = False
+        self.directory = SimulatedDirectory(self, SCOPE, self.outside)
+        self.start()
+        for session_id in list(self.books.running):
+            self.loop.create_task(self._resume(session_id), context=self.outside.copy())
+
+    async def _resume(self, session_id: str) -> None:
+        """As a user does, with everything that was at work."""
+        while session_id in self.books.running:
+            host = self.directory.host_of(session_id)
+            try:
+                await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
+            except TroupeError:
+                await asyncio.sleep(_PING_EVERY_S)
+            else:
+                return
+
+    def _end_agents_of_the_dead(self) -> None:
+        """Nobody serves them any more, and nobody hears that they end."""
+        for agent in list(self.agents):
+            if not agent.host.alive:
+                agent.process.alive = False
+                self.agents.remove(agent)
+
     def _die(self, process: Process) -> None:
         """A process ends by itself, and is replaced if it is one that should be there."""
         process.alive = False
+        self._end_agents_of_the_dead()
         for actor in self.network.all_of(process):
-            if actor.name in STORES:
+            if self.down:  # nothing is put in its place
+                self.network.remove(actor)
+            elif actor.name in STORES:
                 self._replace_store(actor)
             elif actor.name in self.hosts:
                 self._replace_host(actor)
@@ -219,6 +285,7 @@ class Cluster:
     def _replace_host(self, actor: Actor) -> None:
         del self.hosts[actor.name]
         self.network.remove(actor)
+        self._end_agents_of_the_dead()
         if len(self.hosts) < _HOSTS:
             self._start_host()
         held = self.directory.forget(actor.name)
@@ -253,7 +320,7 @@ class Cluster:
             self._after(_RESTART_S * self.rng.random(), lambda: self._start_store(actor.name))
 
     def _start_store(self, name: str) -> None:
-        if name in self.network.actors:
+        if self.down or name in self.network.actors:
             return
         process, wiring = self._process(name)
         make: dict[str, Callable[[], object]] = {
@@ -267,7 +334,10 @@ class Cluster:
         self._started += 1
         name = f"host/{self._started}"
         process, wiring = self._process(name)
-        host = process.context.run(lambda: SessionHost(wiring, self, _Hosts(self), name))
+        processes = SimulatedProcesses(process, self.agents, self._agent_process, self._delay)
+        host = process.context.run(
+            lambda: SessionHost(wiring, self, _Hosts(self), name, processes=processes)
+        )
         actor = self.hosts[name] = Actor(name, process, host)
         self.network.add(actor)
 
@@ -282,6 +352,12 @@ class Cluster:
         wiring.on_fenced = lambda: self._die(process)
         wiring.entropy = self.rng
         return process, wiring
+
+    def _agent_process(self, name: str) -> Process:
+        return self.outside.copy().run(lambda: Process(name))
+
+    def _delay(self) -> float:
+        return self.weather.delay()
 
     def _after(self, delay: float, callback: Callable[[], None]) -> None:
         self.loop.call_later(delay, callback, context=self.outside)
