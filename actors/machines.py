@@ -11,7 +11,7 @@ from actors.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    1,
+    2,
     session.State,
     session.Event,
     session.initial,
@@ -22,19 +22,20 @@ SESSION: Machine[session.State, session.Command, session.Event, session.Reply] =
 )
 BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Machine(
     "budget",
-    1,
+    2,
     budget.State,
     budget.Event,
     budget.initial,
     budget.decide,
     budget.evolve,
     budget.validate,
-    (budget.FamilyOpened, budget.CapSet),
+    (budget.FamilyOpened, budget.CapSet, budget.Held, budget.Released),
+    budget.brake_of,
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
     Machine(
         "allowances",
-        1,
+        2,
         allowances.State,
         allowances.Event,
         allowances.initial,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from actors import metrics, tracing, wire
 from actors.activation import Activation, interrupted
 from actors.agents import AgentFunction, unship
+from actors.brakes import TimeLimit
 from actors.calls import TurnInfo
 from actors.domain import session
 from actors.domain.errors import InvalidAgent, TroupeError, Unavailable
@@ -50,6 +51,7 @@ class Runs:
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
         self._fanouts: dict[str, Fanout] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
         self._finished: dict[str, asyncio.Event] = {}
         self._agents: dict[str, AgentFunction] = {}
         self._blobs: dict[str, bytes] = {}
@@ -91,9 +93,11 @@ class Runs:
         turn = self._turns.get(activation.id)
         if turn:
             turn.cancel()
+        self._wake(activation)
 
     async def stop(self, activation: Activation) -> None:
         """Cancel the session's turn; returns when nothing of it runs."""
+        self._wake(activation)
         turn = self._turns.get(activation.id)
         if turn:
             await _cancelled(turn)
@@ -160,7 +164,13 @@ class Runs:
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity
+        brakes, scope = activation.wiring.brakes, entity.key.scope
+        if brakes.hold(scope) and not await self._released(activation):
+            return
         entity.do(session.StartRun(run.id, entity.epoch))
+        await entity.committed()  # which tells whether the workspace is on hold by now
+        if not brakes.is_clear(scope) and not await self._released(activation):
+            return
         activation.notify("run_started", run.prompt[:200])
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
             result = await self._attempt(activation, run)
@@ -174,13 +184,33 @@ class Runs:
         self._fanouts.pop(activation.id, None)
         self.announce(run.id)
 
+    async def _released(self, activation: Activation) -> bool:
+        """Stand still while the workspace is on hold; False if the session was closed meanwhile."""
+        scope = activation.entity.key.scope
+        waiting = asyncio.ensure_future(activation.wiring.brakes.clear(scope))
+        self._waiting[activation.id] = waiting
+        try:
+            await asyncio.wait([waiting])
+        finally:
+            waiting.cancel()
+            self._waiting.pop(activation.id, None)
+        if not waiting.cancelled():
+            waiting.result()
+        return not (activation.closing or activation.entity.state.closed)
+
+    def _wake(self, activation: Activation) -> None:
+        """It need not wait for its workspace's release any more."""
+        if waiting := self._waiting.get(activation.id):
+            waiting.cancel()
+
     async def _attempt(self, activation: Activation, run: session.Run) -> Result:
         """Call the agent, and again from the start for as long as the engine asks for it."""
         if run.attempts > session.MAX_ATTEMPTS:
             error = f"its actor or process ended {run.attempts - 1} times without getting on"
             return Result(activation.id, "failed", error=error)
         limit = None if run.timeout is None else run.timeout / 1_000_000
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        wiring = activation.wiring
+        time_limit = TimeLimit(limit, wiring.brakes, activation.profile.scope, wiring.clock)
         while True:
             fanout = Fanout(activation, self._hosts, self._here)
             engine = TurnEngine(activation, run.id, fanout, self._always_replay)
@@ -191,7 +221,7 @@ class Runs:
             engine.on_replay = turn.cancel
             self._turns[activation.id] = turn
             try:
-                result = await _outcome(turn, activation.id, limit, deadline)
+                result = await _outcome(turn, activation.id, limit, time_limit)
             finally:
                 engine.closed = True
                 self._turns.pop(activation.id, None)
@@ -235,11 +265,10 @@ class Runs:
 
 
 async def _outcome(
-    turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, deadline: float | None
+    turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, time_limit: TimeLimit
 ) -> Result:
     """What a turn came to; a Fenced or StoreUnavailable goes through, since it is no outcome."""
-    left = None if deadline is None else max(deadline - asyncio.get_running_loop().time(), 0.0)
-    await asyncio.wait([turn], timeout=left)
+    await time_limit.wait(turn)
     if not turn.done():
         await _cancelled(turn)
         if turn.cancelled() or not turn.exception():

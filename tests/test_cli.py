@@ -30,6 +30,7 @@ from actors import (
     TroupeError,
 )
 from actors.agents import name_of
+from actors.domain.budget import Hold
 from actors.domain.result import Result
 from actors.ports import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
@@ -441,6 +442,9 @@ class FakeDirectory:
 
     async def working(self) -> list[str]:
         return self._working
+
+    async def holds(self) -> dict[str, Hold]:
+        return {}
 
     async def family(self, id: str) -> list[SessionSummary]:
         return [summary(id, status="running", spent=1), summary("c", id, spent=2)]

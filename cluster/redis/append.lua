@@ -1,15 +1,17 @@
 -- Append to many entities of one scope. First the key that has the reason if the scope is stopped,
--- and then it is the answer. For each entity, two keys: its own, from which those of its
+-- and then it is the answer; next that of its brake, and as arguments for the how manieth append it
+-- changes (0 = none), and to what. For each entity, two keys: its own, from which those of its
 -- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
 -- row, n, n messages, n, n audit rows, summary ('' = none).
 -- One key more, if there is one, is the scope's index of root sessions, and each three arguments
 -- more are a change of it: for the how manieth append, the states that a session now has not, and
 -- its new member, which is its state and its position.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
--- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
-local stopped = redis.call('GET', KEYS[1])
-if stopped then return stopped end
-local answers, arg = {}, 1
+-- An entity that is refused does not hinder the others. Answers with the brake ('' = there is none),
+-- and one of OK, FENCED, GAP for each.
+local found = redis.call('MGET', KEYS[1], KEYS[2])
+if found[1] then return found[1] end
+local answers, arg = {found[2] or ''}, 3
 local function take() arg = arg + 1; return ARGV[arg - 1] end
 local function push(key, count, write)
   for _ = 1, count do
@@ -17,7 +19,7 @@ local function push(key, count, write)
     if write then redis.call('RPUSH', key, value) end
   end
 end
-for first = 2, #KEYS - 1, 2 do
+for first = 3, #KEYS - 1, 2 do
   local meta, answer, write = KEYS[first], 'OK', false
   local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
   local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
@@ -44,9 +46,13 @@ for first = 2, #KEYS - 1, 2 do
   local summary = take()
   if write and summary ~= '' then redis.call('HSET', KEYS[first + 1], id, summary) end
   answers[#answers + 1] = answer
+  if write and #answers - 1 == tonumber(ARGV[1]) then
+    answers[1] = ARGV[2]
+    redis.call('SET', KEYS[2], ARGV[2])
+  end
 end
 while arg <= #ARGV do
-  local answer, others, member = answers[tonumber(take())], take(), take()
+  local answer, others, member = answers[tonumber(take()) + 1], take(), take()
   if answer == 'OK' then -- of a repeated row, too: it is the entity's last, and changes nothing
     for state in others:gmatch('.') do redis.call('ZREM', KEYS[#KEYS], state .. member:sub(2)) end
     redis.call('ZADD', KEYS[#KEYS], 0, member)

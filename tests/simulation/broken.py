@@ -17,7 +17,7 @@ from msgspec import structs
 from actors import activation, calls, engine, host, runs, stores
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Entity
-from actors.journal import Append, Outcome
+from actors.journal import Append, Outcomes
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.ports import SessionSummary
@@ -40,7 +40,7 @@ class Variant:
 class _Unfenced(MemoryJournal):
     """Takes rows from any epoch."""
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         epochs = {key: stored.epoch for key, stored in self.entities.items()}
         return await super().append(
             [one._replace(epoch=epochs.get(one.key, one.epoch)) for one in batch]
@@ -50,10 +50,12 @@ class _Unfenced(MemoryJournal):
 class _Forgetful(MemoryJournal):
     """Writes a row again that is sent again."""
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        return [outcome for one in batch for outcome in await self._again(one)]
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
+        answers = [await self._again(one) for one in batch]
+        brakes = {scope: brake for one in answers for scope, brake in one.brakes.items()}
+        return Outcomes([outcome for one in answers for outcome in one], brakes)
 
-    async def _again(self, one: Append) -> Sequence[Outcome]:
+    async def _again(self, one: Append) -> Outcomes:
         stored = self.entities.get(one.key)
         repeated = stored is not None and stored.seq == one.after + 1 and one.row
         return await super().append([one._replace(after=one.after + 1) if repeated else one])
