@@ -168,8 +168,10 @@ class Runs:
         if brakes.hold(scope) and not await self._released(activation):
             return
         entity.do(session.StartRun(run.id, entity.epoch))
-        await entity.committed()  # which tells whether the workspace is on hold by now
+        await entity.confirmed()  # which tells whether the workspace is on hold by now
         if not brakes.is_clear(scope) and not await self._released(activation):
+            return
+        if activation.closing or entity.state.closed:
             return
         activation.notify("run_started", run.prompt[:200])
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
@@ -185,7 +187,7 @@ class Runs:
         self.announce(run.id)
 
     async def _released(self, activation: Activation) -> bool:
-        """Stand still while the workspace is on hold; False if the session was closed meanwhile."""
+        """Stand still while the workspace is on hold; False if it was woken before that."""
         scope = activation.entity.key.scope
         waiting = asyncio.ensure_future(activation.wiring.brakes.clear(scope))
         self._waiting[activation.id] = waiting
@@ -194,9 +196,10 @@ class Runs:
         finally:
             waiting.cancel()
             self._waiting.pop(activation.id, None)
-        if not waiting.cancelled():
-            waiting.result()
-        return not (activation.closing or activation.entity.state.closed)
+        if waiting.cancelled():
+            return False
+        waiting.result()
+        return True
 
     def _wake(self, activation: Activation) -> None:
         """It need not wait for its workspace's release any more."""

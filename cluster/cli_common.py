@@ -72,8 +72,8 @@ def outlives_us() -> bool:
 async def connected(*, elsewhere: bool = False, actor: str | None = None) -> AsyncIterator[Troupe]:
     """RAY_ADDRESS's cluster, or `troupe up`'s, or one of our own for the length of the block.
 
-    With ``elsewhere`` never one of our own, but the one that this machine is a node of. ``actor`` is
-    who asks, for the audit log.
+    With ``elsewhere`` never one of our own, but the one that this machine is a node of. The audit
+    log has what is done under the name of ``actor``.
     """
     joining = elsewhere or outlives_us()
     address = "auto" if elsewhere and not outlives_us() else None

@@ -15,9 +15,10 @@ from unittest.mock import patch
 from msgspec import structs
 
 from actors import activation, calls, engine, host, runs, stores
+from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
-from actors.entity import Entity
-from actors.journal import Append, Outcomes
+from actors.entity import Committer, Entity
+from actors.journal import Append, Journal, Outcomes
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.ports import SessionSummary
@@ -219,6 +220,45 @@ def _keeps_the_slots_of_the_dead() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _never_heard_of_the_brake() -> Iterator[None]:
+    """Sessions go by what they knew when they began, and by what they are called for."""
+
+    def deaf(self: Committer, journal: Journal, learn: object = None) -> None:
+        make(self, journal)
+
+    make = Committer.__init__
+    with patch.object(Committer, "__init__", deaf), patch.object(Brakes, "_is_fresh", _always):
+        yield
+
+
+@contextmanager
+def _tells_before_it_looks() -> Iterator[None]:
+    """The brake counts before a decision is stored, and not after."""
+
+    async def hasty(self: engine.TurnEngine, decision: Any) -> Any:
+        self._activation.untold.pop(decision.operation, None)
+        return decision
+
+    with patch.object(engine.TurnEngine, "_told", hasty):
+        yield
+
+
+@contextmanager
+def _begins_on_hold() -> Iterator[None]:
+    """Runs begin, and stand still only at their first step."""
+
+    async def at_once(self: runs.Runs, activation: object) -> bool:
+        return True
+
+    with patch.object(runs.Runs, "_released", at_once):
+        yield
+
+
+def _always(self: Brakes, scope: str) -> bool:
+    return True
+
+
 BROKEN: dict[str, Variant] = {
     "no fencing": Variant(journal=_Unfenced),
     "repeated rows": Variant(journal=_Forgetful),
@@ -235,5 +275,8 @@ BROKEN: dict[str, Variant] = {
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
     "listed once and for all": Variant(patched=_listed_once),
+    "brakes unheard of": Variant(patched=_never_heard_of_the_brake),
+    "told before the brake is looked at": Variant(patched=_tells_before_it_looks),
+    "runs begin on hold": Variant(patched=_begins_on_hold),
     "slots kept for the dead": Variant(patched=_keeps_the_slots_of_the_dead),
 }
