@@ -9,9 +9,9 @@
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
 -- An entity that is refused does not hinder the others. Answers with the brake ('' = there is none),
 -- and one of OK, FENCED, GAP for each.
-local found = redis.call('MGET', KEYS[1], KEYS[2])
-if found[1] then return found[1] end
-local answers, arg = {found[2] or ''}, 3
+local stopped = redis.call('GET', KEYS[1])
+if stopped then return stopped end
+local answers, arg = {redis.call('GET', KEYS[2]) or ''}, 3
 local function take() arg = arg + 1; return ARGV[arg - 1] end
 local function push(key, count, write)
   for _ = 1, count do
