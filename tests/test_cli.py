@@ -899,7 +899,7 @@ def test_a_workspace_is_held_until_it_is_released(shell: Shell) -> None:
     shell.troupe("end", done.session, "--by", "cleo")
     log = shell.troupe("audit", "show", *where, "--last", "200").out
     for name in ("ada", "ben", "cleo"):
-        assert f'"by": "{name}"' in log
+        assert f"by {name}: " in log
 
 
 @pytest.mark.cluster

@@ -73,17 +73,17 @@ class RedisJournal:
             return Outcomes([], {})
         scope = batch[0].key.scope
         keys = [self._redis.stopped(scope), self._redis.held(scope)]
-        arguments: list[bytes | str | int] = [0, b""]
+        arguments: list[bytes | str | int] = []
         changes: list[bytes | str | int] = []
         for at, one in enumerate(batch, start=1):
-            if one.brake:
-                arguments[:2] = [at, one.brake]
             base, summary = self._base(one.key), one.summary
             family = self._redis.family(one.key.scope, summary.family) if summary else base
             keys += (base, family)
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")
+            if one.brake:
+                changes += (at, b"!", one.brake)
             if summary and summary.listed:
                 state, position = summary.listed
                 changes += (at, _STATES.replace(state, b""), state + position)
