@@ -20,6 +20,7 @@ from actors.domain.actions import (
 )
 from actors.domain.allowances import Allowance
 from actors.domain.boundary import Boundary
+from actors.domain.budget import Hold
 from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import (
     AlreadyDecided,
@@ -41,6 +42,7 @@ from actors.domain.errors import (
     Tampered,
     TroupeError,
     Unavailable,
+    WorkspaceHeld,
 )
 from actors.domain.messages import (
     ImagePart,
@@ -93,6 +95,7 @@ __all__ = [
     "FileWrite",
     "FileWriteOutside",
     "FinancialTransaction",
+    "Hold",
     "ImagePart",
     "InvalidAgent",
     "InvalidValue",
@@ -131,5 +134,6 @@ __all__ = [
     "TroupeError",
     "Turn",
     "Unavailable",
+    "WorkspaceHeld",
     "WorkspaceRelative",
 ]

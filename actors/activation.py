@@ -49,6 +49,8 @@ class Activation:
         self.last_used = wiring.clock()
         self.calls = 0
         self.closing = False
+        self.untold: dict[str, None] = {}
+        """Operations that were decided, and of which no agent has been told."""
         self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
         self._ask_budget = lend
@@ -166,12 +168,19 @@ class Activation:
 
     async def finish(self, run_id: str, result: Result) -> Result:
         """Give the run its result, report the spend, and return it once that is durable."""
+        self.release_untold()
         if not result.output and not result.structured:
             result = structs.replace(result, output=await self.history.last_assistant_text())
         final = cast(Result, self.entity.do(session.FinishRun(run_id, result)))
         await self.entity.committed()
         await self.purse.report()
         return final
+
+    def release_untold(self) -> None:
+        """Nothing is done any more that nobody was told of: it has cost nothing."""
+        for operation in self.untold:
+            self.entity.do(session.Settle(operation, 0))
+        self.untold.clear()
 
     def _remember_escape(self, path: str, always: bool) -> None:
         self.entity.do(session.RememberEscape(path, always))

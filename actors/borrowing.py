@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from actors.batcher import Batcher
+from actors.brakes import Brakes
 from actors.domain.budget import Exceeded, Granted, Want
 from actors.domain.errors import TroupeError
 from actors.permission_leases import PermissionLeases
@@ -22,11 +23,13 @@ _OUTAGE_PAUSE_S = 1.0
 class Borrowing:
     """Money for the purses of a host's sessions, asked for together, and kept permissions."""
 
-    def __init__(self, host: str, stores: Stores) -> None:
+    def __init__(self, host: str, stores: Stores, brakes: Brakes, scope: str) -> None:
         self.money: Batcher[Want, Granted | Exceeded] = Batcher(stores.budget.lease)
         self.permissions = PermissionLeases()
         self._host = host
         self._stores = stores
+        self._brakes = brakes
+        self._scope = scope
         self._waiting: list[asyncio.Task[None]] = []
 
     def begin(self, purses: Callable[[], Iterable[Purse]]) -> None:
@@ -59,12 +62,16 @@ class Borrowing:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     async def _return_slack(self, purses: Callable[[], Iterable[Purse]]) -> None:
-        """For ever: give back what ``purses()`` don't need whenever the budget calls for it."""
+        """For ever: give back what ``purses()`` don't need whenever the budget calls for it.
+
+        It also calls when somebody has pulled its brake, or let go of it.
+        """
         store, seen = self._stores.budget, 0
         while True:
             try:
                 call = await store.await_recall(self._host, seen, _POLL_S)
                 if call != seen:
+                    await self._brakes.refresh(self._scope)
                     wants = await asyncio.gather(*(purse.call_back() for purse in purses()))
                     given = [want for want in wants if want]
                     await store.return_slack(self._host, call, given)

@@ -40,6 +40,8 @@ class TurnEngine:
         self._activation = activation
         self._entity = activation.entity
         self._wiring: Wiring = activation.wiring
+        self._brakes = activation.wiring.brakes
+        self._scope = activation.entity.key.scope
         self._run_id = run_id
         self._fanout = fanout
         self._replay = Replay(activation.entity.state.runs[run_id].steps)
@@ -51,8 +53,7 @@ class TurnEngine:
 
     async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
         """Do what ``call`` asks, durably, and answer it."""
-        if self.closed:
-            raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        self._require_open()
         self._activation.keep_small()
         if not self._always_replay:
             return await self._handle(branch, call)
@@ -101,8 +102,10 @@ class TurnEngine:
         key = self._replay.key(branch, "authorize", label)
         recorded = self._recorded(key)
         if recorded is not None:
-            await self._entity.committed()
-            return _DECISION.decode(recorded)
+            await self._entity.confirmed()  # it is told once more, and there may be a hold by now
+            return await self._told(_DECISION.decode(recorded))
+        if self._brakes.hold(self._scope):
+            await self._clear()
         activation = self._activation
         decision = await activation.interceptor.authorize(
             session.operation(self._run_id, key),
@@ -124,7 +127,24 @@ class TurnEngine:
         await self._entity.committed()
         metrics.AUTHORIZATIONS.add(label=decision.kind)
         activation.notify("authorized", f"{decision.kind}: {label}", decision.amount)
+        activation.untold[decision.operation] = None
+        return await self._told(decision)
+
+    async def _told(self, decision: Decision) -> Decision:
+        """The decision for the agent, as soon as nobody holds the workspace."""
+        await self._clear()
+        self._activation.untold.pop(decision.operation, None)
         return decision
+
+    async def _clear(self) -> None:
+        """Stand still while the workspace is on hold."""
+        if not self._brakes.is_clear(self._scope):
+            await self._brakes.clear(self._scope)
+            self._require_open()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise SessionEnded("the turn is over: its run has ended or was cancelled")
 
     async def _settle(self, operation: str, actual: int | None) -> calls.Charge:
         reply = self._entity.do(session.Settle(operation, actual))
@@ -154,11 +174,14 @@ class TurnEngine:
         key = self._replay.key(branch, "spawn", label)
         limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
         again = self._recorded(key) is not None
+        if self._brakes.hold(self._scope):
+            await self._clear()
         if again:
             spread = self._fanout.spread(key, limit, call.near)
         else:
             spread = await self._start_spawn(key, label, call, limit)
-        await self._entity.committed()
+        await (self._entity.confirmed() if again else self._entity.committed())
+        await self._clear()
         children = session.children_of(self._entity.state, self._run_id, key)
         return await spread.run(children, fail_fast=call.fail_fast, again=again)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -22,6 +22,8 @@ import msgspec
 
 from actors import metrics
 from actors.audit import Head, Strand
+from actors.brakes import seal_brake
+from actors.domain.budget import Brake
 from actors.domain.errors import (
     CorruptState,
     Fenced,
@@ -41,6 +43,9 @@ T = TypeVar("T")
 
 Clock = Callable[[], int]
 """Gives the time in microseconds since the epoch, UTC."""
+
+Learn = Callable[[Mapping[str, bytes], float], None]
+"""Takes in the brakes of scopes as of a request, which was sent at that time of the loop."""
 
 _MOST_PER_FLUSH = 256
 _COMPACT_AFTER_ROWS = 512
@@ -64,6 +69,8 @@ class Machine(Generic[S, C, E, R]):
     evolve: Callable[[S, E], S]
     validate: Callable[[S], None] = lambda state: None
     audited: tuple[type, ...] = ()
+    brake: Callable[[S, Sequence[E]], Brake | None] = lambda state, events: None
+    """The brake of the scope, where this is what keeps it, if a row of ``events`` is to show it."""
     rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
     """Decodes a row."""
     states: msgspec.msgpack.Decoder[tuple[int, S, Head]] = field(init=False)
@@ -80,6 +87,7 @@ class Codec(Generic[S, E]):
 
     def __init__(self, machine: Machine[S, C, E, R], key: Key, keyring: Keyring) -> None:
         self._version = machine.version
+        self._scope = key.scope
         self._context = f"{key.scope}/{key.kind}/{key.id}"
         self._what = str(key)
         self._keyring = keyring
@@ -112,6 +120,9 @@ class Codec(Generic[S, E]):
         what = f"the snapshot of {self._what}"
         data = self._keyring.open(snapshot[8:], f"{self._context}/snapshot/{seq}", what)
         return seq, *self._decode(self._states, _restored(data), what)
+
+    def brake(self, brake: Brake) -> bytes:
+        return seal_brake(self._keyring, self._scope, brake)
 
     def message(self, index: int, data: bytes) -> bytes:
         return self._keyring.seal(data, f"{self._context}/message/{index}")
@@ -187,8 +198,10 @@ class Writes(Protocol):
 class Committer:
     """Group commit for all entities of this process."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, learn: Learn = lambda brakes, asked: None) -> None:
+        """``learn`` is told the brakes that the journal answers with, and when it was asked."""
         self.journal = journal
+        self._learn = learn
         self._dirty: dict[Writes, None] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -210,12 +223,14 @@ class Committer:
                 del self._dirty[entity]
             try:
                 appends = [entity.take() for entity in batch]
+                asked = asyncio.get_running_loop().time()
                 with metrics.COMMIT_SECONDS.timed():
                     outcomes = await self.journal.append(appends)
                 metrics.COMMIT_SIZE.observe(len(appends))
             except Exception as error:  # whatever it is: those who wait must hear of it
                 self._fail(batch, error)
             else:
+                self._learn(outcomes.brakes, asked)  # before those who wait go on
                 lost: Key | None = None
                 for entity, append, outcome in zip(batch, appends, outcomes, strict=True):
                     if outcome is not Outcome.OK:
@@ -392,6 +407,7 @@ class Entity(Generic[S, C, E, R]):
         self._in_flight, self._waiting = self._waiting, []
         audited = [event for event in events if isinstance(event, self._machine.audited)]
         audit = [self._strand.row(self._clock(), self.epoch, audited)] if audited else []
+        brake = self._machine.brake(self.state, events)
         row = self._codec.row(self.seq + 1, encoded, self._strand.head)
         append = Append(
             self.key,
@@ -402,6 +418,7 @@ class Entity(Generic[S, C, E, R]):
             audit=audit,
             summary=self._summary(),
             create=self._creator if self.seq == 0 else "",
+            brake=self._codec.brake(brake) if brake else b"",
         )
         self.seq += 1
         self._rows_since_snapshot += 1

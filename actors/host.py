@@ -89,7 +89,12 @@ class SessionHost:
     async def create(
         self, profile: Profile, imported: Imported | None, messages: list[Message]
     ) -> None:
-        """Make a root session; repeated, it changes nothing."""
+        """Make a root session; repeated, it changes nothing. WorkspaceHeld if that is so.
+
+        One that is imported begins nothing.
+        """
+        if imported is None:
+            await self._refuse_if_held(profile.scope)
         await self._wiring.registry.register_root(profile)
         activation = await self._get(profile.id, profile.scope, session.Create(profile, imported))
         entity = activation.entity
@@ -108,9 +113,20 @@ class SessionHost:
         timeout: int | None,
         trace: str = "",
     ) -> None:
-        """Queue a run; the same run id twice is one run. Returns once it is durable."""
+        """Queue a run; the same run id twice is one run. Returns once it is durable.
+
+        WorkspaceHeld for a new one where that is so.
+        """
         activation = await self._get(session_id, scope)
-        await self._wiring.registry.mark_running(session_id)
+        registry = self._wiring.registry
+        hold, _ = await asyncio.gather(
+            self._wiring.brakes.refresh(scope), registry.mark_running(session_id)
+        )
+        state = activation.entity.state
+        if hold and run_id not in state.runs and run_id not in state.results:
+            if not state.runs:
+                await registry.unmark_running(session_id)
+            await self._refuse_if_held(scope)
         activation.entity.do(session.AcceptRun(run_id, prompt, timeout, trace))
         await activation.entity.committed()
         self._runs.work(activation)
@@ -137,14 +153,30 @@ class SessionHost:
             activation.calls -= 1
 
     async def resume(self, session_id: str, scope: str) -> list[str]:
-        """Go on with the runs that were queued or under way; their ids."""
+        """Go on with the runs that were queued or under way; their ids.
+
+        WorkspaceHeld if there are any, and that is so.
+        """
+        runs = await self._go_on(session_id, scope)
+        if runs:
+            await self._refuse_if_held(scope)
+        return runs
+
+    async def _go_on(self, session_id: str, scope: str) -> list[str]:
+        """In a workspace that is on hold they stand still."""
         activation = await self._get(session_id, scope)
         self._runs.work(activation)
         return list(activation.entity.state.runs)
 
+    async def _refuse_if_held(self, scope: str) -> None:
+        if await self._wiring.brakes.refresh(scope):
+            workspace = await self._wiring.registry.workspace(scope)
+            if refusal := self._wiring.brakes.refusal(scope, workspace.path):
+                raise refusal
+
     async def resume_all(self, sessions: list[tuple[str, str]]) -> None:
         """Go on with the runs of many sessions, given with their scopes, as far as that works."""
-        resumed = (self.resume(session_id, scope) for session_id, scope in sessions)
+        resumed = (self._go_on(session_id, scope) for session_id, scope in sessions)
         await asyncio.gather(*resumed, return_exceptions=True)
 
     async def view(self, session_id: str, scope: str) -> SessionView:
@@ -269,13 +301,13 @@ class SessionHost:
         live = [self._live[id] for id in session_ids if id in self._live]
         await asyncio.gather(*map(self._runs.stop, live))
 
-    async def cancel(self, session_id: str, scope: str) -> None:
+    async def cancel(self, session_id: str, scope: str, by: str = "") -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
-        await self._close(session_id, scope, "cancelled")
+        await self._close(session_id, scope, "cancelled", by)
 
-    async def end(self, session_id: str, scope: str) -> None:
+    async def end(self, session_id: str, scope: str, by: str = "") -> None:
         """End a session and all below it; idempotent."""
-        await self._close(session_id, scope, "ended")
+        await self._close(session_id, scope, "ended", by)
 
     # --- activation ----------------------------------------------------------------------
 
@@ -369,7 +401,7 @@ class SessionHost:
         """Its id, and in which activation it was cancelled."""
         child = await self._known_child(parent, spec)
         _accept(child, spec)  # so that it has a result
-        await self._close(spec.id, parent.scope, "cancelled")
+        await self._close(spec.id, parent.scope, "cancelled", session.BY_PARENT)
         return spec.id, child.entity.epoch
 
     def _abandon(self, activation: Activation) -> None:
@@ -386,7 +418,9 @@ class SessionHost:
         """What this host has borrowed in a scope; from the first on it gives back when called."""
         found = self._borrowings.get(scope)
         if found is None:
-            found = self._borrowings[scope] = Borrowing(self._name, stores)
+            found = self._borrowings[scope] = Borrowing(
+                self._name, stores, self._wiring.brakes, scope
+            )
             found.begin(lambda: self._purses(scope))
         return found
 
@@ -406,7 +440,7 @@ class SessionHost:
 
     # --- closing and leaving -------------------------------------------------------------
 
-    async def _close(self, session_id: str, scope: str, reason: session.Closed) -> None:
+    async def _close(self, session_id: str, scope: str, reason: session.Closed, by: str) -> None:
         activation = await self._get(session_id, scope)
         activation.calls += 1
         activation.closing = True
@@ -415,8 +449,9 @@ class SessionHost:
             runs = list(activation.entity.state.runs)
             await self._runs.stop(activation)
             await self._runs.cancel_children(activation)
+            activation.release_untold()
             if reason:
-                activation.entity.do(session.Close(reason))
+                activation.entity.do(session.Close(reason, by))
             await activation.entity.committed()
             await activation.purse.report()
             if profile.parent_id is None:

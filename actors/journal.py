@@ -13,12 +13,14 @@ The contract, which `tests/test_journal.py` holds for every implementation:
 5. After ``stop`` nobody goes on in that scope until somebody has looked: ``activate`` raises
    RolledBack, and ``append`` answers `Outcome.GAP`.
 6. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
+7. A scope has one brake, empty at first. A row brings a new one along, in the same step, if it is
+   written; and every append is answered with the brake of its scope as it is after that append.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -62,12 +64,21 @@ class Summary(NamedTuple):
     listed: tuple[bytes, bytes] | None = None
 
 
+class Outcomes(list[Outcome]):
+    """The outcomes of a batch in order, and the brake of each scope that it has to do with."""
+
+    def __init__(self, outcomes: Iterable[Outcome], brakes: dict[str, bytes]) -> None:
+        super().__init__(outcomes)
+        self.brakes = brakes
+
+
 class Append(NamedTuple):
     """Rows that one entity wants written after row number ``after``, in epoch ``epoch``.
 
     ``create`` lets an entity that is not there yet come into being at epoch 1 without an
     activation. It is a word that only this creator knows: repeated, the append succeeds; from
-    anybody else it is fenced, since the entity exists.
+    anybody else it is fenced, since the entity exists. ``brake`` is what the scope's brake is from
+    this row on; empty leaves it alone.
     """
 
     key: Key
@@ -78,6 +89,7 @@ class Append(NamedTuple):
     audit: Sequence[bytes] = ()
     summary: Summary | None = None
     create: str = ""
+    brake: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +128,12 @@ class Journal(Protocol):
         """Load the entity without taking it over."""
         ...
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         """Write each append of the batch; one outcome for each, in order."""
+        ...
+
+    async def brake(self, scope: str) -> bytes:
+        """The scope's brake as it is now."""
         ...
 
     async def stop(self, scope: str, why: str) -> None:

@@ -22,19 +22,20 @@ SESSION: Machine[session.State, session.Command, session.Event, session.Reply] =
 )
 BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Machine(
     "budget",
-    1,
+    2,
     budget.State,
     budget.Event,
     budget.initial,
     budget.decide,
     budget.evolve,
     budget.validate,
-    (budget.FamilyOpened, budget.CapSet),
+    (budget.FamilyOpened, budget.CapSet, budget.Held, budget.Released),
+    budget.brake_of,
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
     Machine(
         "allowances",
-        1,
+        2,
         allowances.State,
         allowances.Event,
         allowances.initial,

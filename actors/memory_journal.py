@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.domain.errors import RolledBack
-from actors.journal import Append, Key, Loaded, Outcome, Summary, stored_version
+from actors.journal import Append, Key, Loaded, Outcome, Outcomes, Summary, stored_version
 
 
 @dataclass(slots=True)
@@ -26,6 +26,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}
         self.stopped: dict[str, str] = {}
+        self.brakes: dict[str, bytes] = {}
         self.summaries: dict[tuple[str, str], dict[str, Summary]] = {}
         self.listed: dict[str, dict[bytes, bytes]] = {}
 
@@ -43,8 +44,14 @@ class MemoryJournal:
     async def read(self, key: Key) -> Loaded:
         return self._loaded(self.entities.get(key, _Stored()))
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        return [self._append(one) for one in batch]
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
+        outcomes = [self._append(one) for one in batch]
+        return Outcomes(
+            outcomes, {one.key.scope: self.brakes.get(one.key.scope, b"") for one in batch}
+        )
+
+    async def brake(self, scope: str) -> bytes:
+        return self.brakes.get(scope, b"")
 
     async def stop(self, scope: str, why: str) -> None:
         self.stopped.setdefault(scope, why)
@@ -94,6 +101,8 @@ class MemoryJournal:
         stored.rows.append(one.row)
         stored.messages.extend(one.messages)
         stored.audit.extend(one.audit)
+        if one.brake:
+            self.brakes[one.key.scope] = one.brake
         if one.summary is not None:
             family = self.summaries.setdefault((one.key.scope, one.summary.family), {})
             family[one.key.id] = one.summary

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from actors import metrics, tracing, wire
 from actors.activation import Activation
 from actors.agents import AgentFunction, unship
+from actors.brakes import TimeLimit
 from actors.calls import TurnInfo
 from actors.domain import session
 from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
@@ -54,6 +55,7 @@ class Runs:
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
         self._fanouts: dict[str, Fanout] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
         self._finished: dict[str, asyncio.Event] = {}
         self._agents: dict[str, AgentFunction] = {}
         self._blobs: dict[str, bytes] = {}
@@ -96,9 +98,11 @@ class Runs:
         turn = self._turns.get(activation.id)
         if turn:
             turn.cancel()
+        self._wake(activation)
 
     async def stop(self, activation: Activation) -> None:
         """Cancel the session's turn; returns when nothing of it runs."""
+        self._wake(activation)
         turn = self._turns.get(activation.id)
         if turn:
             await _cancelled(turn)
@@ -171,7 +175,15 @@ class Runs:
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity
+        brakes, scope = activation.wiring.brakes, entity.key.scope
+        if brakes.hold(scope) and not await self._released(activation):
+            return
         entity.do(session.StartRun(run.id, entity.epoch))
+        await entity.confirmed()  # which tells whether the workspace is on hold by now
+        if not brakes.is_clear(scope) and not await self._released(activation):
+            return
+        if activation.closing or entity.state.closed:
+            return
         activation.notify("run_started", run.prompt[:200])
         fanout = self._fanouts[activation.id] = Fanout(activation, self._hosts, self._here)
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
@@ -189,11 +201,32 @@ class Runs:
         await self._processes.left(activation.id)
         self.announce(run.id)
 
+    async def _released(self, activation: Activation) -> bool:
+        """Stand still while the workspace is on hold; False if it was woken before that."""
+        scope = activation.entity.key.scope
+        waiting = asyncio.ensure_future(activation.wiring.brakes.clear(scope))
+        self._waiting[activation.id] = waiting
+        try:
+            await asyncio.wait([waiting])
+        finally:
+            waiting.cancel()
+            self._waiting.pop(activation.id, None)
+        if waiting.cancelled():
+            return False
+        waiting.result()
+        return True
+
+    def _wake(self, activation: Activation) -> None:
+        """It need not wait for its workspace's release any more."""
+        if waiting := self._waiting.get(activation.id):
+            waiting.cancel()
+
     async def _attempt(self, activation: Activation, run: session.Run, fanout: Fanout) -> Result:
         """Call the agent, and again from the start while its process ends without a result, and
         for as long as the engine asks for it."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        wiring = activation.wiring
+        time_limit = TimeLimit(limit, wiring.brakes, activation.profile.scope, wiring.clock)
         died = False
         while True:
             if why := session.exhausted(run):
@@ -207,7 +240,7 @@ class Runs:
             self._turns[activation.id] = turn
             died = False
             try:
-                result = await _outcome(turn, activation.id, limit, deadline)
+                result = await _outcome(turn, activation.id, limit, time_limit)
             except AgentDied as death:
                 died = True
                 result = Result(activation.id, "failed", error=death.cause)
@@ -270,11 +303,10 @@ class Runs:
 
 
 async def _outcome(
-    turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, deadline: float | None
+    turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, time_limit: TimeLimit
 ) -> Result:
     """What a turn came to. What is no outcome goes through: Fenced, StoreUnavailable, AgentDied."""
-    left = None if deadline is None else max(deadline - asyncio.get_running_loop().time(), 0.0)
-    await asyncio.wait([turn], timeout=left)
+    await time_limit.wait(turn)
     if not turn.done():
         await _cancelled(turn)
         if turn.cancelled() or not turn.exception():

@@ -94,6 +94,26 @@ class BudgetActor:
     async def set_cap(self, command: budget.SetCap) -> None:
         await self._holder.execute(command)
 
+    async def open_workspace(self, command: budget.OpenWorkspace) -> budget.Standing:
+        """The cap that holds: the one that is given, if none was ever named."""
+        return cast(budget.Standing, await self._holder.execute(command))
+
+    async def set_hold(self, command: budget.SetHold) -> budget.Hold | None:
+        """Pull the brake or let go of it. From now on every commit in the workspace is told.
+
+        Hosts are called all the same: those that have little to commit learn of it, too.
+        """
+        hold = cast("budget.Hold | None", await self._holder.execute(command))
+        self._recall.announce()
+        return hold
+
+    async def held(self) -> budget.Hold | None:
+        """Who holds the workspace, if anybody does."""
+        entity = await self._holder.entity()
+        hold = entity.state.brake.hold
+        await entity.confirmed()
+        return hold
+
     async def children(self, family_id: str) -> int:
         """How many sub-agents a family has had so far."""
         entity = await self._holder.entity()
@@ -132,14 +152,14 @@ class PermissionsActor:
         reply = await self._allowances.execute(allowances.Consume(op, action, family_id, root))
         return reply.allowance if isinstance(reply, allowances.Consumed) else None
 
-    async def grant(self, allowance: Allowance) -> Allowance:
+    async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)
-        await self._allowances.execute(allowances.Grant(signed))
+        await self._allowances.execute(allowances.Grant(signed, by))
         return signed
 
-    async def revoke(self, allowance_id: str) -> None:
+    async def revoke(self, allowance_id: str, by: str = "") -> None:
         """Once this returns nobody passes through it, by an answer kept from before either."""
-        await self._allowances.execute(allowances.Revoke(allowance_id))
+        await self._allowances.execute(allowances.Revoke(allowance_id, by))
         await self._recall.call_back()
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
@@ -221,7 +241,9 @@ class PermissionsActor:
         decision = cast(Decision, await self._approvals.execute(command))
         allowance = known and _allowance_for(known.request, decision, pattern, root)
         if allowance:
-            await self._allowances.execute(allowances.Grant(self._signed(allowance)))
+            await self._allowances.execute(
+                allowances.Grant(self._signed(allowance), decision.decided_by)
+            )
         await self._announce()
         return decision
 

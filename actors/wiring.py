@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from actors.brakes import Brakes
 from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
 from actors.entity import Clock, Committer
@@ -32,10 +33,12 @@ class Wiring:
     keyring: Keyring
     clock: Clock = system_clock
     on_fenced: Callable[[], None] = lambda: None
+    brakes: Brakes = field(init=False)
     committer: Committer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.committer = Committer(self.journal)
+        self.brakes = Brakes(self.journal, self.keyring)
+        self.committer = Committer(self.journal, self.brakes.learn)
 
     def new_id(self) -> str:
         """A fresh UUID v7."""

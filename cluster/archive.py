@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from actors.audit import Report
+from actors.domain.budget import Hold
 from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
@@ -17,6 +20,12 @@ class Archive:
 
     async def workspaces(self) -> list[WorkspaceSettings]:
         return await self._wiring.registry.workspaces()
+
+    async def holds(self) -> dict[str, Hold]:
+        """Who holds which workspaces, by the scopes of those that are on hold."""
+        scopes = [one.scope for one in await self.workspaces()]
+        found = await asyncio.gather(*map(self._wiring.brakes.refresh, scopes))
+        return {scope: hold for scope, hold in zip(scopes, found, strict=True) if hold}
 
     async def put_agent(self, digest: str, blob: bytes) -> None:
         await self._wiring.registry.put_agent(digest, blob)

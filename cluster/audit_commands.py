@@ -118,7 +118,9 @@ def _told(entry: Entry) -> str:
         return f"{detail.get('action')}: {decision.get('kind')}, {ground}"
     if entry.kind == "spawned" and isinstance(children := detail.get("children"), list):
         return f"{len(children)} sub-agents: {detail.get('label')}"
-    return json.dumps(detail, default=str, ensure_ascii=False)
+    who = detail.get("by") or (decision.get("decided_by") if isinstance(decision, dict) else "")
+    text = json.dumps(detail, default=str, ensure_ascii=False)
+    return f"by {who}: {text}" if who else text
 
 
 def _json(entry: Entry) -> JsonValue:

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from actors.audit import Report
 from actors.domain import session
+from actors.domain.budget import Hold
 from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
 from actors.domain.ids import parse_uuid, uuid7
 from actors.domain.messages import Message
@@ -27,6 +28,7 @@ from actors.ports import (
 )
 from cluster.audit_log import StrandKey
 from cluster.directory import ClusterStatus, NodeStatus
+from cluster.names import actor_name
 from cluster.remote import CAPABILITIES, DIRECTORY, Proxy, allowances_name, budget_name
 from cluster.settings import ClusterSettings
 
@@ -46,6 +48,7 @@ class DirectoryClient(Protocol):
     ) -> tuple[int, list[FeedEvent]]: ...
     async def put_workspace(self, settings: WorkspaceSettings) -> None: ...
     async def workspaces(self) -> list[WorkspaceSettings]: ...
+    async def holds(self) -> dict[str, Hold]: ...
     async def put_agent(self, digest: str, blob: bytes) -> None: ...
     async def family(self, session_id: str) -> list[SessionSummary]: ...
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage: ...
@@ -73,7 +76,9 @@ class HostClient(Protocol):
 class Calls:
     """The cluster's actors by name, and the sessions wherever they are."""
 
-    def __init__(self, settings: ClusterSettings) -> None:
+    def __init__(self, settings: ClusterSettings, actor: str | None = None) -> None:
+        """``actor`` is who calls, for the audit log (default: the login name with the machine)."""
+        self.actor = actor_name(actor)
         self.settings = settings
         self.directory = cast(DirectoryClient, self._proxy(DIRECTORY))
         self._where: dict[str, tuple[str, str]] = {}

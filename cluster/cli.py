@@ -19,6 +19,7 @@ from actors.domain.errors import InvalidValue
 from actors.domain.settings import Isolation
 from cluster import (
     audit_commands,
+    brake_commands,
     inspect_commands,
     local_commands,
     node_commands,
@@ -48,6 +49,10 @@ SessionId = Annotated[
     str, typer.Argument(metavar="ID", help="A session, or 6 characters of its id or more")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
+By = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Who does it, for the audit log (default: login@machine)"),
+]
 Answers = Annotated[Approve, typer.Option(help="Who answers when an agent asks for approval")]
 
 
@@ -86,6 +91,7 @@ def run(
     session: Annotated[
         str | None, typer.Option(metavar="ID", help="Run in this session instead of a new one")
     ] = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> int:
     """Run an agent and wait for its result."""
@@ -99,6 +105,7 @@ def run(
         approve=approve,
         run_id=run_id,
         session=session,
+        by=by,
     )
     return run_until_done(lambda: run_commands.run(options, as_json))
 
@@ -154,10 +161,39 @@ def budget(
     cap: Annotated[
         str | None, typer.Option("--set", metavar="USD", help="The new cap (workspace: or `none`)")
     ] = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> int:
     """Show what was spent and may be, or change a cap."""
-    return run_until_done(lambda: inspect_commands.budget(session, workspace, cap, as_json))
+    return run_until_done(lambda: inspect_commands.budget(session, workspace, cap, by, as_json))
+
+
+@app.command()
+def hold(
+    why: Annotated[str, typer.Option(help="What others are told")],
+    workspace: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The workspace (default: this directory)")
+    ] = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel what is at work, too, for good")
+    ] = False,
+    by: By = None,
+    as_json: AsJson = False,
+) -> int:
+    """Brake: let nothing begin in a workspace; what is at work stands still at its next step."""
+    return run_until_done(lambda: brake_commands.hold(workspace, why, cancel, by, as_json))
+
+
+@app.command()
+def release(
+    workspace: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The workspace (default: this directory)")
+    ] = None,
+    by: By = None,
+    as_json: AsJson = False,
+) -> int:
+    """Let a workspace that is on hold go on."""
+    return run_until_done(lambda: brake_commands.release(workspace, by, as_json))
 
 
 @app.command()
@@ -166,6 +202,7 @@ def approvals(
     verdict: Annotated[Verdict | None, typer.Argument(metavar="approve|deny")] = None,
     scope: Annotated[Scope | None, typer.Option(help="How far it reaches (default: once)")] = None,
     reason: Annotated[str | None, typer.Option(help="Why it is denied")] = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> int:
     """List what waits for a decision, or decide it."""
@@ -174,9 +211,10 @@ def approvals(
     if verdict is None:
         raise InvalidValue(f"approvals: approve or deny {request}?")
     if verdict == "approve" and reason is None:
-        return run_until_done(lambda: inspect_commands.approve(request, scope or "once", as_json))
+        chosen = scope or "once"
+        return run_until_done(lambda: inspect_commands.approve(request, chosen, by, as_json))
     if verdict == "deny" and scope is None:
-        return run_until_done(lambda: inspect_commands.deny(request, reason or "", as_json))
+        return run_until_done(lambda: inspect_commands.deny(request, reason or "", by, as_json))
     raise InvalidValue("approvals: --scope goes with approve, --reason with deny")
 
 
@@ -185,22 +223,23 @@ def resume(
     session: Annotated[str | None, typer.Argument(metavar="ID", help="A session")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that were interrupted")] = False,
     approve: Answers = "ask",
+    by: By = None,
     as_json: AsJson = False,
 ) -> int:
     """Go on with runs that were interrupted or are queued, and wait for their results."""
-    return run_until_done(lambda: run_commands.resume(session, everything, approve, as_json))
+    return run_until_done(lambda: run_commands.resume(session, everything, approve, by, as_json))
 
 
 @app.command()
-def cancel(session: SessionId, as_json: AsJson = False) -> int:
+def cancel(session: SessionId, by: By = None, as_json: AsJson = False) -> int:
     """Stop a session and all below it, for good."""
-    return run_until_done(lambda: session_commands.cancel(session, as_json))
+    return run_until_done(lambda: session_commands.cancel(session, by, as_json))
 
 
 @app.command()
-def end(session: SessionId, as_json: AsJson = False) -> int:
+def end(session: SessionId, by: By = None, as_json: AsJson = False) -> int:
     """Close a session and all below it: it takes no more runs."""
-    return run_until_done(lambda: session_commands.end(session, as_json))
+    return run_until_done(lambda: session_commands.end(session, by, as_json))
 
 
 @app.command()

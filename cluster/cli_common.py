@@ -69,17 +69,18 @@ def outlives_us() -> bool:
 
 
 @contextlib.asynccontextmanager
-async def connected(*, elsewhere: bool = False) -> AsyncIterator[Troupe]:
+async def connected(*, elsewhere: bool = False, actor: str | None = None) -> AsyncIterator[Troupe]:
     """RAY_ADDRESS's cluster, or `troupe up`'s, or one of our own for the length of the block.
 
-    With ``elsewhere`` never one of our own, but the one that this machine is a node of.
+    With ``elsewhere`` never one of our own, but the one that this machine is a node of. The audit
+    log has what is done under the name of ``actor``.
     """
     joining = elsewhere or outlives_us()
     address = "auto" if elsewhere and not outlives_us() else None
     text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
     async with contextlib.AsyncExitStack() as stack:
         with waiting(text):
-            troupe = await stack.enter_async_context(cluster.connect(address))
+            troupe = await stack.enter_async_context(cluster.connect(address, actor=actor))
         stack.enter_context(_cancelling(_SIGNALS))
         yield troupe
         if not joining:

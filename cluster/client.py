@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,7 @@ from msgspec import structs
 
 from actors.agents import AgentFunction, name_of, ship
 from actors.domain.boundary import Boundary
+from actors.domain.budget import Cap, OpenWorkspace, Standing
 from actors.domain.document import SessionDocument, SkippedMessage
 from actors.domain.errors import (
     ClusterUnavailable,
@@ -34,13 +36,21 @@ from cluster import bootstrap
 from cluster.calls import Calls
 from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
-from cluster.handles import ApprovalHandler, InboxRequest, Session, Workspace
+from cluster.handles import (
+    ApprovalHandler,
+    InboxRequest,
+    Session,
+    Workspace,
+    cap_of,
+    cap_text,
+)
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
 from cluster.redis.connection import DiskWait
 from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
 
+_LOG = logging.getLogger("troupe")
 _WATCH_S = 10.0
 _RETRY_S = 0.5
 _PAGE = 200
@@ -59,6 +69,7 @@ def connect(
     durable: bool = True,
     idle_s: float = 600.0,
     wait_for_disk: bool | DiskWait | None = None,
+    actor: str | None = None,
 ) -> Troupe:
     """A client, to be used with ``async with``.
 
@@ -73,12 +84,15 @@ def connect(
     without a call a session is written out. ``wait_for_disk`` has every commit wait
     until it is on disk (default: TROUPE_WAIT_FOR_DISK, else not), also of replicas where a
     `DiskWait` says so; Redis must be 7.2 or newer.
+
+    ``actor`` is the name under which what this client decides, changes, holds and ends stands in
+    the audit log (default: the login name with that of the machine).
     """
     if wait_for_disk is None:
         wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
     else:
         wait = DiskWait() if wait_for_disk is True else wait_for_disk or None
-    return Troupe(address, redis_url, namespace, durable, idle_s, wait)
+    return Troupe(address, redis_url, namespace, durable, idle_s, wait, actor)
 
 
 class SessionList(list[SessionSummary]):
@@ -103,6 +117,7 @@ class Troupe:
         durable: bool | None,
         idle_s: float,
         wait_for_disk: DiskWait | None = None,
+        actor: str | None = None,
     ) -> None:
         """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
         self._address = address
@@ -111,6 +126,8 @@ class Troupe:
         self._durable = durable
         self._idle_s = idle_s
         self._wait = wait_for_disk
+        self._actor = actor
+        self._told: set[str] = set()
         self._connected: bootstrap.Connected | None = None
         self._calls_or_none: Calls | None = None
         self._watchers: set[asyncio.Task[None]] = set()
@@ -126,7 +143,7 @@ class Troupe:
         self._connected = self._connect(address, redis_url)
         if self._wait and not redis_url:
             await self._check_embedded()
-        self._calls_or_none = Calls(self._connected.settings)
+        self._calls_or_none = Calls(self._connected.settings, self._actor)
         return self
 
     async def _check_embedded(self) -> None:
@@ -165,7 +182,9 @@ class Troupe:
     ) -> Workspace:
         """Register a workspace, or change its settings; what is not given stays as it is.
 
-        ``path`` is a directory; ``max_usd`` caps what all its sessions may spend together.
+        ``path`` is a directory. ``max_usd`` caps what all its sessions may spend together, if
+        nobody has set a cap yet: from then on `Workspace.set_budget` and `troupe budget` change it,
+        and a program that gives another one is told in its log, once, which one holds.
         """
         resolved = os.path.realpath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(resolved):
@@ -181,8 +200,26 @@ class Troupe:
         await self.calls.directory.put_workspace(settings)
         workspace = Workspace(self.calls, settings)
         if max_usd is not None:
-            await workspace.set_budget(max_usd, warn_at_percent=warn_at_percent)
+            cap = cap_of(max_usd, warn_at_percent)
+            command = OpenWorkspace(cap, self.calls.actor)
+            self._tell(workspace, cap, await self.calls.budget(scope).open_workspace(command))
         return workspace
+
+    def _tell(self, workspace: Workspace, given: Cap, standing: Standing) -> None:
+        """Log, once for each workspace, that another cap holds than the one that was given."""
+        if standing.cap == given or workspace.id in self._told:
+            return
+        self._told.add(workspace.id)
+        by = f"by {standing.by}" if standing.by else "by an earlier version of Troupe"
+        _LOG.warning(
+            "workspace %s: its cap stays %s, as set %s; max_usd, here %s, is for a workspace that "
+            "has none yet. `troupe budget --workspace %s --set USD` or set_budget() changes it",
+            workspace.path,
+            cap_text(standing.cap),
+            by,
+            cap_text(given),
+            workspace.path,
+        )
 
     async def create_session(
         self,
@@ -459,11 +496,11 @@ async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
     while True:
         try:
             if answer is True:
-                await request.approve(by="handler")
+                await request.approve()
             elif answer is False or answer == "deny":
-                await request.deny("denied by the handler", by="handler")
+                await request.deny("denied by the handler")
             elif answer is not None:
-                await request.approve(answer, by="handler")
+                await request.approve(answer)
         except Unavailable:  # the store is on its way back: the answer must not get lost
             await asyncio.sleep(_RETRY_S)
         except TroupeError:

@@ -21,7 +21,7 @@ from actors.domain.messages import Message
 from actors.domain.money import usd_text
 from actors.domain.result import Result
 from actors.ports import SessionView
-from cluster.overview import INTERRUPTED, Overview, status_of
+from cluster.overview import HELD, INTERRUPTED, Overview, status_of
 from cluster.tree import SessionTree
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _STYLES = {
     "cancelled": "yellow",
     "ended": "dim",
     INTERRUPTED: "bold yellow",
+    HELD: "bold yellow",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import stat
@@ -15,14 +16,19 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.errors import RolledBack, TroupeError
+from actors.brakes import open_brake
+from actors.domain.budget import Hold
+from actors.domain.errors import CallError, RolledBack, TroupeError
 from cluster.memory import available_memory
+from cluster.overview import hold_text
 from cluster.redis.connection import OLDEST, Connection
 from cluster.redis.deployment import FORMS
 from cluster.redis.explanation import shown
+from cluster.redis.journal import RedisJournal
+from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder
 from cluster.running import running
-from cluster.settings import DEFAULT_NAMESPACE, state_directory
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, state_directory
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
 
@@ -129,6 +135,7 @@ def _redis() -> Iterator[Check]:
     up = running()
     if outside:
         yield _server("Redis (TROUPE_REDIS_URL)", outside)
+        yield from _holds(outside)
         return
     try:
         binary = find_binary()
@@ -139,6 +146,7 @@ def _redis() -> Iterator[Check]:
     yield _binary(binary)
     if up:
         yield _server("Redis (embedded, running)", up.settings.redis_url)
+        yield from _holds(up.settings.redis_url)
     else:
         yield Check("append-only file", "ok", "on for the embedded Redis (everysec)")
 
@@ -190,6 +198,36 @@ def _server(name: str, url: str) -> Check:
         remedy = f"give {FORMS}"
         return Check(name, "problem", f"{shown(url)}: {error}", remedy)
     return Check(name, "ok", f"{shown(url)} answers, and keeps its data (append-only file on)")
+
+
+def _holds(url: str) -> Iterator[Check]:
+    """Workspaces that are on hold; none where there is no key to read that with, or no answer."""
+    with contextlib.suppress(TroupeError, ValueError):
+        key = state_directory() / "key"
+        settings = ClusterSettings(url, key_file=str(key) if key.exists() else None)
+        for path, hold in asyncio.run(_held(settings)):
+            name, remedy = f"workspace {path}", f"troupe release --workspace {path}"
+            if isinstance(hold, TroupeError):
+                yield Check(name, "problem", hold.message, remedy)
+            else:
+                yield Check(name, "note", hold_text(hold), remedy)
+
+
+async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | TroupeError]]:
+    keyring, found = settings.keyring(), list[tuple[str, Hold | TroupeError]]()
+    connection = Connection(settings.redis_url, settings.namespace, patience_s=2.0)
+    try:
+        journal = RedisJournal(connection)
+        for one in await RedisRegistry(connection, keyring).workspaces():
+            try:
+                hold = open_brake(keyring, one.scope, await journal.brake(one.scope)).hold
+            except CallError as error:
+                found.append((str(one.path), error))
+            else:
+                found += [(str(one.path), hold)] if hold else []
+    finally:
+        await connection.close()
+    return found
 
 
 def _holders(state: Path) -> Iterator[Check]:

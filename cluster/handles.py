@@ -14,10 +14,10 @@ from actors.audit import Report
 from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Decision, Entry, Scope
-from actors.domain.budget import WORKSPACE, Cap, Level, SetCap
+from actors.domain.budget import WORKSPACE, Cap, Hold, Level, SetCap, SetHold
 from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.messages import Message, check_message
-from actors.domain.money import Usd, to_nano, to_usd
+from actors.domain.money import Usd, to_nano, to_usd, usd_text
 from actors.domain.patterns import Pattern
 from actors.domain.result import Result
 from actors.domain.session import Describe
@@ -76,12 +76,46 @@ class Workspace:
         return await _budget(self._calls, self.id, WORKSPACE)
 
     async def set_budget(
-        self, max_usd: Usd | None, *, warn_at_percent: int = 80, by: str = "client"
+        self, max_usd: Usd | None, *, warn_at_percent: int = 80, by: str | None = None
     ) -> None:
         """Raise or lower the cap, in USD (None: no cap). Below what is spent it blocks."""
-        most = None if max_usd is None else to_nano(max_usd, "max_usd")
-        cap = Cap(most, min(max(warn_at_percent, 0), 100))
-        await self._calls.budget(self.id).set_cap(SetCap(WORKSPACE, cap, by))
+        command = SetCap(WORKSPACE, cap_of(max_usd, warn_at_percent), by or self._calls.actor)
+        await self._calls.budget(self.id).set_cap(command)
+
+    async def hold(self, why: str, *, cancel: bool = False, by: str | None = None) -> int:
+        """Put on the brake: no action is authorised, and no run or sub-agent begins, anywhere here.
+
+        What is at work stands still at its next such step, until `release`; meanwhile its time
+        does not run. With ``cancel`` all root sessions with runs are cancelled then; answers how
+        many. Who holds again changes who and why.
+        """
+        by = by or self._calls.actor
+        await self._calls.budget(self.id).set_hold(SetHold(why, by))
+        return await self._cancel_all(by) if cancel else 0
+
+    async def release(self, *, by: str | None = None) -> Hold | None:
+        """Let go of the brake: everything goes on where it stood. The hold that was, if any."""
+        return await self._calls.budget(self.id).set_hold(SetHold(None, by or self._calls.actor))
+
+    async def held(self) -> Hold | None:
+        """Who holds the workspace, why and since when; None if nobody does."""
+        return await self._calls.budget(self.id).held()
+
+    async def _cancel_all(self, by: str) -> int:
+        places = {id: self._calls.directory.place_of(id) for id in await self._running()}
+        found = await asyncio.gather(*places.values())
+        here = [id for id, place in zip(places, found, strict=True) if place.scope == self.id]
+        return sum(await asyncio.gather(*(self._cancel_if_busy(id, by) for id in here)))
+
+    async def _running(self) -> list[str]:
+        return await self._calls.directory.running()
+
+    async def _cancel_if_busy(self, id: str, by: str) -> bool:
+        view = await self._calls.view(id)
+        busy = bool(view.queued or view.running)
+        if busy:
+            await Session(self._calls, id).cancel(by=by)
+        return busy
 
     async def allow(
         self,
@@ -90,6 +124,7 @@ class Workspace:
         max_uses: int | None = None,
         expires_in_s: float | None = None,
         id: str | None = None,
+        by: str | None = None,
     ) -> Allowance:
         """Let every session of the workspace do what ``pattern`` matches without asking."""
         now = self._calls.now()
@@ -102,15 +137,15 @@ class Workspace:
             uses_left=max_uses,
             workspace_root=self._settings.path,
         )
-        return await self._calls.permissions(self.id).grant(allowance)
+        return await self._calls.permissions(self.id).grant(allowance, by or self._calls.actor)
 
     async def allowances(self) -> list[Allowance]:
         """All allowances of the workspace, session-only ones included."""
         return await self._calls.permissions(self.id).allowances()
 
-    async def revoke(self, allowance_id: str) -> None:
+    async def revoke(self, allowance_id: str, *, by: str | None = None) -> None:
         """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
-        await self._calls.permissions(self.id).revoke(allowance_id)
+        await self._calls.permissions(self.id).revoke(allowance_id, by or self._calls.actor)
 
     async def audit(self) -> list[Report]:
         """The audit log: every strand of the workspace, verified; see `Report.problem`."""
@@ -184,7 +219,7 @@ class InboxRequest:
         scope: ApprovalScope = "once",
         *,
         pattern: Pattern | None = None,
-        by: str = "client",
+        by: str | None = None,
     ) -> Decision:
         """Say yes: once, for the session's family, for the workspace, or always (a token, 1 h).
 
@@ -204,14 +239,14 @@ class InboxRequest:
             await self._calls.capabilities().issue(request, view.profile.user_id)
         return decision
 
-    async def deny(self, reason: str = "", *, by: str = "client") -> Decision:
+    async def deny(self, reason: str = "", *, by: str | None = None) -> Decision:
         """Say no. AlreadyDecided if somebody was faster, or it has expired."""
         return await self._decide(Scope.DENY, by, reason, None)
 
     async def _decide(
-        self, scope: Scope, by: str, reason: str, pattern: Pattern | None
+        self, scope: Scope, by: str | None, reason: str, pattern: Pattern | None
     ) -> Decision:
-        request = self._entry.request
+        request, by = self._entry.request, by or self._calls.actor
         return await self._calls.permissions(self._scope).decide(
             request.id, scope, by, request.argument_hash, reason, pattern
         )
@@ -317,12 +352,12 @@ class Session:
         view = await self.status()
         return await _budget(self._calls, view.profile.scope, view.profile.family_id)
 
-    async def set_budget(self, max_usd: Usd, *, by: str = "client") -> None:
+    async def set_budget(self, max_usd: Usd, *, by: str | None = None) -> None:
         """Raise or lower the session budget, in USD."""
         view = await self.status()
         profile = view.profile
         cap = Cap(to_nano(max_usd, "max_usd"), profile.budget.warn_at_percent)
-        command = SetCap(profile.family_id, cap, by)
+        command = SetCap(profile.family_id, cap, by or self._calls.actor)
         await self._calls.budget(profile.scope).set_cap(command)
 
     async def events(self) -> AsyncIterator[FeedEvent]:
@@ -342,13 +377,13 @@ class Session:
                 if event.session_id == self.id and event.kind in ("ended", "cancelled"):
                     return
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, by: str | None = None) -> None:
         """Cancel the session and all below it; returns when nothing of it runs any more."""
-        await self._calls.on_host(self.id, "cancel")
+        await self._calls.on_host(self.id, "cancel", by or self._calls.actor)
 
-    async def end(self) -> None:
+    async def end(self, *, by: str | None = None) -> None:
         """End the session and all below it; idempotent. Its session-only allowances are gone."""
-        await self._calls.on_host(self.id, "end")
+        await self._calls.on_host(self.id, "end", by or self._calls.actor)
 
     async def export(self) -> str:
         """The session document, as JSON."""
@@ -356,6 +391,19 @@ class Session:
 
     async def _subtree(self) -> set[str]:
         return {node.id for node in (await self.tree()).walk()}
+
+
+def cap_of(max_usd: Usd | None, warn_at_percent: int) -> Cap:
+    """A cap as it was given; InvalidValue for an amount that is none."""
+    most = None if max_usd is None else to_nano(max_usd, "max_usd")
+    return Cap(most, min(max(warn_at_percent, 0), 100))
+
+
+def cap_text(cap: Cap) -> str:
+    """A cap in words."""
+    if cap.max is None:
+        return "none"
+    return f"{usd_text(cap.max)} USD with a warning at {cap.warn_at_percent} %"
 
 
 async def _budget(calls: Calls, scope: str, name: str) -> BudgetStatus:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from actors.domain.budget import Hold
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.ids import parse_user
 from actors.domain.json_value import JsonValue
 from actors.domain.money import to_nano, to_usd
 from actors.listing import parse_cursor
 from cluster import console
+from cluster.brake_commands import say_held
 from cluster.cli_common import OK, connected, print_json
 from cluster.console import Folding, say
 from cluster.lookup import find_request, find_session
@@ -26,6 +28,7 @@ from cluster.overview import (
     Filters,
     budget_json,
     get_tree,
+    hold_json,
     list_sessions,
     overview_json,
     request_json,
@@ -43,6 +46,7 @@ State: TypeAlias = Literal[
     "initialising",
     "running",
     "interrupted",
+    "held",
     "completed",
     "failed",
     "timed_out",
@@ -80,14 +84,26 @@ async def ps(options: PsOptions, as_json: bool) -> int:
         workspace = None if place is None else await _workspace(troupe, place, register=False)
         filters = Filters(workspace, user, options.state, since, until)
         listed, following = await list_sessions(troupe, options.limit, filters, options.after)
+        held = await _held(troupe)
         if as_json:
-            print_json({"sessions": [overview_json(one) for one in listed], "next": following})
+            print_json(
+                {
+                    "sessions": [overview_json(one) for one in listed],
+                    "next": following,
+                    "held": [
+                        {"workspace": path, **cast("dict[str, JsonValue]", hold_json(hold))}
+                        for path, hold in held
+                    ],
+                }
+            )
         elif listed:
             console.show(console.sessions_table(listed, console.stdout().width))
         elif filters != ALL or options.after:
             say("troupe: no session fits")
         else:
             say("troupe: no sessions yet: `troupe run FILE:AGENT --prompt …` makes one")
+        for path, hold in held:
+            say_held(path, hold)
         if following and not as_json:
             say(f"troupe: --limit N shows more than {options.limit}; --after {following} goes on")
         _hint_at_resume([one.summary.id for one in listed if one.status == INTERRUPTED])
@@ -148,8 +164,18 @@ async def show(session_id: str, messages: int, as_json: bool) -> int:
     return OK
 
 
+async def _held(troupe: Troupe) -> list[tuple[str, Hold]]:
+    """The workspaces that are on hold."""
+    holds = await troupe.calls.directory.holds()
+    return [(one.path, holds[one.id]) for one in await troupe.workspaces() if one.id in holds]
+
+
 async def budget(
-    session_id: str | None, directory: Path | None, cap: str | None, as_json: bool
+    session_id: str | None,
+    directory: Path | None,
+    cap: str | None,
+    by: str | None,
+    as_json: bool,
 ) -> int:
     """What was spent and may be: of a session, of a workspace, or of every workspace."""
     if session_id is not None and directory is not None:
@@ -160,7 +186,7 @@ async def budget(
         raise InvalidValue(f"--workspace: {directory} is not a directory")
     if cap is not None and (session_id is not None or cap != _NO_CAP):
         to_nano(cap, "--set")
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         if session_id is not None:
             found = [await _session_budget(troupe, session_id, cap)]
         elif directory is not None:
@@ -169,10 +195,21 @@ async def budget(
             workspaces = await troupe.workspaces()
             budgets = await asyncio.gather(*(one.budget() for one in workspaces))
             found = [(one.path, status) for one, status in zip(workspaces, budgets, strict=True)]
+        held = dict(await _held(troupe))
         if as_json:
-            print_json({"budgets": [{"name": name, **budget_json(one)} for name, one in found]})
+            print_json(
+                {
+                    "budgets": [
+                        {"name": name, **budget_json(one), "held": hold_json(held.get(name))}
+                        for name, one in found
+                    ]
+                }
+            )
         elif found:
             console.show(console.budgets_table(found))
+            for name, _ in found:
+                if hold := held.get(name):
+                    say_held(name, hold)
         else:
             say("troupe: no workspaces yet: the first `troupe run` registers one")
     return OK
@@ -192,9 +229,9 @@ async def list_approvals(as_json: bool) -> int:
     return OK
 
 
-async def approve(request_id: str, scope: ApprovalScope, as_json: bool) -> int:
+async def approve(request_id: str, scope: ApprovalScope, by: str | None, as_json: bool) -> int:
     """Say yes to a request."""
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         request = await find_request(troupe, request_id)
         decision = await request.approve(scope)
         granted = str(decision.scope)
@@ -205,9 +242,9 @@ async def approve(request_id: str, scope: ApprovalScope, as_json: bool) -> int:
     return OK
 
 
-async def deny(request_id: str, reason: str, as_json: bool) -> int:
+async def deny(request_id: str, reason: str, by: str | None, as_json: bool) -> int:
     """Say no to a request."""
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         request = await find_request(troupe, request_id)
         await request.deny(reason)
         _tell_decision(request, False, "deny", f"denied: {request.description}", as_json)

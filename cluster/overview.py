@@ -6,11 +6,12 @@ A session that is stored as running while no host has its run was interrupted: w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
+from actors.domain.budget import Hold
 from actors.domain.json_value import JsonValue
 from actors.domain.money import usd_text
 from actors.domain.result import Result
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = "interrupted"
+HELD = "held"
 _ACTIVE = ("running", "initialising")
 
 
@@ -39,7 +41,10 @@ class Overview:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which sessions are listed: all, or those that fit. ``state`` may also be ``interrupted``."""
+    """Which sessions are listed: all, or those that fit.
+
+    ``state`` may also be ``interrupted``, or ``held``: at work in a workspace that is on hold.
+    """
 
     workspace: Workspace | None = None
     user_id: str | None = None
@@ -75,19 +80,25 @@ async def list_sessions(
     ids = [one.id for one in newest] + [id for id in reversed(unfinished) if id not in known]
     families = await asyncio.gather(*(directory.family(id) for id in ids))
     live = {*working, *await directory.working()}  # some have begun while we were reading
+    held = await directory.holds()
     listed = [
-        summed_up(id, family, live) for id, family in zip(ids, families, strict=True) if family
+        summed_up(id, family, live, held)
+        for id, family in zip(ids, families, strict=True)
+        if family
     ]
     return [one for one in listed if filters.state in (None, one.status)], newest.next
 
 
-def summed_up(root: str, family: Iterable[SessionSummary], live: set[str]) -> Overview:
-    """A family in one line."""
+def summed_up(
+    root: str, family: Iterable[SessionSummary], live: set[str], held: Container[str] = ()
+) -> Overview:
+    """A family in one line; ``held`` are the scopes that are on hold."""
     nodes = list(build_tree(root, list(family)).walk())
     summary = nodes[0].summary
+    status = status_of(summary, root in live)
     return Overview(
         summary,
-        status_of(summary, root in live),
+        HELD if status in _ACTIVE and summary.scope in held else status,
         len(nodes) - 1,
         sum(node.summary.spent for node in nodes),
     )
@@ -106,12 +117,23 @@ def _stored_as(state: str | None) -> tuple[str, ...]:
     """The stored statuses of sessions that may be shown as ``state``."""
     if state is None:
         return ()
-    return _ACTIVE if state == INTERRUPTED else (state,)
+    return _ACTIVE if state in (INTERRUPTED, HELD) else (state,)
 
 
 def status_of(summary: SessionSummary, live: bool) -> str:
     """A session's status; ``live`` says whether its family is at work."""
     return INTERRUPTED if summary.status in _ACTIVE and not live else summary.status
+
+
+def hold_text(hold: Hold) -> str:
+    """A hold in words."""
+    return f"on hold since {to_rfc3339(hold.since)} by {hold.by}: {hold.why}"
+
+
+def hold_json(hold: Hold | None) -> JsonValue:
+    if hold is None:
+        return None
+    return {"by": hold.by, "why": hold.why, "since": to_rfc3339(hold.since)}
 
 
 def overview_json(one: Overview) -> JsonValue:

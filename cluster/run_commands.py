@@ -45,13 +45,14 @@ class RunOptions:
     approve: str
     run_id: str | None
     session: str | None
+    by: str | None = None
 
 
 async def run(options: RunOptions, as_json: bool) -> int:
     """Run an agent, in a session of its own or in one that is there."""
     agent = load_agent(options.agent)
     _check(options)
-    async with connected() as troupe:
+    async with connected(actor=options.by) as troupe:
         session = await _session_for(troupe, agent, options)
         say(f"troupe: session {session.id}")
         async with _showing(troupe, [session], options.approve) as display:
@@ -65,11 +66,13 @@ async def run(options: RunOptions, as_json: bool) -> int:
     return OK if result.success else FAILED
 
 
-async def resume(session_id: str | None, everything: bool, approve: str, as_json: bool) -> int:
+async def resume(
+    session_id: str | None, everything: bool, approve: str, by: str | None, as_json: bool
+) -> int:
     """Go on with what was queued or interrupted, in one session or in all."""
     if (session_id is None) != everything:
         raise InvalidValue("resume: give the id of a session, or --all")
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         sessions = await _to_resume(troupe, session_id)
         async with _showing(troupe, sessions, approve) as display:
             runs, errors = await _resumed(sessions)

@@ -16,17 +16,17 @@ from cluster.lookup import find_session
 _STANDARD = "-"
 
 
-async def cancel(session_id: str, as_json: bool) -> int:
+async def cancel(session_id: str, by: str | None, as_json: bool) -> int:
     """Cancel a session and all below it."""
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         session = await find_session(troupe, session_id)
         await session.cancel()
         return _tell_status(session.id, (await session.status()).summary.status, as_json)
 
 
-async def end(session_id: str, as_json: bool) -> int:
+async def end(session_id: str, by: str | None, as_json: bool) -> int:
     """End a session and all below it."""
-    async with connected() as troupe:
+    async with connected(actor=by) as troupe:
         session = await find_session(troupe, session_id)
         await session.end()
         return _tell_status(session.id, (await session.status()).summary.status, as_json)

@@ -252,3 +252,38 @@ async def sleeping_tree(turn: Turn, prompt: str) -> str:
     below = "leaf" if prompt == "branch" else "branch"
     await turn.spawn([Task(sleeping_tree, below, isolation="shared") for _ in range(2)])
     return "done"
+
+
+async def paces(turn: Turn, prompt: str) -> str:
+    """Pays a cent for each of 40 marks in a file; the prompt is its path."""
+    for _ in range(40):
+        async with turn.authorized(FileRead(path="a.txt"), cost_usd="0.01"):
+            _mark(Path(prompt))
+        await asyncio.sleep(0.05)
+    return "done"
+
+
+async def pacing_family(turn: Turn, prompt: str) -> str:
+    """Eight sub-agents, two at once, that pay a cent for a mark; the prompt is a file's path."""
+    tasks = [Task(pays_and_marks, prompt, timeout=30) for _ in range(8)]
+    results = await turn.spawn(tasks, max_concurrent=2)
+    return " ".join(result.status for result in results)
+
+
+async def pays_and_marks(turn: Turn, prompt: str) -> str:
+    """Marks that it was called, then pays a cent and marks that."""
+    _mark(Path(f"{prompt}.called"))
+    async with turn.authorized(FileRead(path="a.txt"), cost_usd="0.01"):
+        _mark(Path(prompt))
+    await asyncio.sleep(0.1)
+    return "done"
+
+
+async def waits_to_pay(turn: Turn, prompt: str) -> str:
+    """Marks that it was called, waits for a file named go, and pays a dollar."""
+    _mark(Path(prompt) / "called")
+    while not (Path(prompt) / "go").exists():
+        await asyncio.sleep(0.02)
+    decision = await turn.authorize(FileRead(path="a.txt"), cost_usd="1")
+    _mark(Path(prompt) / "told")
+    return decision.kind

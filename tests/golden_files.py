@@ -20,7 +20,9 @@ from msgspec import Struct, structs
 
 from actors.agents import Parcel
 from actors.audit import Head, Strand
+from actors.brakes import BRAKE_FORM, seal_brake
 from actors.domain.allowance import Allowance, signing_bytes
+from actors.domain.budget import Brake
 from actors.domain.capability_token import Token, mint
 from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
@@ -51,7 +53,7 @@ SUMMARY_FORM = 1
 PARCEL_FORM = 1
 """Parcels name their fields, so one may be added without a new form."""
 
-LAYOUT_FORM = 1
+LAYOUT_FORM = 2
 """The keys in Redis and what is under them."""
 
 # What pickles to this on every Python: asyncio.sleep, by its name.
@@ -98,6 +100,8 @@ def stored() -> Iterator[Stored]:
     yield Stored("summary", SUMMARY_FORM, encode_summary(summary), summary)
     parcel = Parcel("3.11", ["/srv/project"], PICKLE, "3.1.2", "0.1.0")
     yield Stored("parcel", PARCEL_FORM, msgspec.msgpack.encode(parcel), parcel)
+    brake = filled(Brake)
+    yield Stored("brake", BRAKE_FORM, seal_brake(KEYRING, SCOPE, brake), brake)
     allowance, token = signed()
     yield Stored("allowance.signed", 1, msgspec.msgpack.encode(allowance), allowance)
     yield Stored("token.signed", 1, msgspec.msgpack.encode(token), token)
@@ -215,8 +219,9 @@ async def fill_redis(connection: Connection) -> None:
         message = codec.message(0, by_name["message-0"].data)
         summary = summary_of_root() if machine.kind == SESSION.kind else None
         head = Head(3, b"m" * 20)
+        brake = by_name["brake"].data if machine.kind == BUDGET.kind else b""
         await journal.append(
-            [Append(key, 1, 0, row, [message], [audit], summary, create="creator")]
+            [Append(key, 1, 0, row, [message], [audit], summary, "creator", brake)]
         )
         await journal.activate(key, machine.version)
         await journal.snapshot(key, 2, 1, codec.snapshot(1, filled(machine.state), head))
@@ -271,8 +276,14 @@ def _shown(data: bytes, names: Mapping[bytes, str]) -> str:
 
 def _unshown(text: str, directory: Path) -> bytes:
     if text.startswith("file "):
-        return (directory / text.removeprefix("file ")).read_bytes()
+        return as_of(directory, text.removeprefix("file ")).read_bytes()
     return bytes.fromhex(text[4:]) if text.startswith("hex ") else text.encode()
+
+
+def as_of(directory: Path, name: str) -> Path:
+    """The newest file of that name when the version of ``directory`` came: its own, or older."""
+    forms = range(int(directory.name[1:]), 0, -1)
+    return next(file for form in forms if (file := GOLDEN / f"v{form}" / name).exists())
 
 
 def layout_file(form: int = LAYOUT_FORM) -> Path:

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "cluster.session_commands",
         "cluster.agent_file",
         "cluster.audit_commands",
+        "cluster.brake_commands",
         "cluster.approver",
         "cluster.console",
         "cluster.daemon",
@@ -54,7 +55,7 @@ LAYERS: list[set[str]] = [
         "cluster.slots",
     },
     {"cluster.metrics", "cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
-    {"cluster.guard", "cluster.memory"},
+    {"cluster.guard", "cluster.memory", "cluster.names"},
     {"actors"},
     {"actors.domain"},
 ]

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -30,6 +31,7 @@ from actors import (
     TroupeError,
 )
 from actors.agents import name_of
+from actors.domain.budget import Hold
 from actors.domain.result import Result
 from actors.ports import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
@@ -442,6 +444,9 @@ class FakeDirectory:
     async def working(self) -> list[str]:
         return self._working
 
+    async def holds(self) -> dict[str, Hold]:
+        return {}
+
     async def family(self, id: str) -> list[SessionSummary]:
         return [summary(id, status="running", spent=1), summary("c", id, spent=2)]
 
@@ -717,6 +722,15 @@ class Shell:
     def run(self, agent: str, prompt: str = "", *options: str) -> Finished:
         return self.troupe("run", *self.arguments(agent, prompt), *options)
 
+    def until_at_work(self) -> str:
+        """The session that is at work, as soon as there is one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            document = self.troupe("ps", "--state", "running", "--json").document
+            for one in cast("list[dict[str, str]]", document["sessions"]):
+                return one["id"]
+        raise TimeoutError("nothing is at work")
+
     def arguments(self, agent: str, prompt: str) -> list[str]:
         workspace = ["--workspace", str(self.workspace)]
         return [f"{AGENTS}:{agent}", "--prompt", prompt, *workspace, "--isolation", "shared"]
@@ -847,6 +861,45 @@ def test_caps_are_changed_while_things_run(shell: Shell) -> None:
     shell.troupe(*workspace, "--set", "none")
     every = shell.troupe("budget", "--json").budgets
     assert {"name": str(shell.workspace), "max_usd": None}.items() <= every[0].items()
+
+
+@pytest.mark.cluster
+def test_a_workspace_is_held_until_it_is_released(shell: Shell) -> None:
+    where = ["--workspace", str(shell.workspace)]
+    done = shell.run("echo", "before")
+    with shell.started("run", *shell.arguments("sleeps", ""), "--by", "ann") as sleeper:
+        session = shell.until_at_work()
+        held = shell.troupe("hold", *where, "--why", "it spends", "--by", "ada", "--json")
+        assert held.code == 0, held.err
+        hold = cast("dict[str, str]", held.document["held"])
+        assert (hold["by"], hold["why"], held.document["cancelled"]) == ("ada", "it spends", 0)
+
+        refused = shell.run("echo", "hello")
+        assert refused.code == 3
+        assert "on hold since" in refused.err
+        assert "by ada: it spends. Nothing begins there until `troupe release" in refused.err
+        ps = shell.troupe("ps", "--state", "held", "--json").document
+        assert ps["held"] == [{"workspace": str(shell.workspace), **hold}]
+        (one,) = cast("list[dict[str, object]]", ps["sessions"])
+        assert (one["id"], one["status"]) == (session, "held")
+        assert "by ada: it spends" in shell.troupe("ps").err
+        (budget,) = shell.troupe("budget", *where, "--json").budgets
+        assert budget["held"] == hold
+        doctor = shell.troupe("doctor")
+        assert f"workspace {shell.workspace}" in doctor.out
+        assert "by ada: it spends" in doctor.out
+
+        again = shell.troupe("hold", *where, "--why", "enough", "--cancel", "--by", "ada")
+        assert "1 session cancelled" in again.err
+        assert shell.finish(sleeper).code == 1
+    released = shell.troupe("release", *where, "--by", "ben")
+    assert "it was on hold since" in released.err
+    assert "was not on hold" in shell.troupe("release", *where).err
+    assert shell.run("echo", "hello").out == "hello\n"
+    shell.troupe("end", done.session, "--by", "cleo")
+    log = shell.troupe("audit", "show", *where, "--last", "200").out
+    for name in ("ada", "ben", "cleo"):
+        assert f"by {name}: " in log
 
 
 @pytest.mark.cluster

@@ -25,7 +25,7 @@ from actors.domain.errors import (
 )
 from actors.domain.keyring import Keyring
 from actors.entity import Committer, Entity, Machine, read
-from actors.journal import Append, Key, Loaded, Outcome, Summary
+from actors.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
 from actors.memory_journal import MemoryJournal
 
 A, B = Key("scope", "ledger", "a"), Key("scope", "ledger", "b")
@@ -123,7 +123,7 @@ class Faulty(MemoryJournal):
         self.gate.set()
         self.faults: list[str | Exception] = []
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         self.batches.append(list(batch))
         await self.gate.wait()
         fault = self.faults.pop(0) if self.faults else ""

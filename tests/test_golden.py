@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from actors.agents import Parcel, unship
 from actors.audit import Head, verify
+from actors.brakes import open_brake
 from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.capability_token import Token
 from actors.domain.capability_token import verify as verify_token
@@ -38,6 +39,7 @@ from tests.golden_files import (
     MACHINES,
     SCOPE,
     AnyMachine,
+    as_of,
     differences,
     golden_summary,
     key_of,
@@ -70,6 +72,7 @@ def readers() -> dict[str, Reader]:
         "summary": lambda data: decode_summary(data, ID, ID, SCOPE),
         "parcel": msgspec.msgpack.Decoder(Parcel).decode,
         "allowance.signed": msgspec.msgpack.Decoder(Allowance).decode,
+        "brake": lambda data: open_brake(KEYRING, SCOPE, data),
         "token.signed": msgspec.msgpack.Decoder(Token).decode,
     }
     for machine in cast("tuple[AnyMachine, ...]", MACHINES):
@@ -234,12 +237,12 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
     await restore(connection, file)
     journal, registry = RedisJournal(connection), RedisRegistry(connection, KEYRING)
     for machine in cast("tuple[AnyMachine, ...]", MACHINES):
-        says = json.loads((file.parent / f"{machine.kind}.snapshot.json").read_text())
+        says = json.loads(as_of(file.parent, f"{machine.kind}.snapshot.json").read_text())
         state = await read(machine, key_of(machine), journal, KEYRING)
         assert list(differences(says, state)) == []
-        row = (file.parent / f"{machine.kind}.audit").read_bytes()
+        row = as_of(file.parent, f"{machine.kind}.audit").read_bytes()
         assert await journal.audit(key_of(machine), 0, 9) == [row]
-    settings = json.loads((file.parent / "settings.json").read_text())
+    settings = json.loads(as_of(file.parent, "settings.json").read_text())
     assert list(differences([settings], await registry.workspaces())) == []
     (line,) = await registry.family(SCOPE, ID)
     assert (line.id, line.scope, line.status) == (ID, SCOPE, "failed")
@@ -251,7 +254,7 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
         assert (await registry.page(query, None, 9)).sessions == [line]
     assert (await registry.page(SessionQuery(SCOPE, states=["idle"]), None, 9)).sessions == []
     assert [await registry.locate(id) for id in (ID, CHILD)] == 2 * [Place(SCOPE, ID)]
-    assert await registry.agent("digest") == (file.parent / "parcel").read_bytes()
+    assert await registry.agent("digest") == as_of(file.parent, "parcel").read_bytes()
     assert await registry.running() == [ID]
     assert [await registry.find(text) for text in (ID[:8], CHILD[-8:])] == [[ID], [CHILD]]
 

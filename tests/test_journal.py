@@ -45,7 +45,9 @@ async def journal(
         yield MemoryJournal() if request.param == "memory" else RedisJournal(connection)
 
 
-def row(key: Key, after: int, text: str = "", epoch: int = 1, **more: str) -> Append:
+def row(
+    key: Key, after: int, text: str = "", epoch: int = 1, *, create: str = "", brake: bytes = b""
+) -> Append:
     """A row with a message, an audit row and a summary, all of which tell which row it is."""
     name = text or f"{after + 1}"
     return Append(
@@ -56,7 +58,8 @@ def row(key: Key, after: int, text: str = "", epoch: int = 1, **more: str) -> Ap
         messages=[f"m{name}".encode()],
         audit=[f"a{name}".encode()],
         summary=Summary("family", f"s{name}".encode()),
-        create=more.get("create", ""),
+        create=create,
+        brake=brake,
     )
 
 
@@ -431,6 +434,50 @@ async def test_a_snapshot_that_comes_after_a_newer_one_is_too_late(journal: AnyJ
     assert await journal.read(A) == Loaded(1, 4, b"newer", [b"4"])
 
 
+# The brake
+
+
+async def test_a_scope_that_never_had_a_brake_has_an_empty_one(journal: AnyJournal) -> None:
+    await journal.activate(A)
+    assert await journal.brake("s1") == b""
+    assert (await journal.append([row(A, 0)])).brakes == {"s1": b""}
+
+
+async def test_a_row_brings_a_brake_that_every_append_of_its_scope_is_told(
+    journal: AnyJournal,
+) -> None:
+    for key in (A, B, C):
+        await journal.activate(key)
+    assert (await journal.append([row(B, 0), row(A, 0, brake=ALL_BYTES)])).brakes == {
+        "s1": ALL_BYTES
+    }
+    assert (await journal.append([row(B, 1)])).brakes == {"s1": ALL_BYTES}
+    question = Append(A, 1, 1, b"")
+    assert (await journal.append([question, row(C, 0)])).brakes == {"s1": ALL_BYTES, "s2": b""}
+    assert await journal.brake("s1") == ALL_BYTES
+    await journal.append([row(A, 1, brake=b"next")])
+    assert (await journal.append([row(B, 2)])).brakes == {"s1": b"next"}
+
+
+async def test_a_row_that_is_not_written_brings_no_brake(journal: AnyJournal) -> None:
+    await journal.activate(A)
+    await journal.append([row(A, 0, brake=b"first")])
+    await journal.append([row(A, 1, brake=b"second")])
+    assert await write(journal, row(A, 1, brake=b"again")) == [OK]
+    assert await write(journal, row(A, 0, brake=b"gap")) == [GAP]
+    await journal.activate(A)
+    assert await write(journal, row(A, 2, brake=b"fenced")) == [FENCED]
+    assert await journal.brake("s1") == b"second"
+
+
+async def test_the_brake_outlives_snapshots_and_taking_over(journal: AnyJournal) -> None:
+    await journal.activate(A)
+    await journal.append([row(A, 0, brake=b"it")])
+    await journal.snapshot(A, 1, 1, b"state")
+    await journal.activate(A)
+    assert (await journal.append([row(A, 1, epoch=2)])).brakes == {"s1": b"it"}
+
+
 # Both are the same
 
 keys = st.sampled_from([A, B, C])
@@ -442,6 +489,7 @@ calls = st.one_of(
     st.tuples(st.just("activate"), keys),
     st.tuples(st.just("append"), st.lists(appends, max_size=3)),
     st.tuples(st.just("snapshot"), keys, numbers, numbers),
+    st.tuples(st.just("brake"), keys, numbers, numbers),
 )
 
 
@@ -456,6 +504,10 @@ async def answers(journal: AnyJournal, script: Sequence[tuple[object, ...]]) -> 
                 heard.append(await write(journal, *cast("list[Append]", batch)))
             case ("snapshot", Key() as key, int() as epoch, int() as seq):
                 heard.append(await journal.snapshot(key, epoch, seq, b"state"))
+            case ("brake", Key() as key, int() as after, int() as epoch):
+                braking = row(key, after, epoch=epoch, brake=b"%d%d" % (after, epoch))
+                told = await journal.append([row(key, after), braking])
+                heard += [list(told), told.brakes, await journal.brake(key.scope)]
     for key in (A, B, C):
         heard += [await journal.read(key), await contents(journal, key)]
     return heard

@@ -58,9 +58,10 @@ class Index:
 
 
 class Granted(Record, frozen=True, tag=True):
-    """An allowance was added, by granting or by import."""
+    """An allowance was added: granted ``by`` somebody, or ('') imported."""
 
     allowance: Allowance
+    by: str = ""
 
 
 class UseConsumed(Record, frozen=True, tag=True):
@@ -75,6 +76,7 @@ class Revoked(Record, frozen=True, tag=True):
 
     id: str
     at: int
+    by: str = ""
 
 
 class SessionCleared(Record, frozen=True, tag=True):
@@ -101,12 +103,12 @@ def initial() -> State:
 def evolve(state: State, event: Event) -> State:
     """Applies an event in place; the only thing that changes a state."""
     match event:
-        case Granted(allowance):
+        case Granted(allowance, _):
             state.allowances[allowance.id] = allowance
             state.index.add(allowance)
         case UseConsumed(id, op):
             _count_use(state, id, op)
-        case Revoked(id, at):
+        case Revoked(id, at, _):
             _remove(state, id)
             state.revoked[id] = at
         case SessionCleared(family_id):

@@ -76,6 +76,7 @@ class Grant(Record, frozen=True, tag=True):
     """Add an allowance that is valid now. Replies `Stored`; InvalidValue if its id was revoked."""
 
     allowance: Allowance
+    by: str = ""
 
 
 class Consume(Record, frozen=True, tag=True):
@@ -95,6 +96,7 @@ class Revoke(Record, frozen=True, tag=True):
     """Take an allowance away for good. Replies `RevokedAt`; NotFound for an unknown id."""
 
     id: str
+    by: str = ""
 
 
 class ClearSession(Record, frozen=True, tag=True):
@@ -149,12 +151,12 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
     """What a command comes to. Errors as the commands say."""
     now = max(now, state.swept)  # a clock set back must not bring the expired to life
     match command:
-        case Grant(allowance):
-            return _grant(state, allowance, now)
+        case Grant(allowance, by):
+            return _grant(state, allowance, by, now)
         case Consume():
             return _consume(state, command, now)
-        case Revoke(id):
-            return _revoke(state, id, now)
+        case Revoke(id, by):
+            return _revoke(state, id, by, now)
         case ClearSession(family_id):
             held = any(of_session(one, family_id) for one in state.allowances.values())
             return [SessionCleared(family_id)] if held else [], Done()
@@ -181,7 +183,7 @@ def count(state: State, now: int) -> int:
     return sum(1 for _ in _valid(state, now))
 
 
-def _grant(state: State, allowance: Allowance, now: int) -> tuple[list[Event], Reply]:
+def _grant(state: State, allowance: Allowance, by: str, now: int) -> tuple[list[Event], Reply]:
     reply = Stored((allowance.id,))
     if allowance.id in state.revoked:
         raise InvalidValue("id: this allowance was revoked; grant one with a new id", field="id")
@@ -193,7 +195,7 @@ def _grant(state: State, allowance: Allowance, now: int) -> tuple[list[Event], R
     if not valid(returned, now):
         field = "uses_left" if returned.uses_left == 0 else "expires"
         raise InvalidValue(f"{field}: this allowance is not valid any more", field=field)
-    return [Granted(returned)], reply
+    return [Granted(returned, by)], reply
 
 
 def _import(state: State, allowances: tuple[Allowance, ...], now: int) -> tuple[list[Event], Reply]:
@@ -268,13 +270,13 @@ def _covers(allowance: Allowance, command: Consume) -> bool:
     return matches(allowance.pattern, command.action, command.workspace_root)
 
 
-def _revoke(state: State, id: str, now: int) -> tuple[list[Event], Reply]:
+def _revoke(state: State, id: str, by: str, now: int) -> tuple[list[Event], Reply]:
     at = state.revoked.get(id)
     if at is not None:
         return [], RevokedAt(id, at)
     if id not in state.allowances:
         raise NotFound(f"allowance {id}: there is none with this id here", id=id)
-    return [Revoked(id, now)], RevokedAt(id, now)
+    return [Revoked(id, now, by)], RevokedAt(id, now)
 
 
 def _has_expired(allowance: Allowance, now: int) -> bool:

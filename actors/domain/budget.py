@@ -11,11 +11,15 @@
 5. Spend may pass a cap only by a report of spend above the loan (an over-settle: the money is
    gone). Nothing else does, and nothing lowers spend.
 6. Slack is lent only well below every warning threshold, and is part of what is held.
+7. The workspace's cap is *named* once somebody has set it. What a program gives when it opens the
+   workspace names it for the first time, and changes nothing from then on.
+8. A workspace on hold keeps what it has: the hold says who wants it, why and since when, and all
+   sessions learn of it by a number that rises with every change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -29,6 +33,7 @@ WORKSPACE = "workspace"
 SLACK_SHARE = 16
 """One wish for slack gets at most this part of the room that is left below a threshold."""
 
+_LONGEST_WHY = 500
 _MAX_TOTAL = 1 << 62  # the sum of many accounts may pass MAX_NANO; it must stay a 64-bit integer
 
 
@@ -64,13 +69,43 @@ class Account(Struct, array_like=True):
         return max(self.lent, self.spent)
 
 
+class Hold(Record, frozen=True):
+    """The brake is on: who has pulled it, why, and since when in microseconds."""
+
+    by: str
+    why: str
+    since: int
+
+
+class Brake(Record, frozen=True):
+    """The brake of a workspace: ``hold`` if it is pulled.
+
+    A later one has a higher ``number``. ``before`` is how long the workspace had been on hold by
+    earlier ones, in microseconds.
+    """
+
+    number: int = 0
+    hold: Hold | None = None
+    before: int = 0
+
+    def held(self, now: int) -> int:
+        """How long the workspace has been on hold in all by ``now``, in microseconds."""
+        return self.before + (max(now - self.hold.since, 0) if self.hold else 0)
+
+
 class State(Struct, array_like=True, dict=True):
-    """The stored part; totals by level are derived and kept beside it, never stored."""
+    """The stored part; totals by level are derived and kept beside it, never stored.
+
+    ``named`` if somebody has set the workspace's cap, which ``named_by`` did last.
+    """
 
     workspace: Cap = Cap(None)
     families: dict[str, Family] = field(default_factory=dict)
     allotments: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
+    named: bool = False
+    named_by: str = ""
+    brake: Brake = Brake()
 
 
 class Level(Record, frozen=True):
@@ -139,7 +174,21 @@ class SetCap(Record, frozen=True, tag=True):
     by: str
 
 
-Command: TypeAlias = OpenFamily | Admit | Lease | SetCap
+class OpenWorkspace(Record, frozen=True, tag=True):
+    """Name the workspace's cap, unless it was named before."""
+
+    cap: Cap
+    by: str
+
+
+class SetHold(Record, frozen=True, tag=True):
+    """Pull the brake for a reason, or (None) let go of it."""
+
+    why: str | None
+    by: str
+
+
+Command: TypeAlias = OpenFamily | Admit | Lease | SetCap | OpenWorkspace | SetHold
 
 
 class FamilyOpened(Record, frozen=True, tag=True):
@@ -170,7 +219,18 @@ class CapSet(Record, frozen=True, tag=True):
     by: str
 
 
-Event: TypeAlias = FamilyOpened | ChildrenAdmitted | Reported | CapSet
+class Held(Record, frozen=True, tag=True):
+    by: str
+    why: str
+    at: int
+
+
+class Released(Record, frozen=True, tag=True):
+    by: str
+    at: int
+
+
+Event: TypeAlias = FamilyOpened | ChildrenAdmitted | Reported | CapSet | Held | Released
 
 
 class Warning(Record, frozen=True):
@@ -212,7 +272,14 @@ class Refused(Record, frozen=True, tag=True):
     value: int
 
 
-Reply: TypeAlias = Admitted | Refused | list[Granted | Exceeded] | None
+class Standing(Record, frozen=True, tag=True):
+    """The workspace's cap as it stands, and who has set it ('' if that is not known)."""
+
+    cap: Cap
+    by: str
+
+
+Reply: TypeAlias = Admitted | Refused | Standing | Hold | list[Granted | Exceeded] | None
 
 
 def initial() -> State:
@@ -232,7 +299,16 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
         case SetCap(level, cap, by):
             _known_level(state, level)
             _require_cap(cap.max, "max_usd")
-            return ([] if _cap(state, level) == cap else [CapSet(level, cap, by)]), None
+            unnamed = level == WORKSPACE and not _is_named(state)
+            same = _cap(state, level) == cap and not unnamed
+            return ([] if same else [CapSet(level, cap, by)]), None
+        case OpenWorkspace(cap, by):
+            _require_cap(cap.max, "max_usd")
+            if _is_named(state):
+                return [], Standing(state.workspace, state.named_by)
+            return [CapSet(WORKSPACE, cap, by)], Standing(cap, by)
+        case SetHold(why, by):
+            return _set_hold(state, why, by, now)
 
 
 def evolve(state: State, event: Event) -> State:
@@ -251,11 +327,17 @@ def evolve(state: State, event: Event) -> State:
             account = state.accounts[session]
             account.epoch, account.number = epoch, number
             _charge(state, totals, account, spent, lent)
-        case CapSet(level, cap, _):
+        case CapSet(level, cap, by):
             if level == WORKSPACE:
-                state.workspace = cap
+                state.workspace, state.named, state.named_by = cap, True, by
             else:
                 state.families[level].cap = cap
+        case Held(by, why, at):
+            brake = state.brake
+            since = brake.hold.since if brake.hold else at
+            state.brake = Brake(brake.number + 1, Hold(by, why, since), brake.before)
+        case Released(_, at):
+            state.brake = Brake(state.brake.number + 1, None, state.brake.held(at))
     return state
 
 
@@ -301,6 +383,34 @@ def validate(state: State) -> None:
     for name, cap in _caps(state):
         if cap is not None and not 0 <= cap <= MAX_NANO:
             raise CorruptState(f"budget: the cap of {name} is {cap} nano-USD, out of range")
+    if state.brake.number < 0 or state.brake.before < 0:
+        raise CorruptState("budget: its brake is out of range")
+
+
+def brake_of(state: State, events: Sequence[Event]) -> Brake | None:
+    """The brake, to be shown to all sessions, if these events, the last ones, have changed it.
+
+    While it is pulled it is shown again with everything: what was lost there comes back.
+    """
+    changed = any(isinstance(event, Held | Released) for event in events)
+    return state.brake if changed or state.brake.hold else None
+
+
+def _is_named(state: State) -> bool:
+    """Also where an earlier version has set a cap, and did not note that it had."""
+    return state.named or state.workspace != Cap(None)
+
+
+def _set_hold(state: State, why: str | None, by: str, now: int) -> tuple[list[Event], Reply]:
+    """Replies with the hold that is there now, and to a release with the one that was."""
+    hold = state.brake.hold
+    if why is None:
+        return ([Released(by, now)] if hold else []), hold
+    if not 0 < len(why.strip()) <= _LONGEST_WHY:
+        raise InvalidValue(f"why: say it in 1 to {_LONGEST_WHY} characters", field="why")
+    if hold and (hold.by, hold.why) == (by, why):
+        return [], hold
+    return [Held(by, why, now)], Hold(by, why, hold.since if hold else now)
 
 
 def _open(state: State, command: OpenFamily) -> list[Event]:

@@ -17,6 +17,7 @@
      │    │    └── RolledBack         Redis went back to an earlier state: somebody must look
      │    ├── ClusterUnavailable  Ray does not answer, or cannot be joined
      │    ├── Busy                a bounded queue is full
+     │    ├── WorkspaceHeld       somebody holds the workspace: nothing begins there
      │    ├── Fenced              a newer activation has taken over: this one must stop
      │    └── NoCapacity          no memory or place for another actor or process
      └── NotAuthorized        the answer is no, raised only by ``turn.authorized``
@@ -109,6 +110,10 @@ class ClusterUnavailable(Unavailable):
 
 class Busy(Unavailable):
     """A bounded queue is full."""
+
+
+class WorkspaceHeld(Unavailable):
+    """Somebody has put the workspace on hold; ``details`` has who, why and since when."""
 
 
 class Fenced(Unavailable):

@@ -51,6 +51,9 @@ KEPT_OPERATIONS = 256
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """How much the messages of one session may come to."""
 
+BY_PARENT = "parent"
+"""Who has closed a sub-agent whose parent's run is over, or was cancelled."""
+
 Closed: TypeAlias = Literal["", "ended", "cancelled"]
 
 
@@ -290,7 +293,10 @@ class FinishChildren(Record, frozen=True, tag=True):
 
 
 class Close(Record, frozen=True, tag=True):
+    """``by`` whom: a name, or `BY_PARENT`."""
+
     reason: Literal["ended", "cancelled"]
+    by: str = ""
 
 
 class Describe(Record, frozen=True, tag=True):
@@ -401,6 +407,7 @@ class ChildrenFinished(Record, frozen=True, tag="children"):
 
 class WasClosed(Record, frozen=True, tag="closed"):
     reason: Literal["ended", "cancelled"]
+    by: str = ""
 
 
 class Described(Record, frozen=True, tag="described"):
@@ -488,8 +495,8 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             return ([ChildrenFinished(new)] if new else []), None
         case Create(profile, imported):
             return ([] if state.profile else [Created(profile, imported)]), None
-        case Close(reason):
-            return _close(state, reason, now)
+        case Close(reason, by):
+            return _close(state, reason, by, now)
         case Describe(title, tags, custom):
             _open(state)
             same = _described(state.metadata, title, tags, custom) == state.metadata
@@ -544,7 +551,7 @@ def evolve(state: State, event: Event) -> State:
                     _got_on(run)
         case Created(profile, imported):
             _apply_created(state, profile, imported)
-        case WasClosed(reason):
+        case WasClosed(reason, _):
             state.closed = reason
         case Described(title, tags, custom):
             state.metadata = _described(state.metadata, title, tags, custom)
@@ -774,7 +781,7 @@ def _spawn(state: State, command: Spawn) -> tuple[list[Event], Reply]:
 
 
 def _close(
-    state: State, reason: Literal["ended", "cancelled"], now: int
+    state: State, reason: Literal["ended", "cancelled"], by: str, now: int
 ) -> tuple[list[Event], Reply]:
     if state.closed:
         return [], None
@@ -782,7 +789,7 @@ def _close(
     for run in state.runs:
         cancelled = Result(the_profile(state).id, "cancelled", error=f"the session was {reason}")
         events += _finish(state, run, cancelled, now)[0]
-    return [*events, WasClosed(reason)], None
+    return [*events, WasClosed(reason, by)], None
 
 
 def _apply_created(state: State, profile: Profile, imported: Imported | None) -> None:

@@ -1,15 +1,17 @@
 -- Append to many entities of one scope. First the key that has the reason if the scope is stopped,
--- and then it is the answer. For each entity, two keys: its own, from which those of its
--- rows, messages and audit rows follow, and its family's; and arguments: id, epoch, after, creator,
--- row, n, n messages, n, n audit rows, summary ('' = none).
+-- and then it is the answer; next that of its brake. For each entity, two keys: its own, from which
+-- those of its rows, messages and audit rows follow, and its family's; and arguments: id, epoch,
+-- after, creator, row, n, n messages, n, n audit rows, summary ('' = none).
 -- One key more, if there is one, is the scope's index of root sessions, and each three arguments
 -- more are a change of it: for the how manieth append, the states that a session now has not, and
--- its new member, which is its state and its position.
+-- its new member, which is its state and its position. Or they change the brake: for the how manieth
+-- append, '!', and what it is from now on if that row is written.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
--- An entity that is refused does not hinder the others. Answers one of OK, FENCED, GAP for each.
+-- An entity that is refused does not hinder the others. Answers with the brake ('' = there is none),
+-- and one of OK, FENCED, GAP for each.
 local stopped = redis.call('GET', KEYS[1])
 if stopped then return stopped end
-local answers, arg = {}, 1
+local answers, written, arg = {redis.call('GET', KEYS[2]) or ''}, {}, 1
 local function take() arg = arg + 1; return ARGV[arg - 1] end
 local function push(key, count, write)
   for _ = 1, count do
@@ -17,7 +19,7 @@ local function push(key, count, write)
     if write then redis.call('RPUSH', key, value) end
   end
 end
-for first = 2, #KEYS - 1, 2 do
+for first = 3, #KEYS - 1, 2 do
   local meta, answer, write = KEYS[first], 'OK', false
   local id, epoch, after, creator, row = take(), take(), tonumber(take()), take(), take()
   local stored = redis.call('HMGET', meta, 'epoch', 'seq', 'creator')
@@ -44,10 +46,16 @@ for first = 2, #KEYS - 1, 2 do
   local summary = take()
   if write and summary ~= '' then redis.call('HSET', KEYS[first + 1], id, summary) end
   answers[#answers + 1] = answer
+  written[#answers] = write
 end
 while arg <= #ARGV do
-  local answer, others, member = answers[tonumber(take())], take(), take()
-  if answer == 'OK' then -- of a repeated row, too: it is the entity's last, and changes nothing
+  local at, others, member = tonumber(take()) + 1, take(), take()
+  if others == '!' then
+    if written[at] then
+      redis.call('SET', KEYS[2], member)
+      answers[1] = member
+    end
+  elseif answers[at] == 'OK' then -- of a repeated row, too: it is the entity's last, and changes nothing
     for state in others:gmatch('.') do redis.call('ZREM', KEYS[#KEYS], state .. member:sub(2)) end
     redis.call('ZADD', KEYS[#KEYS], 0, member)
   end

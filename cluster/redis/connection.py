@@ -102,6 +102,10 @@ class Connection:
         """Holds the reason why nobody may go on in a scope."""
         return f"{self._prefix}:{{{short(scope)}}}:stopped"
 
+    def held(self, scope: str) -> str:
+        """Holds the brake of a scope: who wants that nothing begins there, if anybody does."""
+        return f"{self._prefix}:{{{short(scope)}}}:held"
+
     def key(self, *parts: str) -> str:
         """A key of the registry, which belongs to no scope."""
         return ":".join((self._prefix, *parts))

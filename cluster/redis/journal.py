@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.domain.errors import RolledBack
-from actors.journal import Append, Key, Loaded, Outcome
+from actors.journal import Append, Key, Loaded, Outcome, Outcomes
 from actors.listing import CODES
 from cluster.redis.connection import Connection, Script
 from cluster.redis.listing import roots_of
@@ -36,7 +36,7 @@ class RedisJournal:
     async def read(self, key: Key) -> Loaded:
         return await self._load(_READ, key, [])
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         by_scope: dict[str, list[Append]] = {}
         for one in batch:
             by_scope.setdefault(one.key.scope, []).append(one)
@@ -44,7 +44,11 @@ class RedisJournal:
             return await self._append(batch)
         groups = await asyncio.gather(*map(self._append, by_scope.values()))
         outcomes = dict(zip(by_scope, map(iter, groups), strict=True))
-        return [next(outcomes[one.key.scope]) for one in batch]
+        brakes = {scope: brake for group in groups for scope, brake in group.brakes.items()}
+        return Outcomes([next(outcomes[one.key.scope]) for one in batch], brakes)
+
+    async def brake(self, scope: str) -> bytes:
+        return await self._redis.value("GET", self._redis.held(scope)) or b""
 
     async def stop(self, scope: str, why: str) -> None:
         key = self._redis.stopped(scope)
@@ -64,27 +68,33 @@ class RedisJournal:
     async def audit(self, key: Key, start: int, stop: int) -> Sequence[bytes]:
         return await self._redis.range(self._base(key) + ":a", start, stop)
 
-    async def _append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        keys = [self._redis.stopped(batch[0].key.scope)] if batch else []
+    async def _append(self, batch: Sequence[Append]) -> Outcomes:
+        if not batch:
+            return Outcomes([], {})
+        scope = batch[0].key.scope
+        keys = [self._redis.stopped(scope), self._redis.held(scope)]
         arguments: list[bytes | str | int] = []
         changes: list[bytes | str | int] = []
-        for one in batch:
+        for at, one in enumerate(batch, start=1):
             base, summary = self._base(one.key), one.summary
             family = self._redis.family(one.key.scope, summary.family) if summary else base
             keys += (base, family)
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
             arguments.append(summary.data if summary else b"")
+            if one.brake:
+                changes += (at, b"!", one.brake)
             if summary and summary.listed:
                 state, position = summary.listed
-                changes += (len(keys) // 2, _STATES.replace(state, b""), state + position)
+                changes += (at, _STATES.replace(state, b""), state + position)
         if changes:
-            keys.append(roots_of(self._redis, batch[0].key.scope))
+            keys.append(roots_of(self._redis, scope))
             arguments += changes
         answers = await self._write(_APPEND, keys, arguments)
         if isinstance(answers, bytes):
-            return [Outcome.GAP] * len(batch)
-        return [Outcome[answer.decode()] for answer in cast(list[bytes], answers)]
+            return Outcomes([Outcome.GAP] * len(batch), {})
+        brake, *outcomes = cast(list[bytes], answers)
+        return Outcomes([Outcome[one.decode()] for one in outcomes], {scope: brake})
 
     async def _load(self, script: Script, key: Key, arguments: Sequence[int]) -> Loaded:
         base = self._base(key)

@@ -19,18 +19,23 @@ from actors.domain.budget import (
     Account,
     Admit,
     Admitted,
+    Brake,
     Cap,
     Child,
     Command,
     Event,
     Exceeded,
     Granted,
+    Hold,
     Lease,
     Level,
     OpenFamily,
+    OpenWorkspace,
     Refused,
     Reply,
     SetCap,
+    SetHold,
+    Standing,
     State,
     Want,
     Warning,
@@ -55,8 +60,8 @@ class Desk:
         if workspace is not None:
             self.set_cap(WORKSPACE, workspace, warn_at_percent)
 
-    def do(self, command: Command) -> Reply:
-        events, reply = budget.decide(self.state, command, NOW)
+    def do(self, command: Command, now: int = NOW) -> Reply:
+        events, reply = budget.decide(self.state, command, now)
         for event in events:
             self.state = budget.evolve(self.state, event)
         self.events += events
@@ -879,3 +884,118 @@ def test_whatever_is_accepted_can_be_loaded(values: list[int | None]) -> None:
         except TroupeError:
             continue
     budget.validate(stored(desk.state))
+
+
+# Whose cap it is
+
+
+def open_with(desk: Desk, usd: int) -> Reply:
+    return desk.do(OpenWorkspace(Cap(usd), "program"))
+
+
+def test_a_program_names_the_first_cap_and_no_other() -> None:
+    desk = Desk()
+    assert open_with(desk, 50) == Standing(Cap(50), "program")
+    assert open_with(desk, 70) == Standing(Cap(50), "program")
+    assert desk.level(WORKSPACE).max == 50
+
+
+@pytest.mark.parametrize("set_by_hand", [0, 5, None])
+def test_a_cap_that_somebody_has_set_stays(set_by_hand: int | None) -> None:
+    for desk in (Desk(), Desk(100)):
+        desk.set_cap(WORKSPACE, set_by_hand)
+        assert open_with(desk, 50) == Standing(Cap(set_by_hand), "ada")
+        assert desk.level(WORKSPACE).max == set_by_hand
+        assert stored(desk.state).named
+
+
+def test_the_same_cap_set_again_by_somebody_else_is_no_event() -> None:
+    desk = Desk(50)
+    before = len(desk.events)
+    desk.do(SetCap(WORKSPACE, Cap(50), "ben"))
+    assert len(desk.events) == before
+    assert open_with(desk, 70) == Standing(Cap(50), "ada")
+
+
+@pytest.mark.parametrize(
+    ("cap", "named"), [(Cap(7), True), (Cap(None, 10), True), (Cap(None), False)]
+)
+def test_an_earlier_version_has_named_what_is_not_the_default(cap: Cap, named: bool) -> None:
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode([cap, {}, {}, {}]), type=State)
+    _, reply = budget.decide(state, OpenWorkspace(Cap(50), "program"), NOW)
+    assert reply == (Standing(cap, "") if named else Standing(Cap(50), "program"))
+
+
+def test_a_cap_of_a_family_names_none_of_the_workspace() -> None:
+    desk = Desk()
+    desk.open()
+    desk.set_cap(ROOT, 5)
+    assert open_with(desk, 50) == Standing(Cap(50), "program")
+
+
+# The brake
+
+
+def test_a_hold_says_who_why_and_since_when() -> None:
+    desk = Desk()
+    assert desk.do(SetHold("it spends", "ada"), 5) == Hold("ada", "it spends", 5)
+    assert desk.state.brake == Brake(1, Hold("ada", "it spends", 5))
+
+
+def test_the_same_hold_again_changes_nothing() -> None:
+    desk = Desk()
+    desk.do(SetHold("it spends", "ada"), 5)
+    events, reply = budget.decide(desk.state, SetHold("it spends", "ada"), 9)
+    assert (events, reply) == ([], Hold("ada", "it spends", 5))
+
+
+def test_who_holds_again_changes_who_and_why_and_not_since_when() -> None:
+    desk = Desk()
+    desk.do(SetHold("it spends", "ada"), 5)
+    assert desk.do(SetHold("it lies", "ben"), 9) == Hold("ben", "it lies", 5)
+    assert desk.state.brake == Brake(2, Hold("ben", "it lies", 5))
+
+
+def test_a_release_answers_with_what_was_and_is_counted() -> None:
+    desk = Desk()
+    desk.do(SetHold("it spends", "ada"), 5)
+    assert desk.do(SetHold(None, "ben"), 9) == Hold("ada", "it spends", 5)
+    assert desk.state.brake == Brake(2, None, 4)
+    assert desk.do(SetHold(None, "ben"), 11) is None
+    assert desk.state.brake == Brake(2, None, 4)
+
+
+@pytest.mark.parametrize("why", ["", "  ", 501 * "x"])
+def test_a_hold_needs_a_reason_that_can_be_shown(why: str) -> None:
+    with pytest.raises(InvalidValue, match="why: say it in 1 to 500 characters"):
+        Desk().do(SetHold(why, "ada"))
+
+
+def test_the_brake_goes_with_its_own_rows_and_with_all_while_it_is_pulled() -> None:
+    desk = Desk(10)
+    assert budget.brake_of(desk.state, desk.events) is None
+    desk.do(SetHold("it spends", "ada"))
+    assert budget.brake_of(desk.state, desk.events[-1:]) == desk.state.brake
+    desk.set_cap(WORKSPACE, 5)
+    assert budget.brake_of(desk.state, desk.events[-1:]) == desk.state.brake
+    desk.do(SetHold(None, "ada"))
+    assert budget.brake_of(desk.state, desk.events[-1:]) == desk.state.brake
+    desk.set_cap(WORKSPACE, 9)
+    assert budget.brake_of(desk.state, desk.events[-1:]) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 9)), max_size=20))
+def test_a_brake_counts_up_and_knows_how_long_it_was_pulled(
+    steps: list[tuple[str | None, int]],
+) -> None:
+    desk, now, held, number = Desk(), 0, 0, 0
+    for why, later in steps:
+        now += later
+        held += later if desk.state.brake.hold else 0
+        events = len(desk.events)
+        desk.do(SetHold(why, "ada"), now)
+        number += len(desk.events) - events
+        assert desk.state.brake.number == number
+        assert bool(desk.state.brake.hold) == (why is not None)
+        assert desk.state.brake.held(now) == held
+        assert stored(desk.state) == desk.state

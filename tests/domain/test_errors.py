@@ -36,7 +36,15 @@ FINAL = {
     "StepInterrupted",
     "NonDeterministicTurn",
 }
-RETRY = {"StoreUnavailable", "RolledBack", "ClusterUnavailable", "Busy", "Fenced", "NoCapacity"}
+RETRY = {
+    "StoreUnavailable",
+    "RolledBack",
+    "ClusterUnavailable",
+    "Busy",
+    "WorkspaceHeld",
+    "Fenced",
+    "NoCapacity",
+}
 
 
 @pytest.mark.parametrize("cls", ALL)

@@ -54,6 +54,7 @@ AGENT = ship(agent)
 async def perform(turn: Turn, prompt: str) -> str:
     """Take the steps that ``prompt`` stands for: the same ones on every replay."""
     stage = STAGE.get()
+    stage.checker.was_called(turn.session_id, turn.run_id)
     play = _Play(stage, turn, random.Random(prompt))
     try:
         await play.act(play.rng.randint(2, 5))

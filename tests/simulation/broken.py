@@ -15,9 +15,10 @@ from unittest.mock import patch
 from msgspec import structs
 
 from actors import activation, calls, engine, host, runs, stores, wire
+from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
-from actors.entity import Entity
-from actors.journal import Append, Outcome
+from actors.entity import Committer, Entity
+from actors.journal import Append, Journal, Outcomes
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.ports import SessionSummary
@@ -42,7 +43,7 @@ class Variant:
 class _Unfenced(MemoryJournal):
     """Takes rows from any epoch."""
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         epochs = {key: stored.epoch for key, stored in self.entities.items()}
         return await super().append(
             [one._replace(epoch=epochs.get(one.key, one.epoch)) for one in batch]
@@ -52,10 +53,12 @@ class _Unfenced(MemoryJournal):
 class _Forgetful(MemoryJournal):
     """Writes a row again that is sent again."""
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        return [outcome for one in batch for outcome in await self._again(one)]
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
+        answers = [await self._again(one) for one in batch]
+        brakes = {scope: brake for one in answers for scope, brake in one.brakes.items()}
+        return Outcomes([outcome for one in answers for outcome in one], brakes)
 
-    async def _again(self, one: Append) -> Sequence[Outcome]:
+    async def _again(self, one: Append) -> Outcomes:
         stored = self.entities.get(one.key)
         repeated = stored is not None and stored.seq == one.after + 1 and one.row
         return await super().append([one._replace(after=one.after + 1) if repeated else one])
@@ -227,6 +230,18 @@ def _sweeps_in_any_order() -> Iterator[None]:
 
 
 @contextmanager
+def _never_heard_of_the_brake() -> Iterator[None]:
+    """Sessions go by what they knew when they began, and by what they are called for."""
+
+    def deaf(self: Committer, journal: Journal, learn: object = None) -> None:
+        make(self, journal)
+
+    make = Committer.__init__
+    with patch.object(Committer, "__init__", deaf), patch.object(Brakes, "_is_fresh", _always):
+        yield
+
+
+@contextmanager
 def _takes_a_death_for_a_result() -> Iterator[None]:
     """The end of an agent's process is the end of its run."""
 
@@ -235,6 +250,33 @@ def _takes_a_death_for_a_result() -> Iterator[None]:
 
     with patch.object(SimulatedProcesses, "died", failed):
         yield
+
+
+@contextmanager
+def _tells_before_it_looks() -> Iterator[None]:
+    """The brake counts before a decision is stored, and not after."""
+
+    async def hasty(self: engine.TurnEngine, decision: Any) -> Any:
+        self._activation.untold.pop(decision.operation, None)
+        return decision
+
+    with patch.object(engine.TurnEngine, "_told", hasty):
+        yield
+
+
+@contextmanager
+def _begins_on_hold() -> Iterator[None]:
+    """Runs begin, and stand still only at their first step."""
+
+    async def at_once(self: runs.Runs, activation: object) -> bool:
+        return True
+
+    with patch.object(runs.Runs, "_released", at_once):
+        yield
+
+
+def _always(self: Brakes, scope: str) -> bool:
+    return True
 
 
 BROKEN: dict[str, Variant] = {
@@ -255,5 +297,8 @@ BROKEN: dict[str, Variant] = {
     "listed once and for all": Variant(patched=_listed_once),
     "sweeps in any order": Variant(patched=_sweeps_in_any_order),
     "deaths are results": Variant(patched=_takes_a_death_for_a_result),
+    "brakes unheard of": Variant(patched=_never_heard_of_the_brake),
+    "told before the brake is looked at": Variant(patched=_tells_before_it_looks),
+    "runs begin on hold": Variant(patched=_begins_on_hold),
     "slots kept for the dead": Variant(patched=_keeps_the_slots_of_the_dead),
 }

@@ -11,6 +11,8 @@ these the checker derives the states once more, each row in its own small step, 
 5. Closed is closed: nothing happens in a session after it was ended or cancelled.
 6. A death is no result: no run fails, whatever was killed, and nothing that happened because
    everything was taken down is noted at all.
+7. The brake holds: from `FRESH_S` after it was acknowledged until it is let go of no agent is
+   called, and none is told a decision; and never, if that was stored when the hold was there.
 
 Whoever gets a reply in the schedule tells the checker, which holds that what it rests on was
 stored before (reply after commit) and that no later reply contradicts it. At the end, what can be
@@ -25,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from actors.brakes import FRESH_S
 from actors.domain import allowances, approvals, budget, capabilities, session
 from actors.domain.decision import Decision
 from actors.domain.errors import TroupeError
@@ -65,6 +68,8 @@ class Checker:
         self._offered: dict[str, list[int]] = {}
         self._settled: dict[str, int] = {}
         self._revoked: dict[str, float] = {}
+        self._held: float | None = None
+        self._begun: dict[tuple[str, str], float] = {}
         self._steps: dict[tuple[str, str, str], bytes] = {}
         self._texts: dict[str, list[str]] = {}
         self._said: dict[tuple[str, ...], object] = {}
@@ -181,6 +186,8 @@ class Checker:
             case session.Created(profile):
                 if profile.family_id in self._cancelled_families:
                     self.wrong(f"{key}: came to be after its family was closed")
+            case session.RunStarted(run):
+                self._begun[key.id, run] = self.now()
             case session.RunAccepted(run):
                 self._accepted.add((key.id, run))
             case session.RunFinished(run, result):
@@ -257,10 +264,34 @@ class Checker:
         """A client was told that its run is queued."""
         self._told(f"session {id}: run {run}", (id, run) in self._accepted)
 
+    def was_held(self) -> None:
+        """An operator was told that the workspace is on hold."""
+        hold = self._budget().brake.hold
+        self._told("a hold", hold is not None)
+        self._held = self.now() if self._held is None else self._held
+
+    def will_release(self) -> None:
+        """An operator is about to let go of the brake."""
+        self._held = None
+
+    def was_called(self, id: str, run: str) -> None:
+        """An agent was called."""
+        self._check_brake(f"session {id}: run {run} began", self._begun.get((id, run), 0.0))
+
+    def _check_brake(self, what: str, stored: float) -> None:
+        held = self._held
+        if held is None:
+            return
+        if stored > held:
+            self.wrong(f"{what}: while the workspace was on hold, since {held:.3f}")
+        elif self.now() > held + FRESH_S:
+            self.wrong(f"{what}: {self.now() - held:.3f} s after the workspace was put on hold")
+
     def was_authorized(self, decision: Decision, began: float) -> None:
         """An agent got a decision that it had asked for at ``began``."""
         operation = decision.operation
         decided = self._authorized.get(operation)
+        self._check_brake(f"{operation} was told", decided or 0.0)
         self._told(f"decision {operation}", decided is not None)
         self._same(("decision", operation), decision)
         kind, _, id = decision.proof.partition(":")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar, cast
 
 from actors.domain import session
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope
-from actors.domain.budget import WORKSPACE, Cap, SetCap
+from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
 from actors.domain.capability_token import Token, mint
 from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
 from actors.domain.ids import uuid7
@@ -109,7 +110,7 @@ class Client:
 
 
 class Operator:
-    """Sets the stage, decides requests, revokes, and moves the cap."""
+    """Sets the stage, decides requests, revokes, moves the cap, and brakes."""
 
     def __init__(self, stage: Stage) -> None:
         self.stores = stage.cluster.handles
@@ -137,6 +138,17 @@ class Operator:
             await self._revoke()
         if rng.random() < 0.3:
             await self._cap(rng.choice((20, 90, 150)))
+        if rng.random() < 0.5:
+            await self._brake()
+
+    async def _brake(self) -> None:
+        """Hold the workspace for a while, and now and then find another reason meanwhile."""
+        for why in ("it spends", "it lies")[: self.rng.randint(1, 2)]:
+            await self._insist(partial(self.stores.budget.set_hold, SetHold(why, "operator")))
+            self.checker.was_held()
+            await asyncio.sleep(self.rng.uniform(0.1, 2.0))
+        self.checker.will_release()
+        await self._insist(partial(self.stores.budget.set_hold, SetHold(None, "operator")))
 
     async def _cap(self, usd: int) -> None:
         command = SetCap(WORKSPACE, Cap(usd * NANO), "operator")

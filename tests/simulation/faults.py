@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
-from actors.journal import Append, Journal, Key, Loaded, Outcome
+from actors.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
 from actors.processes import AgentDied
 from tests.simulation.loop import Process
 
@@ -126,7 +126,7 @@ class FaultyJournal:
     async def read(self, key: Key) -> Loaded:
         return await self.send(lambda: self._stored.read(key))
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
         by_scope: dict[str, list[Append]] = {}
         for one in batch:
             by_scope.setdefault(one.key.scope, []).append(one)
@@ -138,7 +138,11 @@ class FaultyJournal:
             for group, results in zip(by_scope.values(), groups, strict=True)
             for one, outcome in zip(group, results, strict=True)
         }
-        return [outcomes[one.key] for one in batch]
+        brakes = {scope: brake for group in groups for scope, brake in group.brakes.items()}
+        return Outcomes([outcomes[one.key] for one in batch], brakes)
+
+    async def brake(self, scope: str) -> bytes:
+        return await self.send(lambda: self._stored.brake(scope))
 
     async def stop(self, scope: str, why: str) -> None:
         await self._stored.stop(scope, why)

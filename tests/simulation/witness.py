@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from actors.domain.keyring import Keyring
 from actors.entity import Codec, Machine
-from actors.journal import Append, Key, Loaded, Outcome
+from actors.journal import Append, Key, Loaded, Outcome, Outcomes
 from actors.memory_journal import MemoryJournal
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
@@ -35,14 +35,19 @@ class Witness:
     async def read(self, key: Key) -> Loaded:
         return await self.inner.read(key)
 
-    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        outcomes: list[Outcome] = []
+    async def append(self, batch: Sequence[Append]) -> Outcomes:
+        outcomes = Outcomes([], {})
         for one in batch:
             before = self._rows(one.key)
-            outcomes += await self.inner.append([one])
+            answer = await self.inner.append([one])
+            outcomes.extend(answer)
+            outcomes.brakes |= answer.brakes
             if self._rows(one.key) > before:
                 self._watcher.stored(one)
         return outcomes
+
+    async def brake(self, scope: str) -> bytes:
+        return await self.inner.brake(scope)
 
     async def stop(self, scope: str, why: str) -> None:
         raise AssertionError(f"nothing goes back here: {why}")

@@ -299,7 +299,8 @@ class Cluster:
             if session_id in self.books.running:
                 host = self.directory.host_of(session_id)
                 try:
-                    await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
+                    ones = [(session_id, SCOPE)]
+                    await self.network.call(host, "resume_all", (ones,), patient=False)
                 except TroupeError:
                     continue
         while self.directory.slots.has_orphans:

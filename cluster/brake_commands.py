@@ -1,0 +1,57 @@
+"""The commands that brake: `hold`, `release`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actors.domain.budget import Hold
+from actors.domain.errors import InvalidValue
+from cluster.audit_commands import find_workspace
+from cluster.cli_common import OK, connected, print_json
+from cluster.console import say
+from cluster.overview import hold_json, hold_text
+
+
+async def hold(
+    directory: Path | None, why: str, cancel: bool, by: str | None, as_json: bool
+) -> int:
+    """Let nothing begin in a workspace, and with ``cancel`` end what is at work there."""
+    path = directory or Path.cwd()
+    if not path.is_dir():
+        raise InvalidValue(f"--workspace: {path} is not a directory")
+    async with connected(actor=by) as troupe:
+        workspace = await troupe.workspace(path)
+        cancelled = await workspace.hold(why, cancel=cancel)
+        held = await workspace.held()
+        if as_json:
+            print_json(
+                {"workspace": workspace.path, "held": hold_json(held), "cancelled": cancelled}
+            )
+            return OK
+        say(
+            f"troupe: workspace {workspace.path} is on hold: nothing begins there until "
+            f"`troupe release --workspace {workspace.path}`"
+        )
+        if cancel:
+            say(f"troupe: {cancelled} session{'' if cancelled == 1 else 's'} cancelled")
+    return OK
+
+
+async def release(directory: Path | None, by: str | None, as_json: bool) -> int:
+    """Let a workspace go on."""
+    async with connected(actor=by) as troupe:
+        workspace = await find_workspace(troupe, directory)
+        before = await workspace.release()
+        if as_json:
+            print_json({"workspace": workspace.path, "was_held": hold_json(before)})
+        elif before is None:
+            say(f"troupe: workspace {workspace.path} was not on hold")
+        else:
+            say(f"troupe: workspace {workspace.path} goes on; it was {hold_text(before)}")
+    return OK
+
+
+def say_held(path: str, hold: Hold) -> None:
+    """A line about a workspace on hold, and the way out."""
+    say(f"troupe: workspace {path} is {hold_text(hold)}")
+    say(f"troupe: `troupe release --workspace {path}` lets it go on")
