@@ -97,6 +97,7 @@ class Spread:
         self._unfinished: set[str] = set()
         self._failure: BaseException | None = None
         self._fail_fast = False
+        self._cancelling = False
         self._done = asyncio.Event()
         self._asked = time.perf_counter()
 
@@ -184,13 +185,16 @@ class Spread:
         if first:
             self._launch(self._collect(slot))
         try:
-            await self._fanout.hosts.host(slot).start_children(batch)
+            await self._send(self._fanout.hosts.host(slot), batch)
             if self._asked:
                 metrics.SPAWN_SECONDS.observe(time.perf_counter() - self._asked)
                 self._asked = 0.0
         except Unavailable:
             await asyncio.sleep(_RETRY_S)
             self._lost([spec for spec in specs if started.pop(spec.id, None)])
+
+    async def _send(self, host: HostPort, batch: Batch) -> None:
+        await (host.cancel_children if self._cancelling else host.start_children)(batch)
 
     async def _collect(self, slot: Slot) -> None:
         """Take in results from one host until none of ours runs there."""
@@ -201,7 +205,7 @@ class Spread:
                 results = await self._results(host, seen, _POLL_S)
                 if not results:  # a zombie may have taken some from it: have it take them back
                     profile, specs = self._activation.profile, list(started.values())
-                    await host.start_children(Batch(profile, specs, again=True))
+                    await self._send(host, Batch(profile, specs, again=True))
             except Unavailable as error:
                 if isinstance(error, Fenced):  # a child was, or this activation of ours is
                     await self._activation.entity.confirmed()
@@ -246,10 +250,16 @@ class Spread:
             self._done_with.append(child)
 
     async def _cancel_rest(self) -> None:
-        """The first failure takes the others along."""
-        never_started = [spec for group in self._waiting.values() for spec in group.values()]
-        for group in self._waiting.values():
-            group.clear()
+        """The first failure takes the others along.
+
+        Those that an earlier start of the run may have begun are placed to be cancelled there.
+        """
+        self._cancelling = True
+        never_started = [
+            group.pop(id)
+            for group in self._waiting.values()
+            for id in [id for id in group if id not in self._again]
+        ]
         self._activation.entity.do(
             session.FinishChildren([_cancelled(spec) for spec in never_started])
         )

@@ -25,6 +25,7 @@ class Agent:
     over: asyncio.Future[wire.Outcome | str]
     """What the host hears: the outcome, or why there is none."""
     asked: set[asyncio.Task[calls.Answer]] = field(default_factory=set)
+    hung_up: bool = False
 
 
 class SimulatedProcesses:
@@ -58,7 +59,7 @@ class SimulatedProcesses:
         try:
             heard = await one.over
         finally:
-            process.alive = False
+            process.alive, one.hung_up = False, True
             self._agents.remove(one)
             for task in list(one.asked):
                 task.cancel()
@@ -126,6 +127,8 @@ class _Link:
         one, delay = self._agent, self._delay
 
         def arrive() -> None:
+            if one.hung_up:
+                return
             task = loop.create_task(self._engine.handle(branch, call))
             one.asked.add(task)
             task.add_done_callback(answer)
