@@ -6,6 +6,7 @@ failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from cluster import (
 )
 from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
 from cluster.console import Folding, say
+from cluster.tie import TIE
 
 _SIBLINGS = 20
 
@@ -306,7 +308,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    sys.exit(invoke(sys.argv[1:]))
+    code = invoke(sys.argv[1:])
+    if TIE.lost is None:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)  # Ray would take its time to tell a cluster that is gone
 
 
 def _usage(error: TyperException, as_json: bool) -> int:
