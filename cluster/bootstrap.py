@@ -252,6 +252,7 @@ def gcs_address() -> str:
 
 
 def _init(address: str | None) -> bool:
+    TIE.settle()
     if ray.is_initialized():
         return False
     if address is None:
@@ -282,6 +283,7 @@ def _init(address: str | None) -> bool:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
             raise _unavailable(address, error) from error
+    TIE.begin()
     return True
 
 

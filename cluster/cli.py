@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 from typer.exceptions import Abort, TyperException
 
-from actors.domain.errors import InvalidValue
+from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.settings import Isolation
 from cluster import (
     audit_commands,
@@ -308,13 +308,22 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    TIE.on_stuck = _end_stuck
     code = invoke(sys.argv[1:])
     if TIE.lost is None:
         sys.exit(code)
+    _leave(code)  # Ray would take its time to tell a cluster that is gone
+
+
+def _end_stuck(why: str) -> None:
+    _leave(report(ClusterUnavailable(why), "--json" in sys.argv))
+
+
+def _leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    os._exit(code)  # Ray would take its time to tell a cluster that is gone
+    os._exit(code)
 
 
 def _usage(error: TyperException, as_json: bool) -> int:

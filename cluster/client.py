@@ -156,18 +156,19 @@ class Troupe:
         return TIE.lost is not None and self._joined is not None and up.running() is not None
 
     async def rejoin(self, limit_s: float = _REJOIN_S) -> bool:
-        """Join a local cluster that was lost again; whether it is back within ``limit_s`` seconds.
+        """Join a local cluster that was lost once it is back, which takes ``limit_s`` s at most.
 
-        Sessions and workspaces that were got before stay good.
+        Sessions and workspaces that were got before stay good. False if nothing is up any more;
+        ClusterUnavailable says why it is not back.
         """
         if self._joined is None or self._connected is None:
             return False
-        if not await up.next_incarnation(self._joined.incarnation, limit_s):
-            return False
-        await asyncio.to_thread(self._connected.close)
+        await up.next_incarnation(self._joined.incarnation, limit_s)
         found = await up.joinable()
         if found is None:
             return False
+        self._connected.close()
+        await asyncio.to_thread(TIE.settle)
         self._connected = self._join(found)
         return True
 
@@ -405,7 +406,8 @@ class Troupe:
 
         self._joined = found
         settings = structs.replace(found.settings, namespace=self._namespace)
-        return bootstrap.join(found.address, settings, look=look)
+        with TIE.joining(look):
+            return bootstrap.join(found.address, settings, look=look)
 
     async def _create(
         self, profile: Profile, imported: Imported | None, messages: list[Message]

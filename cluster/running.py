@@ -98,14 +98,13 @@ async def joinable() -> Running | None:
         await asyncio.sleep(_PAUSE_S)
 
 
-async def next_incarnation(after: int, limit_s: float) -> bool:
-    """Whether a later incarnation than ``after`` can be joined, within ``limit_s`` seconds."""
+async def next_incarnation(after: int, limit_s: float) -> None:
+    """Wait until a later incarnation than ``after`` is up, or nothing is, or time is up."""
     deadline = time.monotonic() + limit_s
     while (found := running()) and time.monotonic() < deadline:
-        if found.incarnation > after and trouble(found, alive, time.time()) is None:
-            return True
+        if found.incarnation > after and found.state == "up":
+            return
         await asyncio.sleep(_PAUSE_S)
-    return False
 
 
 def trouble(found: Running, is_alive: Callable[[Part], bool], now: float) -> str | None:

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from actors.domain.errors import ClusterUnavailable
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.5
 _CALLS_FAIL_S = 0.2
+_JOIN_LIMIT_S = 2.0
 _LEAVE_LIMIT_S = 8.0  # Ray tries for 5 s to tell a head that is gone
 
 
@@ -30,27 +31,64 @@ class Tie:
 
     def __init__(self) -> None:
         self.lost: str | None = None
+        self.on_stuck: Callable[[str], None] | None = None
         self.joined = 0
         """How often a cluster was joined here: what was found in one means nothing in the next."""
         self._watch: _Watch | None = None
+        self._last: _Watch | None = None
         self._pending: set[Callable[[], object]] = set()
 
+    @contextlib.contextmanager
+    def joining(self, look: Callable[[], str | None]) -> Iterator[None]:
+        """While a cluster is joined, which Ray lets nobody interrupt.
+
+        If that is lost meanwhile, an error says so; and where there is none in time, ``on_stuck``
+        is called in a thread.
+        """
+        done = threading.Event()
+
+        def give_up() -> None:
+            if not done.wait(_JOIN_LIMIT_S) and self.on_stuck:
+                self.on_stuck(str(self.lost))
+
+        watch = _Watch(self, look, give_up)
+        try:
+            yield
+        except Exception as error:
+            if self.lost is not None:
+                raise ClusterUnavailable(self.lost) from error
+            raise
+        finally:
+            done.set()
+            watch.stop()
+
+    def begin(self) -> None:
+        """A cluster was joined: nothing is lost yet."""
+        self.lost = None
+        self.joined += 1
+
     def fasten(self, look: Callable[[], str | None], leave: Callable[[], None]) -> None:
-        """A cluster was joined: watch it from now on.
+        """Watch the cluster from now on.
 
         ``look`` says why it is lost, or None; ``leave`` leaves Ray then. Both run in a thread.
         """
-        self.lost = None
-        self.joined += 1
         self._watch = _Watch(self, look, leave)
 
     def loosen(self) -> bool:
-        """Watch no more; whether Ray is still to be left. Waits if it is being left already."""
+        """Watch no more; whether Ray is still to be left, since the cluster is not lost."""
         watch, self._watch = self._watch, None
         if watch is None:
-            return True
+            return self.lost is None
+        self._last = watch
         watch.stop()
-        return not watch.left
+        if self.lost is None:
+            self.settle()
+        return self.lost is None
+
+    def settle(self) -> None:
+        """Return when a cluster that was lost is left, or loosened: then another may be joined."""
+        if self._last:
+            self._last.join()
 
     @property
     def watched(self) -> bool:
@@ -99,7 +137,6 @@ class _Watch:
     """A thread that looks, until it is stopped or has lost."""
 
     def __init__(self, tie: Tie, look: Callable[[], str | None], leave: Callable[[], None]) -> None:
-        self.left = False
         self._tie = tie
         self._look = look
         self._leave = leave
@@ -109,6 +146,8 @@ class _Watch:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def join(self) -> None:
         self._thread.join(_LEAVE_LIMIT_S)
 
     def _run(self) -> None:
@@ -116,7 +155,6 @@ class _Watch:
             if (why := self._look()) is not None:
                 self._tie._lose(why)
                 time.sleep(_CALLS_FAIL_S)  # first those who wait hear of it
-                self.left = True
                 self._leave()
                 return
 
