@@ -28,6 +28,7 @@ from cluster.cli_common import OK, report
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.settings import ClusterSettings, disk_wait
 
+_EAR = 0
 _LOOK_EVERY_S = 0.25
 _ASK_EVERY_S = 1.0
 _ASK_REDIS_EVERY_S = 5.0
@@ -38,7 +39,7 @@ def main() -> int:
     """Wait for the first order, and live until told to stop."""
     speaker = int(sys.argv[1])
     os.set_inheritable(speaker, False)
-    line = sys.stdin.buffer.readline()
+    line = _hear()
     if not line or line == STOP:
         return OK
     order = msgspec.json.decode(line, type=Order)
@@ -144,8 +145,19 @@ def _say(speaker: int, said: Said) -> None:
 
 
 def _obey() -> None:
-    told = sys.stdin.buffer.readline()
-    os.kill(os.getpid(), signal.SIGTERM if told == STOP else signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGTERM if _hear() == STOP else signal.SIGKILL)
+
+
+def _hear() -> bytes:
+    """A line of input, empty at its end. Past Python's buffer, whose lock a thread that waits for
+    input would hold when the process ends."""
+    line = b""
+    while not line.endswith(b"\n"):
+        heard = os.read(_EAR, 1)
+        if not heard:
+            return b""
+        line += heard
+    return line
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -40,8 +40,8 @@ class Part(msgspec.Struct, frozen=True):
 class Running(msgspec.Struct, frozen=True):
     """A cluster that `troupe up` has started. ``pid`` is its supervisor.
 
-    ``incarnation`` counts how often it was started. ``why`` is what happened to it at ``since``
-    (seconds since the epoch) if it is not up.
+    ``incarnation`` counts how often it was started. It is in ``state`` since ``since``, in seconds
+    since the epoch, and not up because of ``why``.
     """
 
     pid: int

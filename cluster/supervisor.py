@@ -25,7 +25,9 @@ _STOP_LIMIT_S = 20.0
 _SWEEP_LIMIT_S = 8.0  # then what is left is killed
 _ATTEMPTS = 3
 _IDLE_S = 1.0
-_PAUSE_S = 0.02
+_SHORT_LIFE_S = 5.0
+_PAUSE_S = 1.0
+_LOOK_EVERY_S = 0.02
 
 
 class Supervisor:
@@ -44,11 +46,10 @@ class Supervisor:
         while True:
             came_up, ended = self._live(self._child)
             if came_up:
-                announced, failed = came_up, []
+                announced = came_up
+            failed = add_failure(failed, ended, time.time() - came_up.since if came_up else None)
             if announced is None:
                 return UNAVAILABLE  # it never was up, and the child has said why
-            if isinstance(ended, Failed):
-                failed.append(ended)
             say(f"troupe: the cluster was lost: its {ended.why}")
             if out_of_hope(failed):
                 up.announce(_changed(announced, "ended", failed[-1].why))
@@ -57,6 +58,7 @@ class Supervisor:
             if came_up:
                 announced = _changed(announced, "coming back", ended.why)
                 up.announce(announced)
+            time.sleep(_PAUSE_S * len(failed))
             self._succeed()
 
     def stop(self) -> None:
@@ -83,7 +85,12 @@ class Supervisor:
             if isinstance(said, Up):
                 self._count += 1
                 came_up = up.Running(
-                    os.getpid(), said.address, said.settings, self._count, said.parts
+                    os.getpid(),
+                    said.address,
+                    said.settings,
+                    self._count,
+                    said.parts,
+                    since=time.time(),
                 )
                 up.announce(came_up)
                 if self._count > 1:
@@ -94,6 +101,18 @@ class Supervisor:
                 return came_up, said
             elif came_up is None and time.monotonic() > deadline:
                 return None, Failed(f"start took more than {_START_LIMIT_S:.0f} s", final=False)
+
+
+def add_failure(failed: list[Failed], ended: Lost | Failed, lived_s: float | None) -> list[Failed]:
+    """The failures in a row, after one more incarnation, which lived so long, or never came up.
+
+    One that dies as soon as it is up has failed as well: bringing it back for ever would cost.
+    """
+    if lived_s is not None and lived_s >= _SHORT_LIFE_S:
+        return []
+    if isinstance(ended, Failed):
+        return [*failed, ended]
+    return [*failed, Failed(f"{ended.why}, {len(failed) + 1} times in a row", final=False)]
 
 
 def out_of_hope(failed: list[Failed]) -> bool:
@@ -182,7 +201,7 @@ def wait_until_alone(spare: set[int] | frozenset[int], limit_s: float) -> None:
             for pid in others:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(_PAUSE_S)
+        time.sleep(_LOOK_EVERY_S)
 
 
 def reap(spare: set[int] | frozenset[int]) -> None:

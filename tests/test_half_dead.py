@@ -23,10 +23,10 @@ from actors import ClusterUnavailable
 from cluster import running as up
 from cluster.doctor import local_cluster
 from cluster.incarnation import still_left
-from cluster.incarnation_words import Failed
+from cluster.incarnation_words import Failed, Lost
 from cluster.running import Part, Running
 from cluster.settings import ClusterSettings
-from cluster.supervisor import out_of_hope
+from cluster.supervisor import add_failure, out_of_hope
 from cluster.tie import Tie
 from tests.test_cli import AGENTS, ROOT, Finished, Shell
 from tests.waiting import until
@@ -138,6 +138,22 @@ def test_three_failures_or_a_final_one_are_enough() -> None:
     failed, final = Failed("no room", final=False), Failed("rolled back", final=True)
     assert [out_of_hope([failed] * count) for count in range(4)] == [False, False, False, True]
     assert out_of_hope([final])
+
+
+@pytest.mark.parametrize(
+    ("ended", "lived_s", "reasons"),
+    [
+        (Lost("raylet died"), 5.0, []),
+        (Lost("raylet died"), 0.5, ["no room", "raylet died, 2 times in a row"]),
+        (Lost("main process died"), None, ["no room", "main process died, 2 times in a row"]),
+        (Failed("no key", final=False), None, ["no room", "no key"]),
+    ],
+)
+def test_only_a_life_that_lasted_is_a_success(
+    ended: Lost | Failed, lived_s: float | None, reasons: list[str]
+) -> None:
+    found = add_failure([Failed("no room", final=False)], ended, lived_s)
+    assert [one.why for one in found] == reasons
 
 
 def test_a_process_that_has_ended_is_not_alive_even_unburied() -> None:
