@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -197,6 +198,19 @@ async def test_a_call_that_its_caller_gives_up_is_cancelled_and_not_lost() -> No
         async with asyncio.timeout(0.01):
             await tie.answer(asyncio.get_running_loop().create_future())
     assert tie.loosen()
+
+
+def test_a_cluster_that_is_lost_while_it_is_joined_is_named() -> None:
+    tie, stuck = Tie(), threading.Event()
+    tie.on_stuck = lambda why: stuck.set()
+
+    def join() -> None:
+        with tie.joining(lambda: "it is gone"):
+            assert stuck.wait(20)  # Ray would go on trying
+            raise ConnectionError("no answer")
+
+    with pytest.raises(ClusterUnavailable, match="it is gone"):
+        join()
 
 
 # --- a real cluster ------------------------------------------------------------------------------
