@@ -7,20 +7,23 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import auto_init_hook, ray_constants, services
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_generator import (
     generate_new_authentication_token,
 )
+from ray._private.services import ProcessInfo
 from ray._private.utils import compute_version_info
 from ray._raylet import (  # type: ignore[attr-defined]
     AuthenticationTokenLoader,
@@ -38,7 +41,9 @@ from cluster.redis import heads
 from cluster.redis.connection import Connection, DiskWait
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
+from cluster.running import Part, part
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
+from cluster.tie import TIE
 
 _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -47,6 +52,10 @@ _RAY_ENVIRONMENT = {
 }
 _HEAD_ANSWERS_S = 10
 _NODE_STARTS_S = 3.0
+_PARTS = {
+    ray_constants.PROCESS_TYPE_RAYLET: "raylet",
+    ray_constants.PROCESS_TYPE_GCS_SERVER: "control service (GCS)",
+}
 _METADATA = (b"CLUSTER_METADATA", b"cluster")
 _ALIVE = GcsNodeInfo.GcsNodeState.ALIVE
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # our actors exchange small messages, not arrays
@@ -76,25 +85,35 @@ class Connected:
 
     def close(self) -> None:
         """Leave; and take down what was brought up for this."""
+        leave = self._owns_ray and TIE.loosen()
         if self._guard:
             with contextlib.suppress(TroupeError, OSError):
                 _apart(_on_heads(self.settings.redis_url, self.settings.namespace, heads.note))
             self._guard.stop()  # first: it ends hosts before agents, and Ray would not
-        if self._owns_ray:
+        if leave:
             ray.shutdown()
 
 
-def join(address: str, settings: ClusterSettings, *, durable: bool | None = None) -> Connected:
+def join(
+    address: str,
+    settings: ClusterSettings,
+    *,
+    durable: bool | None = None,
+    look: Callable[[], str | None] | None = None,
+) -> Connected:
     """Join a Ray cluster that is there. ClusterUnavailable says why it can't be.
 
     With ``durable`` (as for `check_redis`) StoreUnavailable, naming the node, if Redis does not do
-    for the cluster's side, or can't be reached from there.
+    for the cluster's side, or can't be reached from there. ``look`` says, without Ray, why the
+    cluster is lost, or None (`cluster.tie`).
     """
     owns = _init(address)
     try:
         directory = _start_directory(settings)
         if durable is not None:
             remote.ask_at_once(directory, remote.DIRECTORY, "require_redis", durable)
+        if owns and look is not None:
+            TIE.fasten(look, ray.shutdown)
     except BaseException:
         if owns:
             ray.shutdown()
@@ -107,8 +126,12 @@ def bring_up(
     namespace: str = DEFAULT_NAMESPACE,
     idle_s: float = 600.0,
     wait_for_disk: DiskWait | None = None,
+    watched: bool = True,
 ) -> Connected:
-    """Start Ray on this machine, and an embedded Redis unless there is one to use."""
+    """Start Ray on this machine, and an embedded Redis unless there is one to use.
+
+    Unless ``watched``, who calls this looks after `dead_part` itself.
+    """
     state = state_directory()
     mark_process()
     redis = None if redis_url else EmbeddedRedis(state)
@@ -132,12 +155,57 @@ def bring_up(
             store_memory=0,
         )
         _start_directory(settings)
+        if owns and watched:
+            TIE.fasten(_own_loss, ray.shutdown)
     except BaseException:
         with contextlib.suppress(Exception):
             ray.shutdown()
         guard.stop()
         raise
     return Connected(settings, owns, guard)
+
+
+def own_parts() -> list[Part]:
+    """The processes of the Ray that was started here without which it is dead.
+
+    Ray's agents are not among them: the raylet ends with them.
+    """
+    return [part(name, process.pid) for name, process in _own_processes()]
+
+
+def dead_part() -> str | None:
+    """Which of them has died, and of what; None if all live."""
+    for name, process in _own_processes():
+        if (code := process.poll()) is not None:
+            return f"{name} {_ended(code)}"
+    return None
+
+
+def _own_processes() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    node = ray_worker._global_node
+    started: dict[str, list[ProcessInfo]] = node.all_processes if node else {}
+    for kind, name in _PARTS.items():
+        for info in started.get(kind, []):
+            yield name, info.process
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _own_loss() -> str | None:
+    dead = dead_part()
+    if dead is None:
+        return None
+    return (
+        f"the cluster that was started for this is lost (its {dead}): nothing that was stored is, "
+        "and `troupe resume ID` goes on with a run that was interrupted"
+    )
 
 
 def local_key_file() -> str | None:
@@ -185,6 +253,7 @@ def gcs_address() -> str:
 
 
 def _init(address: str | None) -> bool:
+    TIE.settle()
     if ray.is_initialized():
         return False
     if address is None:
@@ -196,9 +265,10 @@ def _init(address: str | None) -> bool:
     if address is None or address.startswith(("127.0.0.1:", "localhost:")):
         _stay_on_loopback()
     _keep_output_clean()
+    auto_init_hook.enable_auto_connect = False  # a call to what is lost must not start another Ray
     if address is not None:
         address = _require_joinable(address)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _signals_as_they_are():
         warnings.simplefilter("ignore")
         try:
             if address is None:
@@ -214,6 +284,7 @@ def _init(address: str | None) -> bool:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
             raise _unavailable(address, error) from error
+    TIE.begin()
     return True
 
 
@@ -280,6 +351,20 @@ def _ask_head(address: str) -> _Head:
     if isinstance(answer, RayError):
         raise answer
     return answer
+
+
+@contextlib.contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """Ray has SIGTERM raise SystemExit, and its C++ print frames: both are for the program to say.
+
+    Only the main thread may set a handler; elsewhere Ray's Python sets none either.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stay_on_loopback() -> None:

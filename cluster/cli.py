@@ -6,6 +6,7 @@ failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 from typer.exceptions import Abort, TyperException
 
-from actors.domain.errors import InvalidValue
+from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.settings import Isolation
 from cluster import (
     audit_commands,
@@ -28,6 +29,7 @@ from cluster import (
 )
 from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
 from cluster.console import Folding, say
+from cluster.tie import TIE
 
 _SIBLINGS = 20
 
@@ -345,7 +347,22 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    sys.exit(invoke(sys.argv[1:]))
+    TIE.on_stuck = _end_stuck
+    code = invoke(sys.argv[1:])
+    if TIE.lost is None:
+        sys.exit(code)
+    _leave(code)  # Ray would take its time to tell a cluster that is gone
+
+
+def _end_stuck(why: str) -> None:
+    _leave(report(ClusterUnavailable(why), "--json" in sys.argv))
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _usage(error: TyperException, as_json: bool) -> int:

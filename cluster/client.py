@@ -33,6 +33,7 @@ from actors.domain.settings import BudgetConfig, Isolation, Limits
 from actors.listing import check_states, parse_cursor
 from actors.ports import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
+from cluster import running as up
 from cluster.calls import Calls
 from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
@@ -47,12 +48,13 @@ from cluster.handles import (
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
 from cluster.redis.connection import DiskWait
-from cluster.running import running
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
+from cluster.tie import TIE
 
 _LOG = logging.getLogger("troupe")
 _WATCH_S = 10.0
 _RETRY_S = 0.5
+_REJOIN_S = 30.0
 _PAGE = 200
 _LABEL_LENGTH = 80
 NO_WORKSPACE = derived_id("no workspace")
@@ -131,6 +133,7 @@ class Troupe:
         self._connected: bootstrap.Connected | None = None
         self._calls_or_none: Calls | None = None
         self._watchers: set[asyncio.Task[None]] = set()
+        self._joined: up.Running | None = None
 
     async def __aenter__(self) -> Self:
         redis_url = bootstrap.redis_url_or_none(self._redis_url)
@@ -140,7 +143,7 @@ class Troupe:
         ):  # else the nodes must reach it, which we need not
             settings = ClusterSettings(redis_url, self._namespace, wait_for_disk=self._wait)
             await bootstrap.check_redis(settings, self._durable)
-        self._connected = self._connect(address, redis_url)
+        self._connected = await self._connect(address, redis_url)
         if self._wait and not redis_url:
             await self._check_embedded()
         self._calls_or_none = Calls(self._connected.settings, self._actor)
@@ -163,6 +166,28 @@ class Troupe:
         if self._connected:
             self._connected.close()
         self._connected = self._calls_or_none = None
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether the local cluster was lost, and is being brought back."""
+        return TIE.lost is not None and self._joined is not None and up.running() is not None
+
+    async def rejoin(self, limit_s: float = _REJOIN_S) -> bool:
+        """Join a local cluster that was lost once it is back, which takes ``limit_s`` s at most.
+
+        Sessions and workspaces that were got before stay good. False if nothing is up any more;
+        ClusterUnavailable says why it is not back.
+        """
+        if self._joined is None or self._connected is None:
+            return False
+        await up.next_incarnation(self._joined.incarnation, limit_s)
+        found = await up.joinable()
+        if found is None:
+            return False
+        self._connected.close()
+        await asyncio.to_thread(TIE.settle)
+        self._connected = self._join(found)
+        return True
 
     @property
     def calls(self) -> Calls:
@@ -391,7 +416,7 @@ class Troupe:
             await self.session(id).resume()
         return ids
 
-    def _connect(self, address: str | None, redis_url: str | None) -> bootstrap.Connected:
+    async def _connect(self, address: str | None, redis_url: str | None) -> bootstrap.Connected:
         if address is not None:
             if redis_url is None:
                 source = "address=" if self._address else ADDRESS
@@ -407,12 +432,19 @@ class Troupe:
                 wait_for_disk=self._wait,
             )
             return bootstrap.join(address, settings, durable=self._durable)
-        up = running()
-        if up and redis_url in (None, up.settings.redis_url):
-            return bootstrap.join(
-                up.address, structs.replace(up.settings, namespace=self._namespace)
-            )
+        found = await up.joinable()
+        if found and redis_url in (None, found.settings.redis_url):
+            return self._join(found)
         return bootstrap.bring_up(redis_url, self._namespace, self._idle_s, self._wait)
+
+    def _join(self, found: up.Running) -> bootstrap.Connected:
+        def look() -> str | None:
+            return up.loss(found, up.standing(), up.alive)
+
+        self._joined = found
+        settings = structs.replace(found.settings, namespace=self._namespace)
+        with TIE.joining(look):
+            return bootstrap.join(found.address, settings, look=look)
 
     async def _create(
         self, profile: Profile, imported: Imported | None, messages: list[Message]

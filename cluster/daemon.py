@@ -1,12 +1,14 @@
-"""The process behind `troupe up`: Ray and Redis for as long as it lives; and its start and stop.
+"""The process behind `troupe up`, which sees to it that a cluster is up; and its start and stop.
 
-``python -m cluster.daemon`` is that process. It is ready when it has announced itself, and says in
-its last line of output why it could not be.
+``python -m cluster.daemon`` is that process, the supervisor. It has neither Ray nor Redis in it:
+the cluster is brought up by a child of its (`cluster.incarnation`) and ends with that as a whole.
+If a part of it dies, the next child brings it back on the same state, and what was at work goes on.
+The supervisor is ready when it has announced a cluster, and says in its last line of output why
+there is none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -21,10 +23,12 @@ from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
 from cluster.cli_common import OK, report
 from cluster.guard import MARK
-from cluster.settings import ClusterSettings, disk_wait, state_directory
+from cluster.settings import state_directory
+from cluster.supervisor import Supervisor, adopt_orphans
 
 _START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 30.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _PAUSE_S = 0.05
 
 
@@ -94,29 +98,23 @@ def main() -> int:
 
 
 def _serve() -> int:
-    from cluster import bootstrap
-    from cluster.calls import Calls
-
-    signal.signal(signal.SIGTERM, _interrupt)
-    wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
-    if url := bootstrap.redis_url_or_none(None):
-        asyncio.run(bootstrap.check_redis(ClusterSettings(url, wait_for_disk=wait)))
-    with bootstrap.bring_up(url, wait_for_disk=wait) as connected:
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray has set one of its own
-        try:
-            if wait and not url:
-                asyncio.run(bootstrap.check_redis(connected.settings))
-            asyncio.run(Calls(connected.settings).directory.status())  # it starts the hosts
-            up.announce(up.Running(os.getpid(), bootstrap.gcs_address(), connected.settings))
-            while True:
-                signal.pause()
-        finally:
-            up.withdraw()
-    return OK
+    for one in _ENDING:
+        signal.signal(one, _interrupt)
+    adopt_orphans()
+    up.withdraw()
+    supervisor = Supervisor()
+    try:
+        return supervisor.supervise()
+    except KeyboardInterrupt:
+        up.withdraw()
+        raise
+    finally:
+        supervisor.stop()
 
 
 def _interrupt(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
+    for one in _ENDING:
+        signal.signal(one, signal.SIG_IGN)  # once is enough: what follows is tidying up
     raise KeyboardInterrupt
 
 
@@ -124,7 +122,7 @@ def _ready(daemon: subprocess.Popen[bytes], log: Path) -> up.Running:
     deadline = time.monotonic() + _START_LIMIT_S
     while time.monotonic() < deadline:
         found = up.running()
-        if found and found.pid == daemon.pid:
+        if found and found.pid == daemon.pid and found.state == "up":
             return found
         if daemon.poll() is not None:
             raise ClusterUnavailable(_last_words(log))

@@ -294,6 +294,11 @@ class Directory(Archive):
         found = await asyncio.gather(*(self._working(name) for name in self._ready()))
         return [id for ids in found for id in ids]
 
+    async def go_on(self, left: list[str]) -> None:
+        """Bring back all that was at work when the cluster died, but for what is in ``left``."""
+        await self.begin()
+        await self._revive_all_but(set(left))
+
     async def open(self, scope: str) -> None:
         """Start a scope's stores: somebody did not find them, whatever we believe."""
         self._scopes.pop(scope, None)

@@ -9,7 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,7 +28,7 @@ from cluster.redis.explanation import shown
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder
-from cluster.running import running
+from cluster.running import Part, Running, alive, announced, running, trouble
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, state_directory
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
@@ -144,7 +145,7 @@ def _redis() -> Iterator[Check]:
         yield Check("Redis", "problem", error.message, remedy)
         return
     yield _binary(binary)
-    if up:
+    if up and up.state == "up":
         yield _server("Redis (embedded, running)", up.settings.redis_url)
         yield from _holds(up.settings.redis_url)
     else:
@@ -232,15 +233,28 @@ async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | TroupeError
 
 def _holders(state: Path) -> Iterator[Check]:
     up, held_by = running(), holder(state)
-    if up:
-        yield Check("troupe up", "ok", f"runs (process {up.pid}, Ray at {up.address})")
-    else:
-        yield Check("troupe up", "ok", "does not run: each command starts a cluster of its own")
+    yield local_cluster(announced(), up is not None, alive, time.time())
     if held_by and not _alive(held_by):
         yield Check("left over", "note", "a Redis that was just killed: the next start stops it")
-    elif held_by and not (up and up.pid == held_by):
+    elif held_by and not up:
         remedy = "wait for it, or use `troupe up`, which others can join, or another TROUPE_HOME"
         yield Check("state directory in use", "problem", f"by process {held_by}", remedy)
+
+
+def local_cluster(
+    found: Running | None, held: bool, is_alive: Callable[[Part], bool], now: float
+) -> Check:
+    """How it stands with what `troupe up` has started. ``held`` if its supervisor is alive."""
+    name = "troupe up"
+    if found is None:
+        return Check(name, "ok", "does not run: each command starts a cluster of its own")
+    if not held and found.state != "ended":
+        text = f"process {found.pid} has ended without a word: each command starts its own cluster"
+        return Check(name, "note", text, "`troupe up` starts it again, `troupe down` forgets it")
+    if problem := trouble(found, is_alive, now):
+        what, _, remedy = problem.partition(": ") if found.state != "ended" else (problem, "", "")
+        return Check(name, "problem", what, remedy or "troupe up")
+    return Check(name, "ok", f"runs (process {found.pid}, Ray at {found.address})")
 
 
 def _alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,6 +16,7 @@ from cluster.cli_common import OK, UNAVAILABLE, print_json
 from cluster.console import say, show
 from cluster.display import waiting
 from cluster.node_report import NodeReport
+from cluster.running import alive, trouble
 from cluster.settings import state_directory
 
 _GIB = 1 << 30
@@ -29,6 +31,7 @@ def up(as_json: bool) -> int:
         document: dict[str, JsonValue] = {
             "started": started,
             "pid": found.pid,
+            "state": found.state,
             "address": found.address,
             "state_directory": str(state_directory()),
             "log": str(daemon.log_file()),
@@ -36,6 +39,8 @@ def up(as_json: bool) -> int:
         print_json(document)
     elif started:
         say(f"troupe: up (process {found.pid}, log {daemon.log_file()}); `troupe down` stops it")
+    elif problem := trouble(found, alive, time.time()):
+        say(f"troupe: {problem}")
     else:
         say(f"troupe: is up already (process {found.pid})")
     return OK

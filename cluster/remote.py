@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar, cast
 
@@ -20,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster.settings import STORE_CPUS, ClusterSettings
+from cluster.tie import TIE
 
 T = TypeVar("T")
 
@@ -184,6 +186,7 @@ class Proxy:
         self._patience_s = _PATIENCE_S if restarts else 0.0
         self._start = start
         self._handle: ActorHandle[object] | None = None
+        self._joined = 0
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
         if method.startswith("_"):
@@ -199,9 +202,10 @@ class Proxy:
         deadline = loop.time() + self._patience_s
         pause = _PAUSE_S
         while True:
+            TIE.require()
             try:
                 handle = await self._find()
-                return await getattr(handle, method).remote(*arguments)
+                return await TIE.answer(getattr(handle, method).remote(*arguments))
             except RayTaskError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, TroupeError):
@@ -212,6 +216,7 @@ class Proxy:
                 ValueError,
             ) as error:  # it died, of too little memory also, or is away
                 self._handle = None
+                TIE.require()
                 if loop.time() + pause > deadline:
                     raise ClusterUnavailable(
                         f"actor {self._name} does not answer: {_reason(error)}",
@@ -225,9 +230,11 @@ class Proxy:
     async def _find(self) -> ActorHandle[object]:
         """In a thread: while Ray's head is away a look-up waits, and nothing else has to."""
         handle = self._handle
-        if handle is None:
-            found = await asyncio.to_thread(ray.get_actor, self._name, namespace=self._namespace)
-            handle = self._handle = cast("ActorHandle[object]", found)
+        if handle is None or self._joined != TIE.joined:
+            joined = TIE.joined
+            look_up = functools.partial(ray.get_actor, self._name, namespace=self._namespace)
+            handle = cast("ActorHandle[object]", await TIE.find(look_up))
+            self._handle, self._joined = handle, joined
         return handle
 
 

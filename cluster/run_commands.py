@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from actors.agents import AgentFunction, name_of
-from actors.domain.errors import InvalidAgent, InvalidValue, NotFound, TroupeError
+from actors.domain.errors import (
+    ClusterUnavailable,
+    InvalidAgent,
+    InvalidValue,
+    NotFound,
+    TroupeError,
+)
 from actors.domain.ids import parse_uuid
 from actors.domain.money import to_nano
 from actors.domain.result import Result
@@ -28,6 +34,8 @@ from cluster.overview import result_json
 if TYPE_CHECKING:
     from cluster.client import Troupe
     from cluster.handles import ApprovalHandler, Session
+
+T = TypeVar("T")
 
 _WHOLE_ID = 36  # characters
 
@@ -57,7 +65,8 @@ async def run(options: RunOptions, as_json: bool) -> int:
         say(f"troupe: session {session.id}")
         async with _showing(troupe, [session], options.approve) as display:
             run_id = await session.start(options.prompt, run_id=options.run_id)
-            (result,) = await follow([(session, run_id)], display)
+            runs = [(session, run_id)]
+            (result,) = await _through_losses(troupe, lambda: follow(runs, display))
         await _conclude(troupe, session, result)
         if as_json:
             print_json(result_json(result))
@@ -76,7 +85,7 @@ async def resume(
         sessions = await _to_resume(troupe, session_id)
         async with _showing(troupe, sessions, approve) as display:
             runs, errors = await _resumed(sessions)
-            results = await follow(runs, display) if runs else []
+            results = await _through_losses(troupe, lambda: follow(runs, display)) if runs else []
         by_run = {run_id: session for session, run_id in runs}
         for result in results:
             await _conclude(troupe, by_run[result.run_id], result, several=len(results) > 1)
@@ -88,6 +97,20 @@ async def resume(
             say("troupe: nothing to resume")
     codes = [report(error, as_json=False) for error in errors]
     return max([*codes, *(OK if result.success else FAILED for result in results)], default=OK)
+
+
+async def _through_losses(troupe: Troupe, work: Callable[[], Awaitable[T]]) -> T:
+    """What ``work`` comes to; again if the local cluster is lost, which comes back by itself."""
+    while True:
+        try:
+            return await work()
+        except ClusterUnavailable as error:
+            if not troupe.comes_back:
+                raise
+            say(f"troupe: {error.message}")
+            if not await troupe.rejoin():
+                raise
+            say("troupe: the local cluster is back: the run goes on")
 
 
 def _check(options: RunOptions) -> None:
@@ -208,6 +231,11 @@ async def _showing(
         for session in sessions:
             say(_how_to_go_on(session.id))
         raise
+    except ClusterUnavailable:
+        display.close()
+        for session in sessions:
+            say(f"troupe: nothing is lost: `troupe resume {session.id}` goes on")
+        raise
     finally:
         display.close()
 
@@ -234,15 +262,20 @@ def _how_to_go_on(id: str) -> str:
 async def _conclude(
     troupe: Troupe, session: Session, result: Result, several: bool = False
 ) -> None:
-    agents = len(await session.family()) - 1
+    agents, waiting = await _through_losses(troupe, lambda: _around(troupe, session))
     which = f"session {session.id}: " if several else ""
     say(f"troupe: {which}{conclusion(result, agents)}")
-    place = await troupe.calls.directory.place_of(session.id)
-    requests = await troupe.calls.permissions(place.scope).open_requests()
-    waiting = sum(1 for one in requests if one.request.family_id == place.family_id)
     if waiting:
         what = "action waits" if waiting == 1 else "actions wait"
         say(f"troupe: {waiting} {what} for a decision: see `troupe approvals`")
+
+
+async def _around(troupe: Troupe, session: Session) -> tuple[int, int]:
+    """How many sub-agents a session has, and how many actions of its family wait for somebody."""
+    agents = len(await session.family()) - 1
+    place = await troupe.calls.directory.place_of(session.id)
+    requests = await troupe.calls.permissions(place.scope).open_requests()
+    return agents, sum(1 for one in requests if one.request.family_id == place.family_id)
 
 
 def _print_outputs(results: Sequence[Result]) -> None:

@@ -1,32 +1,57 @@
-"""What `troupe up` leaves for others to join, and whether it still runs.
+"""What `troupe up` leaves for others to join, and how it stands with that.
 
-The process that `up` started holds a lock for as long as it lives, so a file that it could not
-remove, after a power cut for example, is never taken for a running cluster.
+The process that `up` started, the supervisor, holds a lock for as long as it lives, so a file that
+it could not remove, after a power cut for example, is never taken for a running cluster. The
+cluster itself is started by another process, one after the other if it has to be brought back, and
+the file names all whose death makes it a cluster that nobody should join.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from actors.domain.errors import ClusterUnavailable
 from cluster.settings import ClusterSettings, state_directory
 
+State: TypeAlias = Literal["up", "coming back", "ended"]
+
 _HOLD_LIMIT_S = 2.0
+_PATIENCE_S = 2.5  # with what a command takes to start and to join that is less than 5 s
+_PAUSE_S = 0.1
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A process of the cluster; ``started`` tells it from a later one with the same id."""
+
+    name: str
+    pid: int
+    started: str
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A cluster that `troupe up` has started."""
+    """A cluster that `troupe up` has started. ``pid`` is its supervisor.
+
+    ``incarnation`` counts how often it was started. It is in ``state`` since ``since``, in seconds
+    since the epoch, and not up because of ``why``.
+    """
 
     pid: int
     address: str
     settings: ClusterSettings
+    incarnation: int = 1
+    parts: tuple[Part, ...] = ()
+    state: State = "up"
+    since: float = 0.0
+    why: str = ""
 
 
 def up_file() -> Path:
@@ -34,13 +59,125 @@ def up_file() -> Path:
     return state_directory() / "up.json"
 
 
-def running() -> Running | None:
-    """What `troupe up` has started on this state directory, if it is alive."""
+def announced() -> Running | None:
+    """What was announced last and not withdrawn, whether or not anything of it is alive."""
     try:
-        found = msgspec.json.decode(up_file().read_bytes(), type=Running)
+        return msgspec.json.decode(up_file().read_bytes(), type=Running)
     except (OSError, msgspec.MsgspecError):
         return None
-    return found if held() else None
+
+
+def standing() -> Running | None:
+    """What was announced, if it still counts: its supervisor is alive, or has said why it ended."""
+    found = announced()
+    return found if found and (found.state == "ended" or held()) else None
+
+
+def running() -> Running | None:
+    """What `troupe up` has started on this state directory, if its supervisor is alive."""
+    found = standing()
+    return found if found and found.state != "ended" else None
+
+
+async def joinable() -> Running | None:
+    """What can be joined now; None if nothing is up.
+
+    Waits some seconds for a cluster that is being brought back; then ClusterUnavailable says so.
+    Also for one that has ended because it could not be brought back, until `up` or `down`.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        found = standing()
+        if found is None:
+            return None
+        problem = trouble(found, alive, time.time())
+        if problem is None:
+            return found
+        if found.state == "ended" or time.monotonic() > deadline:
+            raise ClusterUnavailable(problem)
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def next_incarnation(after: int, limit_s: float) -> None:
+    """Wait until a later incarnation than ``after`` is up, or nothing is, or time is up."""
+    deadline = time.monotonic() + limit_s
+    while (found := running()) and time.monotonic() < deadline:
+        if found.incarnation > after and found.state == "up":
+            return
+        await asyncio.sleep(_PAUSE_S)
+
+
+def trouble(found: Running, is_alive: Callable[[Part], bool], now: float) -> str | None:
+    """Why a cluster whose supervisor lives can't be joined, and what to do; None if it can."""
+    if found.state == "ended":
+        return (
+            f"the local cluster has ended, since it could not be brought back: {found.why}: "
+            "`troupe up` starts it again, and `troupe down` forgets it"
+        )
+    if found.state == "coming back":
+        ago = max(0, round(now - found.since))
+        return _coming_back(f"its {found.why} {ago} s ago")
+    dead = next((part for part in found.parts if not is_alive(part)), None)
+    return _coming_back(f"its {dead.name} has just died") if dead else None
+
+
+def loss(joined: Running, found: Running | None, is_alive: Callable[[Part], bool]) -> str | None:
+    """What a client that is in ``joined`` is to be told, given what is announced now.
+
+    None as long as all is well. ``found`` is None if nothing is up any more.
+    """
+    if found is None:
+        return (
+            "the local cluster was stopped: nothing is lost, and `troupe resume ID` goes on with "
+            "a run that was interrupted"
+        )
+    if found.state == "ended":
+        return trouble(found, is_alive, 0.0)
+    if found.incarnation != joined.incarnation or found.state != "up":
+        why = found.why or "process has died"
+    elif dead := next((part for part in found.parts if not is_alive(part)), None):
+        why = f"{dead.name} has died"
+    else:
+        return None
+    return (
+        f"the local cluster was lost (its {why}), and is being brought back: runs go on by "
+        "themselves, and `troupe resume ID` waits for one"
+    )
+
+
+def _coming_back(why: str) -> str:
+    return (
+        f"the local cluster is being brought back ({why}): try again in a few seconds; runs that "
+        "were at work go on by themselves"
+    )
+
+
+def part(name: str, pid: int) -> Part:
+    """A process that is alive now."""
+    return Part(name, pid, _start_of(pid) or "")
+
+
+def alive(part: Part) -> bool:
+    """Whether a process is the one that it was, and more than a zombie."""
+    return _start_of(part.pid) == part.started
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process has started, in ticks since the machine has; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+    except OSError:
+        return None if os.path.isdir("/proc/self") else _start_elsewhere(pid)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _start_elsewhere(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return ""
 
 
 @contextlib.contextmanager
@@ -61,7 +198,7 @@ def hold() -> Iterator[None]:
 
 
 def announce(running: Running) -> None:
-    """Let others join: they see all of it or nothing."""
+    """Let others join, or know: they see all of it or nothing."""
     file = up_file()
     draft = file.with_suffix(".new")
     draft.write_bytes(msgspec.json.encode(running))

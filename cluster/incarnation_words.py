@@ -1,0 +1,49 @@
+"""What a supervisor and the incarnation of its cluster tell each other: a line of JSON each."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from cluster.running import Part
+from cluster.settings import ClusterSettings
+
+STOP = b"stop\n"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to begin with: ``left`` are runs that nobody wants to go on; None in the first life,
+    which leaves alone all that it finds."""
+
+    left: tuple[str, ...] | None
+
+
+class Up(msgspec.Struct, frozen=True, tag=True):
+    """It is there."""
+
+    address: str
+    settings: ClusterSettings
+    parts: tuple[Part, ...]
+
+
+class Left(msgspec.Struct, frozen=True, tag=True):
+    """Which interrupted runs nobody has resumed yet."""
+
+    ids: tuple[str, ...]
+
+
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """A part has died, and so it ends."""
+
+    why: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """It could not be brought up; ``final`` if trying again is no use."""
+
+    why: str
+    final: bool
+
+
+Said: TypeAlias = Up | Left | Lost | Failed

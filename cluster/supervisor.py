@@ -1,0 +1,226 @@
+"""Keeps a cluster up: one incarnation after the other, each ended as a whole before the next."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster import running as up
+from cluster.cli_common import UNAVAILABLE
+from cluster.console import say
+from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
+
+_SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 20.0
+_SWEEP_LIMIT_S = 8.0  # then what is left is killed
+_ATTEMPTS = 3
+_IDLE_S = 1.0
+_SHORT_LIFE_S = 5.0
+_PAUSE_S = 1.0
+_LOOK_EVERY_S = 0.02
+
+
+class Supervisor:
+    """Has a cluster brought up, and brought back when it dies, until it is told to stop."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+        self._left: tuple[str, ...] | None = None
+        self._count = 0
+
+    def supervise(self) -> int:
+        """Returns an exit code when there is no use in going on; why was said, and announced."""
+        self._child = Child()
+        announced: up.Running | None = None
+        failed: list[Failed] = []
+        while True:
+            came_up, ended = self._live(self._child)
+            if came_up:
+                announced = came_up
+            failed = add_failure(failed, ended, time.time() - came_up.since if came_up else None)
+            if announced is None:
+                return UNAVAILABLE  # it never was up, and the child has said why
+            say(f"troupe: the cluster was lost: its {ended.why}")
+            if out_of_hope(failed):
+                up.announce(_changed(announced, "ended", failed[-1].why))
+                say(f"troupe: the cluster can't be brought back: {failed[-1].why}")
+                return UNAVAILABLE
+            if came_up:
+                announced = _changed(announced, "coming back", ended.why)
+                up.announce(announced)
+            time.sleep(_PAUSE_S * len(failed))
+            self._succeed()
+
+    def stop(self) -> None:
+        """End the cluster, tidily if it lives; returns when nothing of it is left."""
+        if self._child:
+            self._child.stop()
+        wait_until_alone(frozenset(), _SWEEP_LIMIT_S)
+
+    def _succeed(self) -> None:
+        """End what is left of this incarnation while the next one makes its imports."""
+        before, self._child = self._child, Child()
+        if before:
+            before.kill()
+        wait_until_alone({self._child.pid}, _SWEEP_LIMIT_S)
+
+    def _live(self, child: Child) -> tuple[up.Running | None, Lost | Failed]:
+        """One incarnation, from its order to its end: what was announced, and how it ended."""
+        came_up: up.Running | None = None
+        child.order(Order(self._left))
+        deadline = time.monotonic() + _START_LIMIT_S
+        while True:
+            said = child.listen(_IDLE_S)
+            reap({child.pid})
+            if isinstance(said, Up):
+                self._count += 1
+                came_up = up.Running(
+                    os.getpid(),
+                    said.address,
+                    said.settings,
+                    self._count,
+                    said.parts,
+                    since=time.time(),
+                )
+                up.announce(came_up)
+                if self._count > 1:
+                    say("troupe: the cluster is back")
+            elif isinstance(said, Left):
+                self._left = said.ids
+            elif isinstance(said, Lost | Failed):
+                return came_up, said
+            elif came_up is None and time.monotonic() > deadline:
+                return None, Failed(f"start took more than {_START_LIMIT_S:.0f} s", final=False)
+
+
+def add_failure(failed: list[Failed], ended: Lost | Failed, lived_s: float | None) -> list[Failed]:
+    """The failures in a row, after one more incarnation, which lived so long, or never came up.
+
+    One that dies as soon as it is up has failed as well: bringing it back for ever would cost.
+    """
+    if lived_s is not None and lived_s >= _SHORT_LIFE_S:
+        return []
+    if isinstance(ended, Failed):
+        return [*failed, ended]
+    return [*failed, Failed(f"{ended.why}, {len(failed) + 1} times in a row", final=False)]
+
+
+def out_of_hope(failed: list[Failed]) -> bool:
+    """Whether attempts to bring a cluster back that failed so, one after the other, are enough."""
+    return bool(failed) and (failed[-1].final or len(failed) >= _ATTEMPTS)
+
+
+class Child:
+    """A process that brings up a cluster when it gets its order."""
+
+    def __init__(self) -> None:
+        ear, mouth = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cluster.incarnation", str(mouth)],
+                stdin=subprocess.PIPE,
+                pass_fds=(mouth,),
+            )
+        finally:
+            os.close(mouth)
+        self._ear = ear
+        self._heard = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def order(self, order: Order) -> None:
+        self._write(msgspec.json.encode(order) + b"\n")
+
+    def listen(self, limit_s: float) -> Said | None:
+        """The next that it says, within ``limit_s`` seconds; how it ended if it says no more."""
+        deadline = time.monotonic() + limit_s
+        while b"\n" not in self._heard:
+            left = deadline - time.monotonic()
+            if left < 0 or not select.select([self._ear], [], [], left)[0]:
+                return None
+            heard = os.read(self._ear, 65536)
+            if not heard:
+                return self._silent()
+            self._heard += heard
+        line, _, self._heard = self._heard.partition(b"\n")
+        said: Said = msgspec.json.decode(line, type=Said)
+        return said
+
+    def kill(self) -> None:
+        """End it at once; what it has started ends by its guard."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Have it take everything down, which it may take its time for."""
+        self._write(STOP)
+        try:
+            self._process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def _silent(self) -> Lost:
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return Lost(f"main process {how}")
+
+
+def adopt_orphans() -> None:
+    """What loses its parent below this process becomes its child, so that it sees all of it end.
+
+    Linux only; elsewhere the guard's word has to do.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def wait_until_alone(spare: set[int] | frozenset[int], limit_s: float) -> None:
+    """Return when this process has no children but ``spare``; after ``limit_s`` they are killed."""
+    deadline = time.monotonic() + limit_s
+    while others := children() - spare:
+        reap(spare)
+        if time.monotonic() > deadline:
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def reap(spare: set[int] | frozenset[int]) -> None:
+    """Let go of children that have ended, but for ``spare``, which somebody waits for."""
+    for pid in children() - spare:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def children() -> set[int]:
+    """The children of this process, also those that have ended and were not waited for."""
+    found, own = set(), str(os.getpid())
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            fields = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if fields[1] == own:
+                found.add(int(process.name))
+    return found
+
+
+def _changed(before: up.Running, state: up.State, why: str) -> up.Running:
+    return msgspec.structs.replace(before, state=state, since=time.time(), why=why)
