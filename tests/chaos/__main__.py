@@ -7,13 +7,17 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import signal
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
-from tests.chaos.cluster import ChaosCluster
 from tests.chaos.findings import Findings
-from tests.chaos.plan import rounds
+from tests.chaos.plan import Round, rounds
 from tests.chaos.run import Harness
+from tests.chaos.stages import STAGES, Stage
 
 _SHOWN = 20
 
@@ -23,36 +27,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--keep", action="store_true", help="keep ledger and logs")
+    parser.add_argument("--keep", action="store_true", help="keep ledgers and logs")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with ChaosCluster(seed) as cluster:
-        harness, findings = asyncio.run(_run(cluster, seed, given.rounds))
-        for text in cluster.close():
-            findings.add("leaked", text)
+    home = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))  # short: sockets are in it
+    plan = rounds(seed, given.rounds, [stage.menu for stage in STAGES])
+    findings = Findings()
+    report: dict[str, Any] = {"seed": seed, "rounds": given.rounds, "kills": {}, "acknowledged": 0}
+    for stage in STAGES:
+        if plan[stage.name]:
+            harness = _play(stage, home / stage.name[0], seed, plan[stage.name], findings)
+            report["kills"][stage.name] = harness.hits
+            report["acknowledged"] += harness.acknowledged
     for kind, texts in findings.found.items():
         for text in texts[:_SHOWN]:
             print(f"{kind}: {text}")
-    report = {
-        "seed": seed,
-        "rounds": given.rounds,
-        "kills": harness.hits,
-        "acknowledged": harness.acknowledged,
-        **findings.counts,
-    }
-    print(json.dumps(report), flush=True)
+    print(json.dumps(report | findings.counts), flush=True)
     if findings.clean and not given.keep:
-        cluster.remove_home()
+        shutil.rmtree(home, ignore_errors=True)
     else:
-        print(f"the ledger and the logs are in {cluster.home}", file=sys.stderr)
+        print(f"the ledgers and the logs are in {home}", file=sys.stderr)
     return 0 if findings.clean else 1
 
 
-async def _run(cluster: ChaosCluster, seed: int, count: int) -> tuple[Harness, Findings]:
-    harness = Harness(cluster, seed)
-    return harness, await harness.run(rounds(seed, count))
+def _play(
+    stage: Stage[Any], home: Path, seed: int, plan: list[Round], findings: Findings
+) -> Harness:
+    """One stage, from an empty directory until nothing of it runs any more."""
+    print(f"stage {stage.name}", flush=True)
+    home.mkdir()
+    with stage.open(home, seed) as ground:
+        harness = Harness(stage, ground, f"{seed}/{stage.name}")
+        found = asyncio.run(harness.run(plan))
+        for text in ground.close():
+            findings.add("leaked", text)
+    for text in ground.complaints:  # first, since the others may come of it
+        findings.add("lost", text)
+    findings.take(found)
+    return harness
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ from tests.chaos.findings import Findings
 from tests.chaos.ledger import Line
 from tests.chaos.records import Op, Records
 
-_NEVER = 1 << 62
-_WAKING_US = 3_000_000
-
 
 def _children(records: Records, books: Books, findings: Findings) -> None:
     labels = Counter(
@@ -97,22 +94,18 @@ def _after_the_end(
 ) -> Iterator[Line]:
     """The first line of each session that came after it was closed.
 
-    On a host that was paused then, or has just woken, an agent may go on until it asks for
-    something, or its host has found out that others have taken over.
+    On a host that was paused then, or has just woken or lost its raylet, an agent may go on until
+    it asks for something, or its host has found out that others have taken over.
     """
     seen: set[str] = set()
-    woken_at: dict[int, int] = {}
     for place, line in enumerate(records.lines):
-        if line.kind == "paused":
-            woken_at[line.amount] = _NEVER
-        elif line.kind == "woken":
-            woken_at[line.amount] = line.at
         if not line.life or line.kind == "ended" or line.session in seen:
             continue
         root = _closed_above(line.session, parents, closed)
-        host = records.lives[line.life][1].amount
-        excused = host in woken_at and line.at < woken_at[host] + _WAKING_US
-        if root and place > closed[root] and not (excused and line.kind != "told"):
+        if not root or place < closed[root]:
+            continue
+        excused = records.was_away(records.lives[line.life][1].amount, place)
+        if line.kind == "told" or not excused:
             seen.add(line.session)
             yield line
 

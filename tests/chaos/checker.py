@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.chaos import check_money, check_permissions, check_sessions, check_trees
+from tests.chaos import check_money, check_permissions, check_processes, check_sessions, check_trees
 from tests.chaos.books import Books
 from tests.chaos.findings import Findings
 from tests.chaos.records import Records
@@ -16,6 +16,7 @@ _CHECKS: tuple[Check, ...] = (
     *check_trees.CHECKS,
     *check_money.CHECKS,
     *check_permissions.CHECKS,
+    *check_processes.CHECKS,
 )
 
 

@@ -1,4 +1,4 @@
-"""What the faults happen to: three Ray nodes on this machine, and two Redis servers.
+"""The first stage: three Ray nodes on this machine, and two Redis servers.
 
 The head node and two others are real: a raylet each, with actors on all three. The head keeps what
 Ray knows in a Redis of its own (its fault tolerance), so its GCS can be killed and started again.
@@ -10,14 +10,13 @@ All processes carry the mark of this one, and its guard ends them should it be k
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Self, cast
@@ -30,6 +29,7 @@ from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
 from cluster import bootstrap
+from cluster.calls import Calls
 from cluster.guard import Guard, mark_process
 from cluster.settings import ClusterSettings, ensure_key
 from tests.chaos import processes
@@ -55,10 +55,15 @@ _IDLE_S = 12.0
 class ChaosCluster:
     """The whole, from `start` to `close`."""
 
-    def __init__(self, seed: int) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))  # short: sockets are in it
+    def __init__(self, home: Path, seed: int) -> None:
+        """``home`` is a directory with a short name, since sockets are in it."""
+        self.home = home
+        self.dead_raylets: list[int] = []
+        self.complaints: list[str] = []
         self._seed = seed
+        self._before = dict(os.environ)
         mark_process()
+        self.sign = processes.own_mark()
         self._guard = Guard([])
         self._prepare_environment()
         self._gcs_redis = self._server("ray", port=str(_free_port()))
@@ -72,6 +77,7 @@ class ChaosCluster:
             warm_hosts=2,
             idle_s=_IDLE_S,
         )
+        self.calls = Calls(self.settings)
 
     def __enter__(self) -> Self:
         try:
@@ -97,25 +103,33 @@ class ChaosCluster:
         """The nodes that may be killed."""
         return sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_id))
 
-    def kill_node(self, node: Node, at_once: bool) -> int:
-        """Kill a node; its actors ``at_once`` with it, or when they notice. Its raylet's id."""
+    def kill_node(self, node: Node, at_once: bool) -> None:
+        """Kill a node; its actors ``at_once`` with it, or when they notice."""
         raylet = raylet_of(node)
         if at_once:
             for process in processes.of_raylet(raylet):
                 processes.kill(process.pid)
         self._cluster.remove_node(node, allow_graceful=False)
-        return raylet
+        self.dead_raylets.append(raylet)
+
+    def kill_raylet(self, node: Node) -> None:
+        """Kill a node's raylet alone. Nobody takes it for alive, as they would a zombie."""
+        process = node.all_processes["raylet"][0].process
+        process.kill()
+        process.wait()
 
     def add_node(self) -> None:
         """Add a node in place of one that is gone."""
         self._add_node()
 
-    def missing_nodes(self) -> int:
-        """How many nodes there are too few, since Ray has given one up."""
+    async def mend(self) -> None:
+        """Add nodes in place of those whose raylet is gone: it was killed, or Ray gave the node
+        up, overloaded as this machine is."""
         for node in self.others():
             if not processes.is_alive(raylet_of(node)):
-                self.kill_node(node, at_once=False)
-        return _NODES - 1 - len(self.others())
+                await asyncio.to_thread(self.kill_node, node, at_once=False)
+        for _ in range(_NODES - 1 - len(self.others())):
+            await asyncio.to_thread(self.add_node)
 
     def kill_gcs(self) -> None:
         """Kill the head's control service."""
@@ -160,11 +174,9 @@ class ChaosCluster:
         self._gcs_redis.kill()
         left = self._left()
         self._guard.stop()
+        os.environ.clear()
+        os.environ.update(self._before)
         return left
-
-    def remove_home(self) -> None:
-        """Remove what was written."""
-        shutil.rmtree(self.home, ignore_errors=True)
 
     def _start(self) -> None:
         self._gcs_redis.start()
@@ -226,7 +238,7 @@ class ChaosCluster:
         """What still runs of all that was started, after it had time to end."""
         spared = {os.getpid(), self._guard.pid}
         deadline = time.monotonic() + _GONE_LIMIT_S
-        while left := [one for one in processes.marked() if one.pid not in spared]:
+        while left := [one for one in processes.carrying(self.sign) if one.pid not in spared]:
             if time.monotonic() > deadline:
                 return [processes.describe(one) for one in left]
             time.sleep(0.1)

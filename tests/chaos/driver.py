@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -32,24 +34,28 @@ from actors import (
 from actors.domain.capability_token import Token
 from actors.domain.money import to_usd
 from cluster import InboxRequest, Session, Troupe, Workspace, connect
+from cluster.running import Running, running
 from cluster.settings import ClusterSettings
-from tests.chaos import workload
+from tests.chaos import helpers, workload
 from tests.chaos.agents import worker
 from tests.chaos.errands import GUARDED, Errand
-from tests.chaos.ledger import Ledger, Line, read
+from tests.chaos.ledger import Ledger, Line, Reader
 from tests.chaos.workload import FamilyPlan, RunPlan, WavePlan
 
 T = TypeVar("T")
+
+GONE = 75
+"""The exit code when what was joined is gone: a process can be a client of one Ray in its life."""
 
 _AT_ONCE = 8
 _PAUSE_S = 0.2
 
 
 class Place(Struct, frozen=True):
-    """Where the driver finds everything."""
+    """Where the driver finds everything; without an address it joins what `up` has started."""
 
-    seed: int
-    address: str
+    seed: str
+    address: str | None
     settings: ClusterSettings
     ledger: str
     workspaces: list[str]
@@ -63,11 +69,16 @@ class Driver:
         self._place = place
         self._troupe = troupe
         self._ledger = Ledger(place.ledger)
-        lines = read(Path(place.ledger))
+        self._reader = Reader(Path(place.ledger))
+        lines = self._reader.read()
+        self._looked = 0
+        self._helpers: list[Line] = []
+        self._hosts: dict[str, int] = {}
         self._told = {line.op for line in lines if line.kind == "told"}
         self._tried = {line.op for line in lines if line.kind == "tried"}
         begun = {int(line.value) for line in lines if line.what == "wave"}
         self._first = min((at for at in begun if not self._is_done(at)), default=len(begun))
+        self._begun = len(begun)
         self._workspaces: list[Workspace] = []
         self._room = asyncio.Semaphore(_AT_ONCE)
 
@@ -78,7 +89,7 @@ class Driver:
         inbox = asyncio.create_task(self._decide())
         number = self._first
         async with asyncio.TaskGroup() as families:
-            while not Path(self._place.stop).exists():
+            while number < self._begun or not self._stopped:
                 await self._wave(workload.wave(self._place.seed, number), families)
                 number += 1
         inbox.cancel()
@@ -184,7 +195,7 @@ class Driver:
     async def _run(self, session: Session, plan: FamilyPlan, run: RunPlan) -> None:
         errand = Errand(
             self._place.ledger,
-            str(self._place.seed),
+            self._place.seed,
             run.label,
             plan.wave,
             plan.levels,
@@ -199,6 +210,7 @@ class Driver:
             return
         self._note("told", "start", f"start {run.id}", session=session.id, run=run.id)
         result = await self._insist(lambda: session.result(run.id))
+        self._look_for_helpers("result", run.id, session, f"{run.label}#")
         self._note(
             "told",
             "result",
@@ -230,20 +242,51 @@ class Driver:
         await asyncio.sleep(plan.ends_after)
         match plan.ending:
             case "end":
-                await self._close(session, "end")
+                await self._close(session, "end", f"f{plan.number}r")
             case "cancel":
-                await self._close(session, "cancel")
+                await self._close(session, "cancel", f"f{plan.number}r")
             case "cancel_child":
                 children = [one for one in await self._insist(session.family) if one.depth == 1]
                 if children:
                     chosen = min(children, key=lambda one: one.label)
-                    await self._close(self._troupe.session(chosen.id), "cancel")
+                    child = self._troupe.session(chosen.id)
+                    await self._close(child, "cancel", f"{chosen.label}#")
 
-    async def _close(self, session: Session, how: str) -> None:
+    async def _close(self, session: Session, how: str, labels: str) -> None:
+        """End or cancel; what is done there has operations that begin with ``labels``."""
         op = f"{how} {session.id}"
         self._note("tried", how, op, session=session.id)
         await self._insist(session.end if how == "end" else session.cancel)
+        self._look_for_helpers(how, session.id, session, labels)
         self._note("told", how, op, session=session.id)
+
+    def _look_for_helpers(self, what: str, id: str, session: Session, labels: str) -> None:
+        """Note the helpers that are still there, now that an end was acknowledged.
+
+        Those of a host that is dead are left out: they end by themselves, and who goes on with its
+        sessions elsewhere knows nothing of them.
+        """
+        lines = self._reader.read()
+        for line in lines[self._looked :]:
+            if line.kind == "began":
+                self._hosts[line.life] = line.amount
+            elif line.what == "helper":
+                self._helpers.append(line)
+        self._looked = len(lines)
+        for line in self._helpers:
+            if not line.op.startswith(labels) or helpers.start_of(line.amount) != line.value:
+                continue
+            if helpers.start_of(self._hosts[line.life]):
+                self._note(
+                    "left",
+                    what,
+                    f"{what} {id}",
+                    session=session.id,
+                    amount=line.amount,
+                    value=line.op,
+                    proof=line.life,
+                    many=[line.proof],
+                )
 
     # --- requests ------------------------------------------------------------------------
 
@@ -333,10 +376,26 @@ async def main(place: Place) -> None:
     """Connect, and work."""
     while True:
         with contextlib.suppress(Unavailable):
-            async with connect(place.address, redis_url=place.settings.redis_url) as troupe:
+            async with _joined(place) as troupe:
                 await Driver(place, troupe).run()
                 return
         await asyncio.sleep(_PAUSE_S)
+
+
+def _joined(place: Place) -> Troupe:
+    if place.address:
+        return connect(place.address, redis_url=place.settings.redis_url)
+    while (found := running()) is None:  # else it would bring up a cluster of its own
+        time.sleep(_PAUSE_S)
+    threading.Thread(target=_leave_with, args=(found,), daemon=True).start()
+    return connect()
+
+
+def _leave_with(joined: Running) -> None:
+    """End with what was joined, whatever the other threads are waiting for."""
+    while running() == joined:
+        time.sleep(_PAUSE_S)
+    os._exit(GONE)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from tests.chaos.cluster import ROOT
-from tests.chaos.driver import Place
+from tests.chaos.driver import GONE, Place
+
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 class Drivers:
@@ -23,11 +24,14 @@ class Drivers:
         self._place = home / "place.json"
         self._place.write_bytes(msgspec.json.encode(place))
         self._process: subprocess.Popen[bytes] | None = None
+        self._joins_by_address = place.address is not None
+        self._said_before = 0
 
     def start(self) -> None:
         """Start one, unless one runs or the work is done."""
         if self._process is None:
             with self._log.open("ab") as log:
+                self._said_before = log.tell()
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "tests.chaos.driver", str(self._place)],
                     cwd=ROOT,
@@ -52,16 +56,30 @@ class Drivers:
             return False
         if self._process.returncode == 0 and self._stop.exists():
             return True
-        tail = self._log.read_text().strip().splitlines()[-3:]
-        self.crashes.append(f"the driver ended with {self._process.returncode}: {' / '.join(tail)}")
+        if not self._ended_with_ray(self._process.returncode):
+            tail = self._log.read_text().strip().splitlines()[-3:]
+            code = self._process.returncode
+            self.crashes.append(f"the driver ended with {code}: {' / '.join(tail)}")
         self._process = None
         self.start()
         return False
+
+    def _ended_with_ray(self, code: int) -> bool:
+        """Whether it ended because the Ray that it was a part of did, as Ray's clients do."""
+        if self._joins_by_address:
+            return False
+        return code == GONE or (code != 0 and _TRACEBACK not in self._said())
+
+    def _said(self) -> str:
+        """What the last one has said."""
+        with self._log.open(errors="replace") as log:
+            log.seek(self._said_before)
+            return log.read()
 
     def finish(self) -> None:
         """Tell it to begin nothing more."""
         self._stop.touch()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process else os.getpid()
+    def close(self) -> None:
+        """End it, wherever it is."""
+        self.kill()

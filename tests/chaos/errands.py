@@ -13,7 +13,6 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import sys
 
 import msgspec
@@ -22,6 +21,7 @@ from msgspec import Struct
 from actors import McpToolCall, Message, StepInterrupted, Task, Turn
 from actors.domain.decision import Decision
 from actors.domain.money import to_usd
+from tests.chaos import helpers
 from tests.chaos.agents import worker
 from tests.chaos.ledger import Ledger, Line
 
@@ -58,7 +58,8 @@ async def run_errand(turn: Turn, prompt: str) -> str:
         ledger = _ledgers[errand.ledger] = Ledger(errand.ledger)
     life = os.urandom(8).hex()
     run = _Run(turn, errand, ledger, life)
-    ledger.note(run.line("began", value=errand.label, amount=_host()))
+    start = helpers.start_of(os.getpid())
+    ledger.note(run.line("began", value=errand.label, amount=_host(), proof=start))
     try:
         return await run.all()
     finally:
@@ -182,12 +183,13 @@ class _Run:
         self.ledger.note(self.line("told", "careful", op, value=value))
 
     async def helper(self) -> None:
-        """A process beside the agent, which must end with its run."""
+        """A process beside the agent, which must end with its run, however it was started."""
         op = self._op()
-        pause = self.rng.uniform(0.0, 0.2)
+        way, pause = self.rng.choice(helpers.WAYS), self.rng.uniform(0.0, 0.2)
         if _HAS_PROCESS:
-            child = subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
-            self.ledger.note(self.line("ran", "helper", op, amount=child.pid))
+            pid = helpers.start(way, self.ledger.path)
+            start = helpers.start_of(pid)
+            self.ledger.note(self.line("ran", "helper", op, amount=pid, value=start, proof=way))
         await asyncio.sleep(pause)
 
     async def spend(self) -> None:
@@ -243,7 +245,7 @@ class _Run:
             msgspec.json.encode(errand).decode(),
             timeout=CHILD_TIMEOUT_S,
             allotment_usd=self.rng.choice((None, None, "0.15", "0.40")),
-            isolation=self.rng.choice(("shared", "shared", "process")),
+            isolation=self.rng.choice(("shared", "process")),
             label=label,
         )
 

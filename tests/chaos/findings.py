@@ -8,7 +8,8 @@
 * *revived*: something of a cancelled or ended session went on after that was acknowledged.
 * *duplicated*: two sub-agents for one task, or two activations that were answered at once.
 * *audit_gaps*: the audit log does not verify, or lacks what was acknowledged.
-* *leaked*: a process, or money that was lent, that nobody has any more.
+* *leaked*: a process, or money that was lent, that nobody has any more; or a process that was still
+  there when the end of its run had been acknowledged.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ class Line(Struct, frozen=True, omit_defaults=True):
 
     ``kind`` is *tried* (about to be asked for), *told* (acknowledged), *ran* (a step's function was
     called), *began* or *ended* (an agent, in one ``life`` of many), *alive* (it still does
-    something), *unavailable*, *fault*, *paused* or *woken*. ``id`` is what the system calls it,
-    ``at`` is in microseconds, on a clock that all processes of the machine share, and ``amount``
-    in nano-USD, or a process id.
+    something), *left* (a helper of an agent, after the end of its run was acknowledged),
+    *unavailable*, *fault*, *paused*, *woken* or *orphaned* (its raylet is about to die). ``id`` is
+    what the system calls it, ``at`` is in microseconds, on a clock that all processes of the
+    machine share, and ``amount`` in nano-USD, or a process id.
     """
 
     kind: str

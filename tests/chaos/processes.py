@@ -1,10 +1,12 @@
-"""The processes of this run, which all carry its mark in their environment."""
+"""The processes of a run, which all carry its mark in their environment."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import psutil
 
@@ -13,25 +15,56 @@ from cluster.guard import MARK
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
-def marked() -> list[psutil.Process]:
+class Sign(NamedTuple):
+    """A variable that all processes of something have in their environment."""
+
+    name: str
+    value: str
+
+
+def own_mark() -> Sign:
+    """What this process has put on all that it starts."""
+    return Sign(MARK, os.environ[MARK])
+
+
+def carrying(sign: Sign) -> list[psutil.Process]:
     """All that run now; what has ended and was not waited for is not among them."""
-    return _with(MARK, os.environ[MARK])
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if process.environ().get(sign.name) == sign.value:
+                found.append(process)
+    return found
 
 
 def of_raylet(pid: int) -> list[psutil.Process]:
     """What a raylet has started, and what was started by that."""
-    return _with("RAY_RAYLET_PID", str(pid))
+    return carrying(Sign("RAY_RAYLET_PID", str(pid)))
 
 
-def actors(cls: str) -> list[psutil.Process]:
+def actors(sign: Sign, cls: str) -> list[psutil.Process]:
     """The actors of a class, the oldest first."""
-    found = []
-    for process in marked():
-        with contextlib.suppress(*_GONE):
-            words = process.cmdline()
-            if words and words[0].split(".")[0] == f"ray::{cls}":
-                found.append(process)
-    return sorted(found, key=lambda process: process.pid)
+    return _sorted(
+        process
+        for process in carrying(sign)
+        if _words(process)[:1] and _words(process)[0].split(".")[0] == f"ray::{cls}"
+    )
+
+
+def programs(sign: Sign, name: str) -> list[psutil.Process]:
+    """Those whose command line has ``name`` as its program or as one of its words."""
+    return _sorted(
+        process
+        for process in carrying(sign)
+        if any(os.path.basename(word) == name for word in _words(process))
+    )
+
+
+def with_command(command: list[str]) -> list[psutil.Process]:
+    """Those with exactly this command line, whatever they carry."""
+    return _sorted(process for process in psutil.process_iter() if _words(process) == command)
 
 
 def is_alive(pid: int) -> bool:
@@ -41,10 +74,10 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def is_ours(pid: int) -> bool:
-    """Whether it runs and is of this run of the harness."""
+def carries(pid: int, sign: Sign) -> bool:
+    """Whether it runs and carries the sign."""
     with contextlib.suppress(*_GONE):
-        return bool(psutil.Process(pid).environ().get(MARK) == os.environ[MARK])
+        return bool(psutil.Process(pid).environ().get(sign.name) == sign.value)
     return False
 
 
@@ -58,17 +91,14 @@ def kill(pid: int, sign: int = signal.SIGKILL) -> bool:
 
 def describe(process: psutil.Process) -> str:
     """For a person."""
+    return f"{process.pid} {' '.join(_words(process))[:120]}".rstrip()
+
+
+def _words(process: psutil.Process) -> list[str]:
     with contextlib.suppress(*_GONE):
-        return f"{process.pid} {' '.join(process.cmdline())[:120]}"
-    return str(process.pid)
+        return [str(word) for word in process.cmdline()]
+    return []
 
 
-def _with(name: str, value: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(*_GONE):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if process.environ().get(name) == value:
-                found.append(process)
-    return found
+def _sorted(found: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return sorted(found, key=lambda process: process.pid)

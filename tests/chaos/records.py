@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.ledger import Line
 
+_NEVER = 1 << 62
+_WAKING_US = 3_000_000
+
 
 @dataclass
 class Op:
@@ -37,6 +40,7 @@ class Records:
         self._ops: dict[tuple[str, str], Op] = {}
         self.lives: dict[str, tuple[int, Line]] = {}
         self.ended: set[str] = set()
+        self._pauses: dict[int, list[tuple[int, int]]] = {}
         for place, line in enumerate(lines):
             self._add(place, line)
 
@@ -53,12 +57,25 @@ class Records:
         """How many operations were told to have happened."""
         return sum(1 for op in self._ops.values() if op.told)
 
+    def was_away(self, host: int, place: int) -> bool:
+        """Whether a host was paused at that line, or had just been woken or lost its raylet: until
+        it asks for something it can't know that others have taken over what it had."""
+        at = self.lines[place].at
+        pauses = self._pauses.get(host, [])
+        return any(begun < place and at < woken + _WAKING_US for begun, woken in pauses)
+
     def _add(self, place: int, line: Line) -> None:
         match line.kind:
             case "began":
                 self.lives[line.life] = (place, line)
             case "ended" if line.life:
                 self.ended.add(line.life)
+            case "paused":
+                self._pauses.setdefault(line.amount, []).append((place, _NEVER))
+            case "orphaned":
+                self._pauses.setdefault(line.amount, []).append((place, line.at))
+            case "woken":
+                self._pauses[line.amount][-1] = (self._pauses[line.amount][-1][0], line.at)
             case "tried":
                 self._op(line).tried.append((place, line))
             case "told":

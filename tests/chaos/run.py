@@ -1,4 +1,4 @@
-"""Runs the plan: a working cluster, one fault after another, and then the comparison."""
+"""Runs a stage's rounds: a working cluster, one fault after another, and then the comparison."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from actors.domain import budget
 from actors.domain.errors import TroupeError
 from actors.domain.ids import derived_id
-from cluster.calls import Calls
 from cluster.roles import wire
-from tests.chaos import processes
+from tests.chaos import helpers, processes
 from tests.chaos.books import read_books, read_budget
 from tests.chaos.checker import check
-from tests.chaos.cluster import ChaosCluster
 from tests.chaos.driver import Place
 from tests.chaos.drivers import Drivers
 from tests.chaos.errands import CENT
-from tests.chaos.faults import Faults
+from tests.chaos.faults import Faults, Field, Ground
 from tests.chaos.findings import Findings
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.plan import Fault, Round
 from tests.chaos.records import Records
+from tests.chaos.stages import Stage
 from tests.chaos.workload import WORKSPACES
 
 _START_LIMIT_S = 90.0
 _FINISH_LIMIT_S = 180.0
 _GONE_LIMIT_S = 10.0
+_GOES_ON_LIMIT_S = 15.0
 _BEAT_S = 0.5
 _ENOUGH_TO_START = 20
 
 
 class Harness:
-    """One run, in a cluster that is up."""
+    """One run, on a ground that is up."""
 
-    def __init__(self, cluster: ChaosCluster, seed: int) -> None:
-        paths = [cluster.home / f"w{at}" for at in range(WORKSPACES)]
+    def __init__(self, stage: Stage[Any], ground: Ground, seed: str) -> None:
+        paths = [ground.home / f"w{at}" for at in range(WORKSPACES)]
         for path in paths:
             path.mkdir()
-        ledger = cluster.home / "ledger.jsonl"
+        ledger = ground.home / "ledger.jsonl"
         place = Place(
             seed,
-            cluster.address,
-            cluster.settings,
+            ground.address,
+            ground.settings,
             str(ledger),
             [str(path) for path in paths],
-            str(cluster.home / "stop"),
+            str(ground.home / "stop"),
         )
-        self._cluster = cluster
-        self._wiring = wire(cluster.direct_settings())
+        self._ground = ground
+        self._wiring = wire(ground.direct_settings())
         self._scopes = [derived_id(f"workspace:{path}") for path in paths]
         self._reader = Reader(ledger)
-        self._drivers = Drivers(cluster.home, place)
-        self._faults = Faults(
-            cluster, self._drivers, self._reader, Ledger(str(ledger)), Calls(cluster.settings)
-        )
+        self._drivers = Drivers(ground.home, place)
+        field = Field(ground, self._drivers, self._reader, Ledger(str(ledger)))
+        self._faults = Faults(stage.kinds, field)
+        self._helper = helpers.command(str(ledger))
         self._findings = Findings()
         self._passed: set[str] = set()
         self._began = time.monotonic()
@@ -70,28 +71,37 @@ class Harness:
 
     async def run(self, plan: list[Round]) -> Findings:
         """Play the rounds, let everything come to its end, and compare."""
+        try:
+            await self._run(plan)
+        finally:
+            self._drivers.close()
+        return self._findings
+
+    async def _run(self, plan: list[Round]) -> None:
         self._say("waiting for the workload to begin")
         self._drivers.start()
         begun = await self._until(lambda: self._told() > _ENOUGH_TO_START, _START_LIMIT_S)
         if not begun:
             self._findings.add("lost", "the workload did not begin")
         for one in plan:
-            await self._play(one, len(plan))
+            await self._play(one, plan[-1].number)
         self._say("waiting for the workload to end")
         self._drivers.finish()
         if not await self._until(self._drivers.watch, _FINISH_LIMIT_S):
             self._findings.add("lost", "the workload did not come to its end")
         await self._compare()
-        return self._findings
 
     async def _play(self, one: Round, count: int) -> None:
+        """A round, which begins when work goes on after the one before."""
+        before = self._told()
+        await self._until(lambda: self._goes_on(before), _GOES_ON_LIMIT_S)
         began, told = time.monotonic(), self._told()
         faults = [asyncio.create_task(self._at(fault)) for fault in one.faults]
         while time.monotonic() < began + one.length or not all(fault.done() for fault in faults):
             await asyncio.sleep(_BEAT_S)
             self._drivers.watch()
             await self._sample()
-        await self._faults.mend()
+        await self._ground.mend()
         texts = " + ".join(fault.result() for fault in faults)
         print(
             f"{one.number:4}/{count}  {time.monotonic() - began:4.1f} s  "
@@ -113,6 +123,10 @@ class Harness:
                 return False
             await asyncio.sleep(_BEAT_S)
         return True
+
+    def _goes_on(self, told: int) -> bool:
+        self._drivers.watch()
+        return self._told() > told
 
     def _told(self) -> int:
         return sum(1 for line in self._reader.read() if line.kind == "told")
@@ -161,21 +175,30 @@ class Harness:
         await self._check_processes(records)
 
     async def _check_processes(self, records: Records) -> None:
-        """No agent's process and nothing of a dead node is there any more."""
-        started = {line.pid for _, line in records.lives.values() if line.pid != line.amount}
-        for op in records.of("helper"):
-            started.update(line.amount for _, line in op.ran)
+        """No agent's process, no helper of one and nothing of a dead node is there any more."""
+        lives = [line for _, line in records.lives.values() if line.pid != line.amount]
 
         def left() -> list[str]:
-            agents = [f"process {pid} of an agent" for pid in started if processes.is_ours(pid)]
+            agents = [
+                f"process {line.pid} of an agent"
+                for line in lives
+                if helpers.start_of(line.pid) == line.proof
+            ]
+            of_agents = [
+                f"helper {process.pid} of an agent"
+                for process in processes.with_command(self._helper)
+            ]
             dead = [
                 f"process {processes.describe(process)} of a dead node"
-                for raylet in self._faults.dead_raylets
+                for raylet in self._ground.dead_raylets
+                if not processes.is_alive(raylet)
                 for process in processes.of_raylet(raylet)
             ]
-            return agents + dead
+            return agents + of_agents + dead
 
         self._say("looking for what is left")
         await self._until(lambda: not left(), _GONE_LIMIT_S)
         for text in left():
             self._findings.add("leaked", text)
+        for process in processes.with_command(self._helper):
+            processes.kill(process.pid)

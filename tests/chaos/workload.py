@@ -68,7 +68,7 @@ class WavePlan(Struct, frozen=True):
     families: list[FamilyPlan]
 
 
-def wave(seed: int, number: int) -> WavePlan:
+def wave(seed: str, number: int) -> WavePlan:
     """The plan of a wave."""
     rng = random.Random(f"{seed}/wave/{number}")
     first = number * FAMILIES_PER_WAVE
@@ -123,14 +123,14 @@ def deciders(request_id: str) -> list[str]:
     return ["ann", "ben"][:count]
 
 
-def _family(seed: int, number: int, wave: int) -> FamilyPlan:
+def _family(seed: str, number: int, wave: int) -> FamilyPlan:
     rng = random.Random(f"{seed}/family/{number}")
     label = f"f{number}"
     return FamilyPlan(
         number,
         wave,
         id=derived_id(f"{seed}/family/{number}"),
-        isolation=rng.choice(("shared", "shared", "process")),
+        isolation=rng.choice(("shared", "process")),
         budget=rng.randint(60, 400) * CENT,
         levels=rng.choice((0, 1, 1, 2, 2)),
         slow=rng.choice((0.5, 1.0, 2.0)),

@@ -1,0 +1,16 @@
+"""The survey of `make demo` for `troupe run`, with every agent in a process of its own."""
+
+from __future__ import annotations
+
+import survey as example
+from actors import Task
+from actors.agents import AgentFunction
+
+
+def _task(agent: AgentFunction, prompt: str, label: str) -> Task:
+    """As the example makes it, but with the isolation of the root."""
+    return Task(agent, prompt, label=label, timeout=3600)
+
+
+example._task = _task
+survey = example.survey
