@@ -262,6 +262,9 @@ class Runs:
     ) -> wire.Outcome:
         if pause:  # what ended its process may be over by then
             await asyncio.sleep(pause)
+        brakes, scope = activation.wiring.brakes, activation.entity.key.scope
+        if not brakes.is_clear(scope):
+            await brakes.clear(scope)
         with tracing.span("turn", session=activation.id, attempt=run.attempts):
             return await self._turn(activation, run, engine)
 

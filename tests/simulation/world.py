@@ -358,7 +358,8 @@ class Cluster:
         return self.outside.copy().run(lambda: Process(name))
 
     def _delay(self) -> float:
-        return self.weather.delay()
+        """Between a host and its agents there is no network."""
+        return self.rng.uniform(0.0, 0.002)
 
     def _after(self, delay: float, callback: Callable[[], None]) -> None:
         self.loop.call_later(delay, callback, context=self.outside)
