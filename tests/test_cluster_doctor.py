@@ -31,7 +31,7 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.stored_versions import stored_versions
 from cluster.settings import ClusterSettings
 from tests import cluster_agents as agents
-from tests.golden_files import fill_redis
+from tests.golden_files import MACHINES, fill_redis
 
 GIB = 1 << 30
 UNREACHABLE = "redis://user:secret@127.0.0.1:1/0"
@@ -196,16 +196,19 @@ async def test_stored_versions_are_those_of_the_newest_row_or_the_snapshot(
     connection: Connection,
 ) -> None:
     await fill_redis(connection)
-    kinds = ("allowances", "approvals", "budget", "capabilities", "session")
-    assert await stored_versions(connection) == {kind: {1: 1} for kind in kinds}
+    newest = {one.kind: {one.version: 1} for one in MACHINES}
+    assert await stored_versions(connection) == newest
     journal = RedisJournal(connection)
-    newer = b"m" * 20 + b"\x93\x02"
+    newer = b"m" * 20 + bytes([0x93, SESSION.version + 1])
     for id, row, snapshot in (("b", newer, b""), ("c", b"", newer)):
         key = Key("a scope", "session", id)
         await journal.append([Append(key, 1, 0, row or b"row", create="x")])
         if snapshot:
             await journal.snapshot(key, 1, 1, bytes(8) + snapshot)
-    assert (await stored_versions(connection))["session"] == {1: 1, 2: 2}
+    assert (await stored_versions(connection))["session"] == {
+        SESSION.version: 1,
+        SESSION.version + 1: 2,
+    }
     few = await stored_versions(connection, 2)
     assert sum(count for counts in few.values() for count in counts.values()) == 2
 
