@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 _LIBC = ctypes.CDLL(None)  # now: what a forked process has to load and link costs each of them
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_TOLD = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 _PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
@@ -36,11 +37,24 @@ def end_with_parent(sign: signal.Signals) -> None:
 
 def children(pid: int) -> list[int]:
     """The children of a process, those that have ended and were not waited for among them."""
+    if not _TOLD:
+        return _searched(pid)
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                 found += map(int, file.read().split())
+    return found
+
+
+def _searched(parent: int) -> list[int]:
+    """As `children`, where the kernel does not tell: among all processes, for milliseconds."""
+    found: list[int] = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as stat:
+                if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
+                    found.append(int(name))
     return found
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors import metrics, tracing, wire
+from actors import metrics, strays, tracing, wire
 from actors.activation import Activation
 from actors.agents import AgentFunction, unship
 from actors.brakes import TimeLimit
@@ -20,7 +20,6 @@ from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
 from actors.processes import AgentDied, AgentProcesses, Runner
-from actors.strays import Strays
 from actors.turn import Turn
 from actors.watchdog import Watchdog, exit_process
 
@@ -60,7 +59,6 @@ class Runs:
         self._agents: dict[str, AgentFunction] = {}
         self._blobs: dict[str, bytes] = {}
         self._processes = processes or AgentProcesses()
-        self._strays = Strays()
         self._watchdog = Watchdog()
         self._always_replay = os.environ.get(ALWAYS_REPLAY) == "1"
 
@@ -282,7 +280,7 @@ class Runs:
         agent = await self._agent(profile.agent.digest)
         self._watchdog.watch()
         try:
-            with self._strays.started_by(activation.id):
+            with strays.started_by(activation.id):
                 return wire.outcome_of(await agent(Turn(engine, info), run.prompt))
         except (SystemExit, KeyboardInterrupt) as error:
             return wire.Outcome(
@@ -290,7 +288,7 @@ class Runs:
                 'isolation="process" gives it one of its own'
             )
         finally:
-            await self._strays.end(activation.id, self._processes.starting)
+            await strays.end(activation.id, self._processes.starting)
 
     async def _blob(self, digest: str) -> bytes:
         blob = self._blobs.get(digest)

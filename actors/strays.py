@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import os
 import signal
 import sys
@@ -26,39 +27,38 @@ _starters: set[str] = set()
 """The sessions of this process whose agents have started a process and not ended yet."""
 
 
-class Strays:
-    """The processes that this process's agents have started."""
+@contextlib.contextmanager
+def started_by(session_id: str) -> Iterator[None]:
+    """Note which session it is that starts processes in this block."""
+    _watch()
+    token = _SESSION.set(session_id)
+    try:
+        yield
+    finally:
+        _SESSION.reset(token)
 
-    def __init__(self) -> None:
-        self._watched = False
 
-    @contextlib.contextmanager
-    def started_by(self, session_id: str) -> Iterator[None]:
-        """Note which session it is that starts processes in this block."""
-        if not self._watched:
-            self._watched = True
-            sys.addaudithook(_note)
-        token = _SESSION.set(session_id)
-        try:
-            yield
-        finally:
-            _SESSION.reset(token)
+async def end(session_id: str, spared: Collection[int]) -> None:
+    """The session's agent has ended: kill what is nobody's now, but for ``spared``.
 
-    async def end(self, session_id: str, spared: Collection[int]) -> None:
-        """The session's agent has ended: kill what is nobody's now, but for ``spared``.
+    Returns when it is gone.
+    """
+    if session_id not in _starters:
+        return
+    _starters.discard(session_id)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LIMIT_S):
+            while not _starters and (left := _running(spared)):
+                for one in left:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(one, signal.SIGKILL)
+                await asyncio.sleep(_LOOK_AGAIN_S)
 
-        Returns when it is gone.
-        """
-        if session_id not in _starters:
-            return
-        _starters.discard(session_id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LIMIT_S):
-                while not _starters and (left := _running(spared)):
-                    for one in left:
-                        with contextlib.suppress(ProcessLookupError, PermissionError):
-                            os.kill(one, signal.SIGKILL)
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+
+@functools.cache
+def _watch() -> None:
+    """From the first shared agent on; there is no way to stop."""
+    sys.addaudithook(_note)
 
 
 def _note(event: str, arguments: object) -> None:

@@ -19,12 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors import proctree
 from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
 from cluster.cli_common import OK, report
 from cluster.guard import MARK
 from cluster.settings import state_directory
-from cluster.supervisor import Supervisor, adopt_orphans
+from cluster.supervisor import Supervisor
 
 _START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 30.0
@@ -100,7 +101,7 @@ def main() -> int:
 def _serve() -> int:
     for one in _ENDING:
         signal.signal(one, _interrupt)
-    adopt_orphans()
+    proctree.adopt_orphans()  # so that it sees all of a cluster end
     up.withdraw()
     supervisor = Supervisor()
     try:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
+from actors import proctree
 from cluster import running as up
 from cluster.cli_common import UNAVAILABLE
 from cluster.console import say
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 
-_SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
 _SWEEP_LIMIT_S = 8.0  # then what is left is killed
@@ -183,15 +181,6 @@ class Child:
         return Lost(f"main process {how}")
 
 
-def adopt_orphans() -> None:
-    """What loses its parent below this process becomes its child, so that it sees all of it end.
-
-    Linux only; elsewhere the guard's word has to do.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
-
-
 def wait_until_alone(spare: set[int] | frozenset[int], limit_s: float) -> None:
     """Return when this process has no children but ``spare``; after ``limit_s`` they are killed."""
     deadline = time.monotonic() + limit_s
@@ -213,13 +202,7 @@ def reap(spare: set[int] | frozenset[int]) -> None:
 
 def children() -> set[int]:
     """The children of this process, also those that have ended and were not waited for."""
-    found, own = set(), str(os.getpid())
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            fields = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if fields[1] == own:
-                found.add(int(process.name))
-    return found
+    return set(proctree.children(os.getpid()))
 
 
 def _changed(before: up.Running, state: up.State, why: str) -> up.Running:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import Turn, calls
+from actors import Turn, calls, proctree
 from actors.agents import ship
 from actors.deaths import Death, cause
 from actors.domain.errors import NoCapacity
@@ -376,3 +376,14 @@ def test_memory_is_named_where_it_may_have_been_the_reason() -> None:
 
 def test_the_sweep_knows_agents_by_the_same_mark() -> None:
     assert guard.AGENTS == AGENTS
+
+
+def test_children_are_found_also_where_the_kernel_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        told = proctree.children(os.getpid())
+        monkeypatch.setattr(proctree, "_TOLD", False)
+        assert child.pid in told
+        assert sorted(proctree.children(os.getpid())) == sorted(told)
+        child.kill()
