@@ -41,6 +41,7 @@ Killed: TypeAlias = Literal["agent", "driver", "up"]
 
 _LIMIT_S = 120.0
 _LOOK_EVERY_S = 0.005
+_LEFT = 5  # notes at least that are not written yet, or the run may end before the kill
 _PAID = {"alone": restart_agents.STEPS, "lead": restart_agents.CHILDREN}
 
 
@@ -94,7 +95,7 @@ class _Round:
         if self._case.killed == "up":
             self._troupe("up")
         begun = self._start()
-        self._wait_for(1 + int(moment * (2 * _PAID[self._case.what] - 2)))
+        self._wait_for(1 + int(moment * (2 * _PAID[self._case.what] - _LEFT)))
         self._kill(begun)
         if self._case.killed == "agent":
             output, _ = begun.communicate(timeout=_LIMIT_S)
