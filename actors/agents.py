@@ -3,6 +3,9 @@
 An agent's own module travels by value unless it is installed, so that a script or a notebook works
 on every worker. Other modules it imports must be importable there; the sender's import path goes
 along for workers that share its disk.
+
+Agents are kept, and outlive the layout of this code: a pickle names what is public of ours by its
+public name alone, and what it names by module is looked up in `MOVED`.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import io
 import pickle
 import sys
 import sysconfig
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import cloudpickle
@@ -38,6 +43,12 @@ _INSTALLED = tuple(
     if (path := sysconfig.get_path(name))
 )
 
+
+_FRONT_DOORS = ("actors", "cluster")
+"""Where public names are found; what belongs to the second is imported when it is asked for."""
+
+MOVED: Mapping[str, str] = {}
+"""What stored agents name, ``module`` or ``module:name``, and what that is now."""
 
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
 
@@ -84,7 +95,7 @@ def unship(blob: bytes) -> AgentFunction:
         if path not in sys.path and Path(path).is_dir():
             sys.path.append(path)
     try:
-        agent = pickle.loads(parcel.pickle)
+        agent = _Unpickler(io.BytesIO(parcel.pickle)).load()
     except Exception as error:
         raise InvalidAgent(
             f"the agent can't be opened at the worker: {type(error).__name__}: {error}; "
@@ -148,10 +159,10 @@ def _pickled(agent: AgentFunction) -> bytes:
     module = sys.modules.get(getattr(plain, "__module__", None) or type(plain).__module__)
     try:
         if module is None or module.__name__ == "__main__" or _is_installed(module):
-            return cast(bytes, cloudpickle.dumps(agent))
+            return _dumps(agent)
         cloudpickle.register_pickle_by_value(module)
         try:
-            return cast(bytes, cloudpickle.dumps(agent))
+            return _dumps(agent)
         finally:
             cloudpickle.unregister_pickle_by_value(module)
     except Exception as error:
@@ -159,6 +170,56 @@ def _pickled(agent: AgentFunction) -> bytes:
             f"agent: {name_of(agent)} does not pickle: {type(error).__name__}: {error}; "
             "define it in a module of its own, without open files, locks or clients in globals"
         ) from error
+
+
+def _dumps(agent: AgentFunction) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(agent)
+        return file.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing about its types
+    """Writes what is public of ours by its public name, and all else as cloudpickle does."""
+
+    def persistent_id(self, value: object) -> str | None:
+        if isinstance(value, type | FunctionType) and _of_ours(value):
+            return value.__name__ if _public(value.__name__) is value else None
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` has written, and what was written before modules moved."""
+
+    def persistent_load(self, name: str) -> object:
+        found = _public(name)
+        if found is None:
+            raise pickle.UnpicklingError(f"there is no public {name} in this version")
+        return found
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == (cloudpickle.cloudpickle.subimport.__module__, "subimport"):
+            return _import
+        return super().find_class(*_moved(module, name))
+
+
+def _import(module: str) -> ModuleType:
+    return import_module(_moved(module, "")[0])
+
+
+def _moved(module: str, name: str) -> tuple[str, str]:
+    found = MOVED.get(f"{module}:{name}") or f"{MOVED.get(module, module)}:{name}"
+    return found.partition(":")[0], found.partition(":")[2]
+
+
+def _public(name: str) -> object:
+    for door in map(import_module, _FRONT_DOORS):
+        if name in door.__all__:
+            return getattr(door, name)
+    return None
+
+
+def _of_ours(value: type | FunctionType) -> bool:
+    return str(value.__module__).partition(".")[0] in _FRONT_DOORS
 
 
 def _is_installed(module: ModuleType) -> bool:
