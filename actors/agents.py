@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import cloudpickle
 import msgspec
@@ -31,11 +31,8 @@ from actors.calls import Shipped
 from actors.domain.errors import InvalidAgent
 from actors.versions import PYTHON, installed
 
-if TYPE_CHECKING:
-    from actors.turn import Turn
-
-AgentFunction: TypeAlias = "Callable[[Turn, str], Awaitable[object]]"
-"""An agent: an async callable of (turn, prompt) that returns text, None or a JSON value."""
+Agent: TypeAlias = Callable[..., Awaitable[object]]
+"""Any async callable; `actors.turn.AgentFunction` says what it is called with."""
 
 _INSTALLED = tuple(
     str(Path(path).resolve())
@@ -66,7 +63,7 @@ class Parcel(msgspec.Struct, frozen=True):
 _shipped: weakref.WeakKeyDictionary[object, Shipped] = weakref.WeakKeyDictionary()
 
 
-def ship(agent: AgentFunction) -> Shipped:
+def ship(agent: Agent) -> Shipped:
     """The agent as bytes. Raises InvalidAgent if it is no async callable or does not pickle.
 
     The globals of a function in an uninstalled module are those of the first time it is shipped.
@@ -79,7 +76,7 @@ def ship(agent: AgentFunction) -> Shipped:
     return shipped
 
 
-def unship(blob: bytes) -> AgentFunction:
+def unship(blob: bytes) -> Agent:
     """The agent in ``blob``, whose seal the caller has checked.
 
     Raises InvalidAgent if it comes from another Python, or from a cloudpickle of another major
@@ -101,16 +98,16 @@ def unship(blob: bytes) -> AgentFunction:
             f"the agent can't be opened at the worker: {type(error).__name__}: {error}; "
             f"what it imports must be installed there{_unlike(parcel)}"
         ) from error
-    return cast(AgentFunction, agent)
+    return cast(Agent, agent)
 
 
-def name_of(agent: AgentFunction) -> str:
+def name_of(agent: Agent) -> str:
     """A name for people."""
     plain = agent.func if isinstance(agent, functools.partial) else agent
     return getattr(plain, "__name__", type(plain).__name__)
 
 
-def _ship(agent: AgentFunction) -> Shipped:
+def _ship(agent: Agent) -> Shipped:
     _require_async(agent)
     paths = [path for path in sys.path if path and not _installed(path) and Path(path).is_dir()]
     made_with = (cloudpickle.__version__, installed("troupe"))
@@ -154,7 +151,7 @@ def _require_async(agent: object) -> None:
         )
 
 
-def _pickled(agent: AgentFunction) -> bytes:
+def _pickled(agent: Agent) -> bytes:
     plain = agent.func if isinstance(agent, functools.partial) else agent
     module = sys.modules.get(getattr(plain, "__module__", None) or type(plain).__module__)
     try:
@@ -172,7 +169,7 @@ def _pickled(agent: AgentFunction) -> bytes:
         ) from error
 
 
-def _dumps(agent: AgentFunction) -> bytes:
+def _dumps(agent: Agent) -> bytes:
     with io.BytesIO() as file:
         _Pickler(file).dump(agent)
         return file.getvalue()

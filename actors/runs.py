@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from actors import metrics, tracing, wire
 from actors.activation import Activation
-from actors.agents import AgentFunction, unship
+from actors.agents import unship
 from actors.brakes import TimeLimit
 from actors.calls import TurnInfo
 from actors.domain import session
@@ -21,7 +21,7 @@ from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
 from actors.processes import AgentDied, AgentProcesses, Runner
 from actors.strays import Strays
-from actors.turn import Turn
+from actors.turn import AgentFunction, Turn
 from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0

@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec import structs
 
-from actors.agents import AgentFunction, name_of, ship
+from actors.agents import name_of, ship
 from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, OpenWorkspace, Standing
 from actors.domain.document import SessionDocument, SkippedMessage
@@ -32,6 +32,7 @@ from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
 from actors.listing import check_states, parse_cursor
 from actors.ports import SessionQuery, SessionSummary, WorkspaceSettings
+from actors.turn import AgentFunction
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls

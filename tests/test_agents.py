@@ -21,9 +21,9 @@ import pytest
 
 import actors
 from actors import FileRead, agents
-from actors.agents import AgentFunction, name_of, ship, unship
+from actors.agents import name_of, ship, unship
 from actors.domain.errors import Busy, InvalidAgent, TroupeError
-from actors.turn import Turn
+from actors.turn import AgentFunction, Turn
 from actors.versions import installed
 
 ROOT = str(Path(actors.__file__).parent.parent)
