@@ -36,7 +36,6 @@ from actors.turn import AgentFunction
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls
-from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
 from cluster.handles import (
     ApprovalHandler,
@@ -50,6 +49,7 @@ from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
 from cluster.redis.connection import DiskWait
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
+from cluster.status import ClusterStatus
 from cluster.tie import TIE
 
 _LOG = logging.getLogger("troupe")

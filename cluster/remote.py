@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import ray
 from ray import ObjectRef
@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster.settings import STORE_CPUS, ClusterSettings
+from cluster.status import Node
 from cluster.tie import TIE
 
 T = TypeVar("T")
@@ -101,13 +102,6 @@ def named(namespace: str) -> list[str]:
     """The names of our actors that Ray knows."""
     found = ray.util.list_named_actors(all_namespaces=True)
     return [one["name"] for one in found if one["namespace"] == namespace]
-
-
-class Node(NamedTuple):
-    """A machine of the cluster: its id, and its address as Ray knows it."""
-
-    id: str
-    address: str
 
 
 def node() -> Node:

@@ -29,12 +29,12 @@ from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import HOST_PREFIX, Directory, HostControl
 from cluster.metrics import Exporter
-from cluster.nodes import Node
 from cluster.pool import Pool
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
+from cluster.status import Node
 
 _COLLECT_AFTER = (50_000, 20, 20)
 """Objects made, and collections of the generation before, between two collections."""
