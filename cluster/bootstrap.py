@@ -37,6 +37,7 @@ from ray.exceptions import AuthenticationError, RayError
 from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
 from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
+from cluster.names import DIRECTORY
 from cluster.redis import heads
 from cluster.redis.connection import Connection, DiskWait
 from cluster.redis.deployment import FORMS, SCHEMES
@@ -111,7 +112,7 @@ def join(
     try:
         directory = _start_directory(settings)
         if durable is not None:
-            remote.ask_at_once(directory, remote.DIRECTORY, "require_redis", durable)
+            remote.ask_at_once(directory, DIRECTORY, "require_redis", durable)
         if owns and look is not None:
             TIE.fasten(look, ray.shutdown)
     except BaseException:
@@ -448,7 +449,7 @@ def _rays_token_file() -> Path:
 
 
 def _start_directory(settings: ClusterSettings) -> ActorHandle[object]:
-    return remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings, settings)
+    return remote.start_store(roles.DirectoryActor, DIRECTORY, settings, settings)
 
 
 def _unavailable(address: str | None, error: Exception) -> ClusterUnavailable:

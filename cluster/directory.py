@@ -28,8 +28,8 @@ from actors.ports import (
 from actors.wiring import Wiring
 from cluster.archive import Archive
 from cluster.feed import Feed
+from cluster.names import DIRECTORY, HOST_PREFIX, scope_of
 from cluster.pool import Isolation, Pool
-from cluster.remote import DIRECTORY, scope_of
 from cluster.slots import Slots
 from cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
 
@@ -42,9 +42,6 @@ _PATIENCE_S = 20.0  # so long a root waits for a host of its own to start
 _LOOK_AGAIN_S = 1.0
 _LEAVE_LIMIT_S = 20.0
 _SHOWN = 8
-
-
-HOST_PREFIX = "host/"
 
 
 class HostControl(Protocol):

@@ -26,32 +26,11 @@ from cluster.tie import TIE
 
 T = TypeVar("T")
 
-DIRECTORY = "directory"
-CAPABILITIES = "capabilities"
-
-_BUDGET = "budget"
-_ALLOWANCES = "allowances"
 _AT_ONCE_S = 20.0
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _MOST_CALLS = 100_000
-
-
-def scope_of(name: str) -> str | None:
-    """The scope whose budget or allowances an actor of this name keeps."""
-    kind, _, scope = name.partition("/")
-    return scope if kind in (_BUDGET, _ALLOWANCES) else None
-
-
-def budget_name(scope: str) -> str:
-    """The actor name of a workspace's budget."""
-    return f"{_BUDGET}/{scope}"
-
-
-def allowances_name(scope: str) -> str:
-    """The actor name of a workspace's allowances."""
-    return f"{_ALLOWANCES}/{scope}"
 
 
 def start_store(

@@ -58,7 +58,14 @@ LAYERS: list[set[str]] = [
         "cluster.slots",
     },
     {"cluster.metrics", "cluster.nodes", "cluster.redis", "cluster.remote", "cluster.settings"},
-    {"cluster.guard", "cluster.memory", "cluster.names", "cluster.status", "cluster.tie"},
+    {
+        "cluster.guard",
+        "cluster.memory",
+        "cluster.names",
+        "cluster.status",
+        "cluster.tie",
+        "cluster.whoami",
+    },
     {"actors"},
     {"actors.domain"},
 ]

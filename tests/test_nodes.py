@@ -20,8 +20,8 @@ import survey
 from actors.domain.budget import WORKSPACE
 from actors.domain.ids import derived_id
 from cluster import Session, SessionTree, Troupe, connect, remote, roles
+from cluster.names import DIRECTORY, allowances_name, budget_name
 from cluster.nodes import actors_on
-from cluster.remote import DIRECTORY, allowances_name, budget_name
 from cluster.settings import ClusterSettings
 from cluster.status import HostStatus, NodeStatus
 from survey_report import Report
