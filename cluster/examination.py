@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster import remote
 from cluster.calls import Calls
-from cluster.cli_common import outlives_us
 from cluster.client import Troupe
 from cluster.cluster_doctor import Cluster, Examined
+from cluster.joining import outlives_us
 from cluster.node_report import node_report, software, versions_report
 from cluster.redis.stored_versions import Versions
 from cluster.settings import DEFAULT_NAMESPACE

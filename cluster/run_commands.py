@@ -25,10 +25,11 @@ from actors.domain.settings import BudgetConfig, Isolation
 from actors.turn import AgentFunction
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
-from cluster.cli_common import FAILED, OK, connected, outlives_us, print_json, report
+from cluster.cli_common import FAILED, OK, connected, print_json, report
 from cluster.console import clean, say
 from cluster.display import Display, make_display
 from cluster.follow import conclusion, follow
+from cluster.joining import outlives_us
 from cluster.lookup import check_fragment, find_session
 from cluster.overview import result_json
 
