@@ -39,11 +39,12 @@ from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
 from cluster.names import DIRECTORY
 from cluster.redis import heads
-from cluster.redis.connection import Connection, DiskWait
+from cluster.redis.connection import Connection
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
 from cluster.running import Part, part
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
+from cluster.state import ensure_key, state_directory
 from cluster.tie import TIE
 
 _RAY_ENVIRONMENT = {
@@ -217,7 +218,7 @@ def local_key_file() -> str | None:
 
 async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
     """StoreUnavailable, naming the setting, if this Redis can't keep what we promise."""
-    connection = settings.connection()
+    connection = Connection.of(settings)
     try:
         await connection.check(durable)
     finally:

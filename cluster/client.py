@@ -47,8 +47,7 @@ from cluster.handles import (
 )
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
-from cluster.redis.connection import DiskWait
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
 from cluster.status import ClusterStatus
 from cluster.tie import TIE
 

@@ -38,10 +38,12 @@ from cluster.names import (
     scope_of,
 )
 from cluster.pool import Pool
+from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
+from cluster.state import cluster_key
 from cluster.status import Node
 
 _COLLECT_AFTER = (50_000, 20, 20)
@@ -50,8 +52,8 @@ _COLLECT_AFTER = (50_000, 20, 20)
 
 def wire(settings: ClusterSettings) -> Wiring:
     """Journal, registry and key for a process of this cluster."""
-    connection = settings.connection()
-    keyring = settings.keyring()
+    connection = Connection.of(settings)
+    keyring = cluster_key(settings)
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
 
@@ -167,7 +169,7 @@ class DirectoryActor(_Process, Directory):
 
     async def require_redis(self, durable: bool) -> None:
         """StoreUnavailable, naming this node, if Redis can't be reached or used from here."""
-        connection = self._settings.connection()
+        connection = Connection.of(self._settings)
         try:
             await connection.check(durable)
         except StoreUnavailable as error:

@@ -28,7 +28,8 @@ from ray.cluster_utils import Cluster
 from cluster import bootstrap, remote, roles
 from cluster.guard import Guard, mark_process
 from cluster.names import DIRECTORY
-from cluster.settings import ClusterSettings, ensure_key
+from cluster.settings import ClusterSettings
+from cluster.state import ensure_key
 from tests.chaos import processes
 from tests.chaos.cluster import raylet_of
 from tests.redis_server import RedisServer
