@@ -3,6 +3,9 @@
 An agent's own module travels by value unless it is installed, so that a script or a notebook works
 on every worker. Other modules it imports must be importable there; the sender's import path goes
 along for workers that share its disk.
+
+Agents are kept, and outlive the layout of this code: a pickle names what is public of ours by its
+public name alone, and what it names by module is looked up in `MOVED`.
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import io
 import pickle
 import sys
 import sysconfig
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from types import FunctionType, ModuleType
+from typing import TypeAlias, cast
 
 import cloudpickle
 import msgspec
@@ -26,11 +31,8 @@ from actors.calls import Shipped
 from actors.domain.errors import InvalidAgent
 from actors.versions import PYTHON, installed
 
-if TYPE_CHECKING:
-    from actors.turn import Turn
-
-AgentFunction: TypeAlias = "Callable[[Turn, str], Awaitable[object]]"
-"""An agent: an async callable of (turn, prompt) that returns text, None or a JSON value."""
+Agent: TypeAlias = Callable[..., Awaitable[object]]
+"""Any async callable; `actors.turn.AgentFunction` says what it is called with."""
 
 _INSTALLED = tuple(
     str(Path(path).resolve())
@@ -38,6 +40,12 @@ _INSTALLED = tuple(
     if (path := sysconfig.get_path(name))
 )
 
+
+_FRONT_DOORS = ("actors", "cluster")
+"""Where public names are found; what belongs to the second is imported when it is asked for."""
+
+MOVED: Mapping[str, str] = {}
+"""What stored agents name, ``module`` or ``module:name``, and what that is now."""
 
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
 
@@ -55,7 +63,7 @@ class Parcel(msgspec.Struct, frozen=True):
 _shipped: weakref.WeakKeyDictionary[object, Shipped] = weakref.WeakKeyDictionary()
 
 
-def ship(agent: AgentFunction) -> Shipped:
+def ship(agent: Agent) -> Shipped:
     """The agent as bytes. Raises InvalidAgent if it is no async callable or does not pickle.
 
     The globals of a function in an uninstalled module are those of the first time it is shipped.
@@ -68,7 +76,7 @@ def ship(agent: AgentFunction) -> Shipped:
     return shipped
 
 
-def unship(blob: bytes) -> AgentFunction:
+def unship(blob: bytes) -> Agent:
     """The agent in ``blob``, whose seal the caller has checked.
 
     Raises InvalidAgent if it comes from another Python, or from a cloudpickle of another major
@@ -84,22 +92,22 @@ def unship(blob: bytes) -> AgentFunction:
         if path not in sys.path and Path(path).is_dir():
             sys.path.append(path)
     try:
-        agent = pickle.loads(parcel.pickle)
+        agent = _Unpickler(io.BytesIO(parcel.pickle)).load()
     except Exception as error:
         raise InvalidAgent(
             f"the agent can't be opened at the worker: {type(error).__name__}: {error}; "
             f"what it imports must be installed there{_unlike(parcel)}"
         ) from error
-    return cast(AgentFunction, agent)
+    return cast(Agent, agent)
 
 
-def name_of(agent: AgentFunction) -> str:
+def name_of(agent: Agent) -> str:
     """A name for people."""
     plain = agent.func if isinstance(agent, functools.partial) else agent
     return getattr(plain, "__name__", type(plain).__name__)
 
 
-def _ship(agent: AgentFunction) -> Shipped:
+def _ship(agent: Agent) -> Shipped:
     _require_async(agent)
     paths = [path for path in sys.path if path and not _installed(path) and Path(path).is_dir()]
     made_with = (cloudpickle.__version__, installed("troupe"))
@@ -143,15 +151,15 @@ def _require_async(agent: object) -> None:
         )
 
 
-def _pickled(agent: AgentFunction) -> bytes:
+def _pickled(agent: Agent) -> bytes:
     plain = agent.func if isinstance(agent, functools.partial) else agent
     module = sys.modules.get(getattr(plain, "__module__", None) or type(plain).__module__)
     try:
         if module is None or module.__name__ == "__main__" or _is_installed(module):
-            return cast(bytes, cloudpickle.dumps(agent))
+            return _dumps(agent)
         cloudpickle.register_pickle_by_value(module)
         try:
-            return cast(bytes, cloudpickle.dumps(agent))
+            return _dumps(agent)
         finally:
             cloudpickle.unregister_pickle_by_value(module)
     except Exception as error:
@@ -159,6 +167,56 @@ def _pickled(agent: AgentFunction) -> bytes:
             f"agent: {name_of(agent)} does not pickle: {type(error).__name__}: {error}; "
             "define it in a module of its own, without open files, locks or clients in globals"
         ) from error
+
+
+def _dumps(agent: Agent) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(agent)
+        return file.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing about its types
+    """Writes what is public of ours by its public name, and all else as cloudpickle does."""
+
+    def persistent_id(self, value: object) -> str | None:
+        if isinstance(value, type | FunctionType) and _of_ours(value):
+            return value.__name__ if _public(value.__name__) is value else None
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` has written, and what was written before modules moved."""
+
+    def persistent_load(self, name: str) -> object:
+        found = _public(name)
+        if found is None:
+            raise pickle.UnpicklingError(f"there is no public {name} in this version")
+        return found
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == (cloudpickle.cloudpickle.subimport.__module__, "subimport"):
+            return _import
+        return super().find_class(*_moved(module, name))
+
+
+def _import(module: str) -> ModuleType:
+    return import_module(_moved(module, "")[0])
+
+
+def _moved(module: str, name: str) -> tuple[str, str]:
+    found = MOVED.get(f"{module}:{name}") or f"{MOVED.get(module, module)}:{name}"
+    return found.partition(":")[0], found.partition(":")[2]
+
+
+def _public(name: str) -> object:
+    for door in map(import_module, _FRONT_DOORS):
+        if name in door.__all__:
+            return getattr(door, name)
+    return None
+
+
+def _of_ours(value: type | FunctionType) -> bool:
+    return str(value.__module__).partition(".")[0] in _FRONT_DOORS
 
 
 def _is_installed(module: ModuleType) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from actors import metrics, strays, tracing, wire
 from actors.activation import Activation
-from actors.agents import AgentFunction, unship
+from actors.agents import unship
 from actors.brakes import TimeLimit
 from actors.calls import TurnInfo
 from actors.domain import session
@@ -20,7 +20,7 @@ from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
 from actors.processes import AgentDied, AgentProcesses, Runner
-from actors.turn import Turn
+from actors.turn import AgentFunction, Turn
 from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0

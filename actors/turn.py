@@ -12,12 +12,12 @@ import inspect
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar, cast, overload
+from typing import Protocol, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
 from actors import calls
-from actors.agents import AgentFunction, name_of, ship
+from actors.agents import name_of, ship
 from actors.domain.actions import Action, describe
 from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import InvalidValue
@@ -27,6 +27,9 @@ from actors.domain.result import Result
 from actors.domain.settings import DEFAULT_TIMEOUT_S, Isolation
 
 T = TypeVar("T")
+
+AgentFunction: TypeAlias = "Callable[[Turn, str], Awaitable[object]]"
+"""An agent: an async callable of (turn, prompt) that returns text, None or a JSON value."""
 
 APPROVAL_TIMEOUT_S = 300.0
 """How long an action waits for a person, in seconds, before it is deferred."""

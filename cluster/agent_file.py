@@ -13,8 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from actors.agents import AgentFunction, ship
+from actors.agents import ship
 from actors.domain.errors import InvalidAgent, NotFound
+from actors.turn import AgentFunction
 
 
 def load_agent(text: str) -> AgentFunction:

@@ -37,12 +37,14 @@ from ray.exceptions import AuthenticationError, RayError
 from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
 from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
+from cluster.names import DIRECTORY
 from cluster.redis import heads
-from cluster.redis.connection import Connection, DiskWait
+from cluster.redis.connection import Connection
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
 from cluster.running import Part, part
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, ensure_key, state_directory
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
+from cluster.state import ensure_key, state_directory
 from cluster.tie import TIE
 
 _RAY_ENVIRONMENT = {
@@ -111,7 +113,7 @@ def join(
     try:
         directory = _start_directory(settings)
         if durable is not None:
-            remote.ask_at_once(directory, remote.DIRECTORY, "require_redis", durable)
+            remote.ask_at_once(directory, DIRECTORY, "require_redis", durable)
         if owns and look is not None:
             TIE.fasten(look, ray.shutdown)
     except BaseException:
@@ -216,7 +218,7 @@ def local_key_file() -> str | None:
 
 async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
     """StoreUnavailable, naming the setting, if this Redis can't keep what we promise."""
-    connection = settings.connection()
+    connection = Connection.of(settings)
     try:
         await connection.check(durable)
     finally:
@@ -448,7 +450,7 @@ def _rays_token_file() -> Path:
 
 
 def _start_directory(settings: ClusterSettings) -> ActorHandle[object]:
-    return remote.start_store(roles.DirectoryActor, remote.DIRECTORY, settings, settings)
+    return remote.start_store(roles.DirectoryActor, DIRECTORY, settings, settings)
 
 
 def _unavailable(address: str | None, error: Exception) -> ClusterUnavailable:

@@ -17,8 +17,7 @@ from actors.domain.errors import CallError, TroupeError
 from actors.domain.json_value import JsonValue
 from cluster.console import say
 from cluster.display import waiting
-from cluster.joining import address_or_none
-from cluster.running import running
+from cluster.joining import outlives_us
 
 if TYPE_CHECKING:
     from cluster.client import Troupe
@@ -61,11 +60,6 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
             return asyncio.run(main())
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # Ray raises the last
             return INTERRUPTED
-
-
-def outlives_us() -> bool:
-    """Whether commands join a cluster, and don't start one of their own."""
-    return address_or_none(None) is not None or running() is not None
 
 
 @contextlib.asynccontextmanager

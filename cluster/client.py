@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec import structs
 
-from actors.agents import AgentFunction, name_of, ship
+from actors.agents import name_of, ship
 from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, OpenWorkspace, Standing
 from actors.domain.document import SessionDocument, SkippedMessage
@@ -32,10 +32,10 @@ from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
 from actors.listing import check_states, parse_cursor
 from actors.ports import SessionQuery, SessionSummary, WorkspaceSettings
+from actors.turn import AgentFunction
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls
-from cluster.directory import ClusterStatus
 from cluster.documents import imported_state, read_document
 from cluster.handles import (
     ApprovalHandler,
@@ -47,8 +47,8 @@ from cluster.handles import (
 )
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
-from cluster.redis.connection import DiskWait
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, disk_wait
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
+from cluster.status import ClusterStatus
 from cluster.tie import TIE
 
 _LOG = logging.getLogger("troupe")

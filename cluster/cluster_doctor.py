@@ -28,7 +28,7 @@ _SKEW_MS = 1000.0
 _FAR_MS = 50.0
 
 
-class Node(msgspec.Struct, frozen=True):
+class Examined(msgspec.Struct, frozen=True):
     """A node, what it said or why it said nothing, and what of the pool is there."""
 
     id: str
@@ -43,7 +43,7 @@ class Cluster(msgspec.Struct, frozen=True):
     """All that was collected; ``pool_error`` and ``stored_error`` say what could not be."""
 
     client: Software
-    nodes: list[Node]
+    nodes: list[Examined]
     stored: Versions = {}
     stored_error: str = ""
     pool_error: str = ""
@@ -73,7 +73,7 @@ def judge(cluster: Cluster) -> Findings:
     )
 
 
-def _node(node: Node, client: Software, issuer: str) -> Iterator[Check]:
+def _node(node: Examined, client: Software, issuer: str) -> Iterator[Check]:
     report = node.report
     if report is None:
         yield Check("node", "problem", f"can't be examined: {node.error}", "see Ray's log there")

@@ -24,7 +24,7 @@ from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
 from cluster.cli_common import OK, report
 from cluster.guard import MARK
-from cluster.settings import state_directory
+from cluster.state import state_directory
 from cluster.supervisor import Supervisor
 
 _START_LIMIT_S = 90.0

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from actors.domain.errors import (
     ClusterUnavailable,
@@ -28,10 +28,10 @@ from actors.ports import (
 from actors.wiring import Wiring
 from cluster.archive import Archive
 from cluster.feed import Feed
-from cluster.nodes import Node
+from cluster.names import DIRECTORY, HOST_PREFIX, scope_of
 from cluster.pool import Isolation, Pool
-from cluster.remote import DIRECTORY, scope_of
 from cluster.slots import Slots
+from cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
 
 _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
@@ -42,9 +42,6 @@ _PATIENCE_S = 20.0  # so long a root waits for a host of its own to start
 _LOOK_AGAIN_S = 1.0
 _LEAVE_LIMIT_S = 20.0
 _SHOWN = 8
-
-
-HOST_PREFIX = "host/"
 
 
 class HostControl(Protocol):
@@ -72,38 +69,6 @@ class Launcher(Protocol):
     async def stores_on(self, node_id: str) -> list[str]: ...
     async def idle_stores(self) -> dict[str, float]: ...
     async def move(self, name: str) -> None: ...
-
-
-class HostStatus(Struct, frozen=True):
-    """A host as `troupe ps` and `troupe doctor` show it. ``node`` is the id of its node."""
-
-    name: str
-    pid: int | None
-    sessions: int
-    node: str = ""
-    draining: bool = False
-
-
-class NodeStatus(Struct, frozen=True):
-    """A node, and what of ours is still on it; ``sessions`` are those that are live there."""
-
-    id: str
-    address: str
-    name: str
-    draining: bool
-    hosts: int
-    sessions: int
-    stores: int = 0
-
-
-class ClusterStatus(Struct, frozen=True):
-    """What the directory knows about the cluster."""
-
-    hosts: list[HostStatus]
-    max_hosts: int
-    queued: int
-    scopes: list[str]
-    nodes: list[NodeStatus] = []
 
 
 class Directory(Archive):

@@ -29,7 +29,8 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder
 from cluster.running import Part, Running, alive, announced, running, trouble
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, state_directory
+from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+from cluster.state import cluster_key, state_directory
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
 
@@ -215,7 +216,7 @@ def _holds(url: str) -> Iterator[Check]:
 
 
 async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | TroupeError]]:
-    keyring, found = settings.keyring(), list[tuple[str, Hold | TroupeError]]()
+    keyring, found = cluster_key(settings), list[tuple[str, Hold | TroupeError]]()
     connection = Connection(settings.redis_url, settings.namespace, patience_s=2.0)
     try:
         journal = RedisJournal(connection)

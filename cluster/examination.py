@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster import remote
 from cluster.calls import Calls
-from cluster.cli_common import outlives_us
 from cluster.client import Troupe
-from cluster.cluster_doctor import Cluster, Node
+from cluster.cluster_doctor import Cluster, Examined
+from cluster.joining import outlives_us
 from cluster.node_report import node_report, software, versions_report
 from cluster.redis.stored_versions import Versions
 from cluster.settings import DEFAULT_NAMESPACE
+from cluster.status import Node
 
 _NODE_LIMIT_S = 30.0
 
@@ -42,7 +43,7 @@ async def collect(calls: Calls) -> Cluster:
     except (TroupeError, TimeoutError) as error:
         hosts, pool_error = [], str(error) or "the directory does not answer"
     nodes = [
-        Node(
+        Examined(
             node.id,
             node.address,
             None if isinstance(answer, str) else answer,
@@ -62,12 +63,12 @@ async def _pool(calls: Calls) -> list[tuple[str, int]]:
     return [(host.node, host.sessions) for host in status.hosts]
 
 
-async def _stored(calls: Calls, nodes: Sequence[Node]) -> tuple[Versions, str]:
+async def _stored(calls: Calls, nodes: Sequence[Examined]) -> tuple[Versions, str]:
     """What is stored, as the first node that reaches Redis sees it."""
     able = [one for one in nodes if one.report and not one.report.redis.error]
     if not able:
         return {}, "no node reaches Redis"
-    node = remote.Node(able[0].id, able[0].address)
+    node = Node(able[0].id, able[0].address)
     ((_, answer),) = await asyncio.to_thread(
         remote.on_nodes, versions_report, (calls.settings,), [node], _NODE_LIMIT_S
     )

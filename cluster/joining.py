@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
+from cluster.running import running
 
 ADDRESS = "RAY_ADDRESS"
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -34,6 +35,11 @@ def address_or_none(given: str | None) -> str | None:
     if address != "auto" and not address.rpartition(":")[2].isdigit():
         raise InvalidValue(f"{source}: {address!r} is not HOST:PORT or auto", field=source)
     return address
+
+
+def outlives_us() -> bool:
+    """Whether commands join a cluster, and don't start one of their own."""
+    return address_or_none(None) is not None or running() is not None
 
 
 def require_reachable(address: str) -> None:

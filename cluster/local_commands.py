@@ -17,7 +17,7 @@ from cluster.console import say, show
 from cluster.display import waiting
 from cluster.node_report import NodeReport
 from cluster.running import alive, trouble
-from cluster.settings import state_directory
+from cluster.state import state_directory
 
 _GIB = 1 << 30
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("problem", "bold red")}

@@ -1,18 +1,26 @@
-"""What the person or program is called who uses a client: it goes into the audit log."""
+"""The names of the cluster's actors."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import platform
+DIRECTORY = "directory"
+CAPABILITIES = "capabilities"
+HOST_PREFIX = "host/"
+
+_BUDGET = "budget"
+_ALLOWANCES = "allowances"
 
 
-def actor_name(given: str | None = None) -> str:
-    """The name that was given, else the login name with the machine's, as in ``ann@laptop``."""
-    if given and given.strip():
-        return given.strip()
-    try:
-        login = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container's user need not have a name
-        login = f"user {os.getuid()}"
-    return f"{login}@{platform.node() or 'unknown'}"
+def scope_of(name: str) -> str | None:
+    """The scope whose budget or allowances an actor of this name keeps."""
+    kind, _, scope = name.partition("/")
+    return scope if kind in (_BUDGET, _ALLOWANCES) else None
+
+
+def budget_name(scope: str) -> str:
+    """The actor name of a workspace's budget."""
+    return f"{_BUDGET}/{scope}"
+
+
+def allowances_name(scope: str) -> str:
+    """The actor name of a workspace's allowances."""
+    return f"{_ALLOWANCES}/{scope}"

@@ -6,7 +6,7 @@ import asyncio
 
 from cluster.cli_common import OK, connected, print_json
 from cluster.console import say
-from cluster.directory import NodeStatus
+from cluster.status import NodeStatus
 
 _POLL_S = 0.3
 _SHOWN = 8

@@ -14,6 +14,7 @@ from cluster.memory import available_memory
 from cluster.redis.connection import Connection
 from cluster.redis.stored_versions import Versions, stored_versions
 from cluster.settings import ClusterSettings
+from cluster.state import cluster_key
 
 _PATIENCE_S = 2.0
 _ROUNDS = 5
@@ -57,7 +58,7 @@ def node_report(settings: ClusterSettings) -> NodeReport:
     """The report of the node that this runs on."""
     issuer, key_error = "", ""
     try:
-        issuer = settings.keyring().issuer
+        issuer = cluster_key(settings).issuer
     except TroupeError as error:
         key_error = error.message
     redis = asyncio.run(_redis(settings))

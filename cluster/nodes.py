@@ -6,32 +6,15 @@ import contextlib
 from collections.abc import Iterator
 
 import ray
-from msgspec import Struct
 from ray._private import state as ray_state
 from ray._private.worker import global_worker
 from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.exceptions import RayError
 
 from actors.domain.errors import ClusterUnavailable
+from cluster.status import Node
 
 _NOT_TO_BE_REFUSED = "DRAIN_NODE_REASON_PREEMPTION"
-
-
-class Node(Struct, frozen=True):
-    """A node. Memory in bytes; what is free is free for actors that ask for it."""
-
-    id: str
-    address: str
-    name: str
-    alive: bool = True
-    draining: bool = False
-    cpus: float = 0.0
-    free_cpus: float = 0.0
-    free_memory: float = 0.0
-
-    def is_called(self, text: str) -> bool:
-        """Whether ``text`` is its id, the beginning of that, its name or its address."""
-        return text in (self.address, self.name) or (bool(text) and self.id.startswith(text))
 
 
 def nodes() -> list[Node]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import ray
 from ray import ObjectRef
@@ -21,36 +21,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster.settings import STORE_CPUS, ClusterSettings
+from cluster.status import Node
 from cluster.tie import TIE
 
 T = TypeVar("T")
 
-DIRECTORY = "directory"
-CAPABILITIES = "capabilities"
-
-_BUDGET = "budget"
-_ALLOWANCES = "allowances"
 _AT_ONCE_S = 20.0
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _MOST_CALLS = 100_000
-
-
-def scope_of(name: str) -> str | None:
-    """The scope whose budget or allowances an actor of this name keeps."""
-    kind, _, scope = name.partition("/")
-    return scope if kind in (_BUDGET, _ALLOWANCES) else None
-
-
-def budget_name(scope: str) -> str:
-    """The actor name of a workspace's budget."""
-    return f"{_BUDGET}/{scope}"
-
-
-def allowances_name(scope: str) -> str:
-    """The actor name of a workspace's allowances."""
-    return f"{_ALLOWANCES}/{scope}"
 
 
 def start_store(
@@ -101,13 +81,6 @@ def named(namespace: str) -> list[str]:
     """The names of our actors that Ray knows."""
     found = ray.util.list_named_actors(all_namespaces=True)
     return [one["name"] for one in found if one["namespace"] == namespace]
-
-
-class Node(NamedTuple):
-    """A machine of the cluster: its id, and its address as Ray knows it."""
-
-    id: str
-    address: str
 
 
 def node() -> Node:

@@ -27,14 +27,24 @@ from actors.watchdog import exit_process
 from actors.wiring import Wiring
 from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
-from cluster.directory import HOST_PREFIX, Directory, HostControl
+from cluster.directory import Directory, HostControl
 from cluster.metrics import Exporter
-from cluster.nodes import Node
+from cluster.names import (
+    CAPABILITIES,
+    DIRECTORY,
+    HOST_PREFIX,
+    allowances_name,
+    budget_name,
+    scope_of,
+)
 from cluster.pool import Pool
+from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
+from cluster.state import cluster_key
+from cluster.status import Node
 
 _COLLECT_AFTER = (50_000, 20, 20)
 """Objects made, and collections of the generation before, between two collections."""
@@ -42,8 +52,8 @@ _COLLECT_AFTER = (50_000, 20, 20)
 
 def wire(settings: ClusterSettings) -> Wiring:
     """Journal, registry and key for a process of this cluster."""
-    connection = settings.connection()
-    keyring = settings.keyring()
+    connection = Connection.of(settings)
+    keyring = cluster_key(settings)
     return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
 
@@ -159,7 +169,7 @@ class DirectoryActor(_Process, Directory):
 
     async def require_redis(self, durable: bool) -> None:
         """StoreUnavailable, naming this node, if Redis can't be reached or used from here."""
-        connection = self._settings.connection()
+        connection = Connection.of(self._settings)
         try:
             await connection.check(durable)
         except StoreUnavailable as error:
@@ -203,7 +213,7 @@ class RayLauncher:
 
     async def idle_stores(self) -> dict[str, float]:
         names = await asyncio.to_thread(remote.named, self._namespace)
-        stores = [name for name in names if remote.scope_of(name)]
+        stores = [name for name in names if scope_of(name)]
         asked = (Proxy(name, self._namespace, restarts=False).idle_for() for name in stores)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return {
@@ -232,7 +242,7 @@ class Peers:
         self._settings = settings
         self._stores: dict[str, Stores] = {}
         self._hosts: dict[str, HostPort] = {}
-        self._directory = cast(DirectoryPort, Proxy(remote.DIRECTORY, settings.namespace))
+        self._directory = cast(DirectoryPort, Proxy(DIRECTORY, settings.namespace))
 
     async def stores(self, scope: str) -> Stores:
         """Handles of the scope's stores, which are started where they are not running."""
@@ -244,9 +254,9 @@ class Peers:
                 await asyncio.to_thread(start_stores, self._settings, scope)
 
             found = StoreHandles(
-                cast(BudgetPort, Proxy(remote.budget_name(scope), namespace, start=start)),
-                cast(PermissionsPort, Proxy(remote.allowances_name(scope), namespace, start=start)),
-                cast(CapabilitiesPort, Proxy(remote.CAPABILITIES, namespace, start=start)),
+                cast(BudgetPort, Proxy(budget_name(scope), namespace, start=start)),
+                cast(PermissionsPort, Proxy(allowances_name(scope), namespace, start=start)),
+                cast(CapabilitiesPort, Proxy(CAPABILITIES, namespace, start=start)),
             )
             self._stores[scope] = found
         return found
@@ -266,6 +276,6 @@ class Peers:
 
 def start_stores(settings: ClusterSettings, scope: str) -> None:
     """Start the named actors of a scope, and the cluster's capability store."""
-    remote.start_store(Budget, remote.budget_name(scope), settings, settings, scope)
-    remote.start_store(Allowances, remote.allowances_name(scope), settings, settings, scope)
-    remote.start_store(Capabilities, remote.CAPABILITIES, settings, settings)
+    remote.start_store(Budget, budget_name(scope), settings, settings, scope)
+    remote.start_store(Allowances, allowances_name(scope), settings, settings, scope)
+    remote.start_store(Capabilities, CAPABILITIES, settings, settings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.agents import AgentFunction, name_of
+from actors.agents import name_of
 from actors.domain.errors import (
     ClusterUnavailable,
     InvalidAgent,
@@ -22,12 +22,14 @@ from actors.domain.ids import parse_uuid
 from actors.domain.money import to_nano
 from actors.domain.result import Result
 from actors.domain.settings import BudgetConfig, Isolation
+from actors.turn import AgentFunction
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
-from cluster.cli_common import FAILED, OK, connected, outlives_us, print_json, report
+from cluster.cli_common import FAILED, OK, connected, print_json, report
 from cluster.console import clean, say
 from cluster.display import Display, make_display
 from cluster.follow import conclusion, follow
+from cluster.joining import outlives_us
 from cluster.lookup import check_fragment, find_session
 from cluster.overview import result_json
 

@@ -20,7 +20,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from actors.domain.errors import ClusterUnavailable
-from cluster.settings import ClusterSettings, state_directory
+from cluster.settings import ClusterSettings
+from cluster.state import state_directory
 
 State: TypeAlias = Literal["up", "coming back", "ended"]
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import msgspec
-from platformdirs import user_state_path
 
 from actors.domain.errors import InvalidValue
-from actors.domain.keyring import Keyring
-from cluster.redis.connection import Connection, DiskWait
 
 DEFAULT_NAMESPACE = "troupe"
 _MIB = 1024 * 1024
@@ -19,6 +13,18 @@ _MIB = 1024 * 1024
 # as on one machine: 64 hosts are 16 processors and 16 GiB. A host takes 54 MB and its sessions some
 # more, a store takes 54 MB and hardly any processor: 1,000 of them are one.
 STORE_CPUS = 0.001
+
+
+class DiskWait(msgspec.Struct, frozen=True):
+    """How many disks a row must have reached before it counts: ``WAITAOF`` of Redis 7.2 or newer.
+
+    ``local`` is 1 for the primary's own disk, ``replicas`` how many others. With ``appendfsync
+    everysec`` each wait takes up to a second, so set it to ``always``.
+    """
+
+    local: int = 1
+    replicas: int = 0
+    timeout_s: float = 5.0
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
@@ -41,26 +47,6 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     host_memory: int = 256 * _MIB
     store_memory: int = 64 * _MIB
 
-    def connection(self) -> Connection:
-        """A connection of one's own to the cluster's Redis."""
-        return Connection(self.redis_url, self.namespace, wait_for_disk=self.wait_for_disk)
-
-    def keyring(self) -> Keyring:
-        """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.
-
-        From a file it is read again whenever something is met that a newer key has sealed.
-        """
-        file = self.key_file or os.environ.get("TROUPE_KEY_FILE")
-        if file:
-            path = Path(file)
-            keyring = Keyring.parse(_read_private(path))
-            keyring.reload = lambda: Keyring.parse(_read_private(path))
-            return keyring
-        text = os.environ.get("TROUPE_KEY")
-        if not text:
-            raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")
-        return Keyring.parse(text)
-
 
 def disk_wait(text: str | None) -> DiskWait | None:
     """What TROUPE_WAIT_FOR_DISK says: ``1``, or ``1,2`` for the disks of two replicas as well."""
@@ -74,36 +60,3 @@ def disk_wait(text: str | None) -> DiskWait | None:
             "wait_for_disk: TROUPE_WAIT_FOR_DISK must be 0, 1, or as in 1,2 with the replicas",
             field="wait_for_disk",
         ) from None
-
-
-def state_directory() -> Path:
-    """Where a local cluster keeps its state: TROUPE_HOME, else the user's state directory."""
-    home = os.environ.get("TROUPE_HOME")
-    directory = Path(home) if home else user_state_path("troupe")
-    directory = directory.expanduser().absolute()
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidValue(f"TROUPE_HOME: {directory} can't be used: {error.strerror}") from error
-    return directory
-
-
-def ensure_key(directory: Path) -> Path:
-    """The key file of a state directory, made on first use, readable by its owner only."""
-    file = directory / "key"
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file
-    with os.fdopen(descriptor, "w") as out:
-        out.write(os.urandom(32).hex() + "\n")
-    return file
-
-
-def _read_private(file: Path) -> str:
-    try:
-        if file.stat().st_mode & 0o077:
-            raise InvalidValue(f"{file} can be read by others: chmod 600 {file}")
-        return file.read_text()
-    except OSError as error:
-        raise InvalidValue(f"the cluster key {file} can't be read: {error.strerror}") from error

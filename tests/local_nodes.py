@@ -27,7 +27,9 @@ from ray.cluster_utils import Cluster
 
 from cluster import bootstrap, remote, roles
 from cluster.guard import Guard, mark_process
-from cluster.settings import ClusterSettings, ensure_key
+from cluster.names import DIRECTORY
+from cluster.settings import ClusterSettings
+from cluster.state import ensure_key
 from tests.chaos import processes
 from tests.chaos.cluster import raylet_of
 from tests.redis_server import RedisServer
@@ -92,7 +94,7 @@ class LocalNodes:
         bootstrap._init(self.address)
         if directory_on:
             remote.start_store(
-                roles.DirectoryActor, remote.DIRECTORY, settings, settings, node=directory_on
+                roles.DirectoryActor, DIRECTORY, settings, settings, node=directory_on
             )
         bootstrap.join(self.address, settings)
         global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")  # deaths are no news

@@ -20,10 +20,10 @@ import msgspec
 import pytest
 
 import actors
-from actors import agents
-from actors.agents import AgentFunction, name_of, ship, unship
-from actors.domain.errors import InvalidAgent
-from actors.turn import Turn
+from actors import FileRead, agents
+from actors.agents import name_of, ship, unship
+from actors.domain.errors import Busy, InvalidAgent, TroupeError
+from actors.turn import AgentFunction, Turn
 from actors.versions import installed
 
 ROOT = str(Path(actors.__file__).parent.parent)
@@ -181,6 +181,48 @@ def test_a_script_that_is_run_ships_its_agents(tmp_path: Path) -> None:
 def test_what_is_installed_is_not_copied() -> None:
     installed: object = asyncio.sleep
     assert unship(ship(cast(AgentFunction, installed)).blob) is installed
+
+
+async def reads(turn: Turn, prompt: str, action: type[FileRead] = FileRead) -> str:
+    assert issubclass(Busy, TroupeError)
+    return action(path=prompt).path
+
+
+def test_public_classes_are_named_without_the_module_that_they_are_in() -> None:
+    assert run(unship(ship(reads).blob), "/a") == "/a"
+    pickled = msgspec.msgpack.decode(ship(reads).blob)["pickle"]
+    assert b"FileRead" in pickled
+    assert b"TroupeError" in pickled
+    assert FileRead.__module__.encode() not in pickled
+    assert TroupeError.__module__.encode() not in pickled
+
+
+def test_a_public_name_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = ship(reads).blob
+    monkeypatch.setattr(actors, "__all__", [])
+    with pytest.raises(InvalidAgent, match=r"there is no public \w+ in this"):
+        unship(blob)
+
+
+@pytest.mark.parametrize("use", ["orchard_old.polite", "polite", "rude"])
+def test_what_has_moved_or_has_another_name_is_found(
+    use: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "def polite(text): return f'dear {text}'\ndef {}(text): return polite(text)\n"
+    module(folder, "orchard_old", text.replace("{}", "rude"))
+    script = module(
+        folder,
+        "orchard_new_user",
+        "import orchard_old\nfrom orchard_old import polite, rude\n"
+        f"async def agent(turn, prompt): return {use}(prompt)\n",
+    )
+    blob = ship(script.agent).blob
+    del sys.modules["orchard_old"]
+    (folder / "orchard_old.py").unlink()
+    module(folder, "orchard_new", text.replace("{}", "frank"))
+    moved = {"orchard_old": "orchard_new", "orchard_old:rude": "orchard_new:frank"}
+    monkeypatch.setattr(agents, "MOVED", moved)
+    assert run(unship(blob)) == "dear you"
 
 
 def test_shipping_changes_nothing_for_what_is_pickled_next(folder: Path) -> None:

@@ -22,7 +22,7 @@ from actors.journal import Append, Key
 from actors.machines import SESSION
 from cluster import Troupe, bootstrap, connect, remote
 from cluster.cli import invoke
-from cluster.cluster_doctor import Cluster, Node, as_json, judge
+from cluster.cluster_doctor import Cluster, Examined, as_json, judge
 from cluster.examination import collect, examine
 from cluster.local_commands import _nodes
 from cluster.node_report import NodeReport, RedisView, Software, node_report, software
@@ -30,6 +30,7 @@ from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.stored_versions import stored_versions
 from cluster.settings import ClusterSettings
+from cluster.status import Node
 from tests import cluster_agents as agents
 from tests.golden_files import MACHINES, fill_redis
 
@@ -39,8 +40,8 @@ HERE = Software("0.1.0", "2.60.0", "3.11.7", "3.1.2")
 WELL = NodeReport(HERE, RedisView(0.4, 3.0), 4 * GIB, "issuer")
 
 
-def node(report: NodeReport | None = WELL, id: str = "one", error: str = "") -> Node:
-    return Node(id, f"10.0.0.{len(id)}", report, error, hosts=1, agents=2)
+def node(report: NodeReport | None = WELL, id: str = "one", error: str = "") -> Examined:
+    return Examined(id, f"10.0.0.{len(id)}", report, error, hosts=1, agents=2)
 
 
 def said(report: NodeReport | None, error: str = "") -> list[tuple[str, str, str]]:
@@ -306,7 +307,7 @@ async def test_a_client_of_another_process_joins_by_rays_address_and_token(
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_node_that_can_not_be_asked_says_so(troupe: Troupe) -> None:
-    gone = remote.Node("ab" * 28, "10.9.9.9")
+    gone = Node("ab" * 28, "10.9.9.9")
     ((node, answer),) = remote.on_nodes(software, (), [gone], 10.0)
     assert node == gone
     assert isinstance(answer, str)

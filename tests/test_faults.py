@@ -15,8 +15,9 @@ import redis
 from actors import BudgetConfig, Policy, Result, Tampered
 from actors.domain.settings import Isolation
 from cluster import Session, Troupe
+from cluster.names import DIRECTORY, allowances_name, budget_name
 from cluster.redis.connection import short
-from cluster.remote import DIRECTORY, Proxy, allowances_name, budget_name
+from cluster.remote import Proxy
 from tests import cluster_agents as agents
 from tests.actor_pids import pid_of
 from tests.waiting import until

@@ -26,6 +26,7 @@ from actors.domain.record import Record
 from actors.entity import Codec, read
 from actors.ports import Place, SessionQuery, WorkspaceSettings
 from actors.summary import decode_summary, encode_summary
+from actors.turn import Turn
 from actors.versions import PYTHON
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
@@ -71,6 +72,7 @@ def readers() -> dict[str, Reader]:
         "settings": lambda data: settings.decode(data)[1],
         "summary": lambda data: decode_summary(data, ID, ID, SCOPE),
         "parcel": msgspec.msgpack.Decoder(Parcel).decode,
+        "agent": msgspec.msgpack.Decoder(Parcel).decode,
         "allowance.signed": msgspec.msgpack.Decoder(Allowance).decode,
         "brake": lambda data: open_brake(KEYRING, SCOPE, data),
         "token.signed": msgspec.msgpack.Decoder(Token).decode,
@@ -121,7 +123,7 @@ def test_golden_signatures_hold() -> None:
         verify_token(KEYRING, token, token.issued)
 
 
-def test_a_golden_agent_opens_where_its_python_runs() -> None:
+def test_a_golden_parcel_opens_where_its_python_runs() -> None:
     for file in GOLDEN.glob("v*/parcel"):
         made_by = msgspec.msgpack.decode(file.read_bytes(), type=Parcel).python
         if made_by == PYTHON:
@@ -129,6 +131,17 @@ def test_a_golden_agent_opens_where_its_python_runs() -> None:
         else:
             with pytest.raises(InvalidAgent, match=f"pickled by Python {made_by}"):
                 unship(file.read_bytes())
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("v*/agent")), ids=lambda f: f.parent.name)
+async def test_a_golden_agent_finds_all_that_it_refers_to_and_runs(file: Path) -> None:
+    if msgspec.msgpack.decode(file.read_bytes(), type=Parcel).python != PYTHON:
+        pytest.skip("it is pickled by another Python")
+    agent = unship(file.read_bytes())
+    assert await agent(cast(Turn, None), "hello") == (
+        "no; id; read /srv/b.txt; read /srv/a.txt; run ls; call s/t; write /srv/c.txt; True; "
+        "MessageMessage; 10500000000; 100000000PART1"
+    )
 
 
 # What is stored does not change without a new version

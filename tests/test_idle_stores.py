@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import connect, remote
+from cluster.names import scope_of
 from tests import cluster_agents as agents
 from tests.local_nodes import LocalNodes
 from tests.waiting import until
@@ -33,7 +34,7 @@ async def test_stores_that_nobody_calls_go_and_come_back(directory: Path) -> Non
 
             async def none_runs() -> bool:
                 names = await asyncio.to_thread(remote.named, troupe.calls.settings.namespace)
-                return not any(map(remote.scope_of, names))
+                return not any(map(scope_of, names))
 
             await until(none_runs, PATIENCE_S)
             assert (await troupe.status()).scopes == []

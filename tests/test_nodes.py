@@ -20,10 +20,10 @@ import survey
 from actors.domain.budget import WORKSPACE
 from actors.domain.ids import derived_id
 from cluster import Session, SessionTree, Troupe, connect, remote, roles
-from cluster.directory import HostStatus, NodeStatus
+from cluster.names import DIRECTORY, allowances_name, budget_name
 from cluster.nodes import actors_on
-from cluster.remote import DIRECTORY, allowances_name, budget_name
 from cluster.settings import ClusterSettings
+from cluster.status import HostStatus, NodeStatus
 from survey_report import Report
 from tests import cluster_agents as agents
 from tests.local_nodes import LocalNodes

@@ -8,8 +8,8 @@ import pytest
 
 from actors.domain.errors import InvalidValue, NotFound
 from cluster.directory import find_node
-from cluster.nodes import Node
 from cluster.pool import HOST_WORTH, NODE_WORTH, ON_ITS_WAY_S, PROCESSES_PER_HOST, Isolation, Pool
+from cluster.status import Node
 
 A, B, C = "aa11", "bb22", "bb33"
 

@@ -24,11 +24,11 @@ from actors.domain.settings import Limits
 from actors.journal import Append, Key, Outcome
 from actors.ports import Place, SessionQuery
 from cluster.doctor import server_version
-from cluster.redis.connection import Connection, DiskWait
+from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary
-from cluster.settings import disk_wait
+from cluster.settings import DiskWait, disk_wait
 from tests.redis_outside import (
     Certificates,
     DiskFront,

@@ -375,7 +375,7 @@ async def test_a_cluster_does_not_come_up_on_one_that_has_less(
     monkeypatch.setattr(remote, "processors", lambda: 2)
     monkeypatch.setattr(bootstrap, "_start_directory", started.append)
     with bootstrap.bring_up(None) as connected:
-        connection = connected.settings.connection()
+        connection = Connection.of(connected.settings)
         wiring = Wiring(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
         await wiring.registry.put_workspace(WORKSPACE)
         await BudgetActor(wiring, SCOPE).levels([])

@@ -10,7 +10,8 @@ from benchmarks import agents
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each
-from cluster.remote import DIRECTORY, Proxy, allowances_name, budget_name
+from cluster.names import DIRECTORY, allowances_name, budget_name
+from cluster.remote import Proxy
 
 _WARM_UP = 200
 _SETTLE_S = 2.0

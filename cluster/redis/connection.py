@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import resources
 from typing import TypeAlias, TypeVar, cast
 
-import msgspec
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -24,6 +23,7 @@ from actors.domain.errors import StoreUnavailable
 from cluster.redis.deployment import deployment
 from cluster.redis.explanation import explain, is_outage, shown
 from cluster.redis.lines import Lines, Word
+from cluster.settings import ClusterSettings, DiskWait
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
@@ -37,18 +37,6 @@ _LONGEST_PAUSE_S = 1.0
 
 Value: TypeAlias = Word
 T = TypeVar("T")
-
-
-class DiskWait(msgspec.Struct, frozen=True):
-    """How many disks a row must have reached before it counts: ``WAITAOF`` of Redis 7.2 or newer.
-
-    ``local`` is 1 for the primary's own disk, ``replicas`` how many others. With ``appendfsync
-    everysec`` each wait takes up to a second, so set it to ``always``.
-    """
-
-    local: int = 1
-    replicas: int = 0
-    timeout_s: float = 5.0
 
 
 class Script:
@@ -89,6 +77,11 @@ class Connection:
         self._prefix = namespace
         self._patience_s = patience_s
         self.deployment = deployment(url)
+
+    @classmethod
+    def of(cls, settings: ClusterSettings) -> Connection:
+        """A connection of one's own to the cluster's Redis."""
+        return cls(settings.redis_url, settings.namespace, wait_for_disk=settings.wait_for_disk)
 
     def entity(self, scope: str, kind: str, id: str) -> str:
         """The base key of an entity; all keys of a scope share a hash tag."""

@@ -31,7 +31,8 @@ from ray.cluster_utils import Cluster
 from cluster import bootstrap
 from cluster.calls import Calls
 from cluster.guard import Guard, mark_process
-from cluster.settings import ClusterSettings, ensure_key
+from cluster.settings import ClusterSettings
+from cluster.state import ensure_key
 from tests.chaos import processes
 from tests.chaos.line import Order
 from tests.redis_server import RedisServer

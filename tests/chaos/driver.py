@@ -36,6 +36,7 @@ from actors.domain.money import to_usd
 from cluster import InboxRequest, Session, Troupe, Workspace, connect
 from cluster.running import Running, running
 from cluster.settings import ClusterSettings
+from cluster.state import cluster_key
 from tests.chaos import helpers, workload
 from tests.chaos.agents import worker
 from tests.chaos.errands import GUARDED, Errand
@@ -136,7 +137,7 @@ class Driver:
         for allowance in (limited, shared):
             await self._allow(workspace, allowance)
         for at in range(len(plan.tokens)):
-            await self._add_token(workload.token(self._place.settings.keyring(), plan, at))
+            await self._add_token(workload.token(cluster_key(self._place.settings), plan, at))
 
     async def _allow(self, workspace: Workspace, allowance: Allowance) -> None:
         op, uses = f"allow {allowance.id}", allowance.max_uses or 0

@@ -10,8 +10,8 @@ from typing import Literal, cast
 
 from actors.domain.errors import TroupeError
 from actors.domain.messages import Message
-from cluster.directory import HostStatus
 from cluster.remote import Proxy
+from cluster.status import HostStatus
 from tests.chaos import processes
 from tests.chaos.cluster import ChaosCluster, raylet_of
 from tests.chaos.faults import Field

@@ -1,0 +1,62 @@
+"""The state directory of this machine, and the cluster's key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from actors.domain.errors import InvalidValue
+from actors.domain.keyring import Keyring
+from cluster.settings import ClusterSettings
+
+
+def state_directory() -> Path:
+    """Where a local cluster keeps its state: TROUPE_HOME, else the user's state directory."""
+    home = os.environ.get("TROUPE_HOME")
+    directory = Path(home) if home else user_state_path("troupe")
+    directory = directory.expanduser().absolute()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue(f"TROUPE_HOME: {directory} can't be used: {error.strerror}") from error
+    return directory
+
+
+def ensure_key(directory: Path) -> Path:
+    """The key file of a state directory, made on first use, readable by its owner only."""
+    file = directory / "key"
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file
+    with os.fdopen(descriptor, "w") as out:
+        out.write(os.urandom(32).hex() + "\n")
+    return file
+
+
+def cluster_key(settings: ClusterSettings) -> Keyring:
+    """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.
+
+    From a file it is read again whenever something is met that a newer key has sealed.
+    """
+    file = settings.key_file or os.environ.get("TROUPE_KEY_FILE")
+    if file:
+        path = Path(file)
+        found = Keyring.parse(_read_private(path))
+        found.reload = lambda: Keyring.parse(_read_private(path))
+        return found
+    text = os.environ.get("TROUPE_KEY")
+    if not text:
+        raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")
+    return Keyring.parse(text)
+
+
+def _read_private(file: Path) -> str:
+    try:
+        if file.stat().st_mode & 0o077:
+            raise InvalidValue(f"{file} can be read by others: chmod 600 {file}")
+        return file.read_text()
+    except OSError as error:
+        raise InvalidValue(f"the cluster key {file} can't be read: {error.strerror}") from error
