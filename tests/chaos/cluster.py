@@ -108,8 +108,8 @@ class ChaosCluster:
         """Kill a node; its actors ``at_once`` with it, or when they notice."""
         raylet = raylet_of(node)
         if at_once:
-            for process in processes.of_raylet(raylet):
-                processes.kill(process.pid)
+            for pid in processes.below(processes.of_raylet(raylet)):  # a machine takes all along
+                processes.kill(pid)
         self._cluster.remove_node(node, allow_graceful=False)
         self.dead_raylets.append(raylet)
 

@@ -102,3 +102,12 @@ def _words(process: psutil.Process) -> list[str]:
 
 def _sorted(found: Iterable[psutil.Process]) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.pid)
+
+
+def below(found: list[psutil.Process]) -> set[int]:
+    """The ids of processes and of all below them, whatever environment these have."""
+    pids = {int(process.pid) for process in found}
+    for process in found:
+        with contextlib.suppress(*_GONE):
+            pids.update(child.pid for child in process.children(recursive=True))
+    return pids
