@@ -36,8 +36,8 @@ RAYLET = Part("raylet", 3, "30")
 UP = Running(
     1, "127.0.0.1:1", ClusterSettings("redis://r"), 1, (Part("main process", 2, "20"), RAYLET)
 )
-BACK_WITHIN_S = 20.0  # twice what is promised, as is the next: machines that test are busy
-ANSWERS_WITHIN_S = 10.0
+BACK_WITHIN_S = 60.0  # 10 where nothing else runs; that is measured, and here it comes back at all
+ANSWERS_WITHIN_S = 15.0  # 5, likewise
 
 
 # --- what is said, and what goes on --------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_the_run_goes_on_by_itself(house: House, part: Callable[[House], list[in
     looked = house.in_time("ps")
     assert looked.code == 0 or "is being brought back (its " in looked.err, looked.err
 
-    asyncio.run(until(lambda: _size(directory / "second") > marks, 30))
+    asyncio.run(until(lambda: _size(directory / "second") > marks, BACK_WITHIN_S))
     assert time.monotonic() - killed < BACK_WITHIN_S
     (directory / "go").touch()
     asyncio.run(until(lambda: _tree(house, id)["status"] == "completed"))
