@@ -214,6 +214,12 @@ class Runs:
         waiting.result()
         return True
 
+    async def _stand_still(self, activation: Activation) -> None:
+        """Return when nobody holds the workspace: the agent is about to be called."""
+        brakes, scope = activation.wiring.brakes, activation.entity.key.scope
+        if not brakes.is_clear(scope):
+            await brakes.clear(scope)
+
     def _wake(self, activation: Activation) -> None:
         """It need not wait for its workspace's release any more."""
         if waiting := self._waiting.get(activation.id):
@@ -260,9 +266,7 @@ class Runs:
     ) -> wire.Outcome:
         if pause:  # what ended its process may be over by then
             await asyncio.sleep(pause)
-        brakes, scope = activation.wiring.brakes, activation.entity.key.scope
-        if not brakes.is_clear(scope):
-            await brakes.clear(scope)
+        await self._stand_still(activation)
         with tracing.span("turn", session=activation.id, attempt=run.attempts):
             return await self._turn(activation, run, engine)
 

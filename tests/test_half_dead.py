@@ -336,9 +336,11 @@ def test_the_run_goes_on_by_itself(house: House, part: Callable[[House], list[in
 @pytest.mark.own_cluster
 def test_the_command_that_waits_goes_on_waiting(house: House) -> None:
     directory, id, command = house.begin(wait=True)
+    before = house.announced.incarnation
     for pid in _part("GCS")(house):
         os.kill(pid, signal.SIGKILL)
-    (directory / "go").touch()
+    asyncio.run(until(lambda: house.announced.incarnation > before, BACK_WITHIN_S))
+    (directory / "go").touch()  # not before, or what is lost may have done it all
     done = house.shell.finish(command)
     assert done.code == 0, done.err
     assert done.out in ("1 1\n", "1 2\n")

@@ -49,7 +49,7 @@ def actors(sign: Sign, cls: str) -> list[psutil.Process]:
     return _sorted(
         process
         for process in carrying(sign)
-        if _words(process)[:1] and _words(process)[0].split(".")[0] == f"ray::{cls}"
+        if any(word.split(".")[0] == f"ray::{cls}" for word in _words(process)[:1])
     )
 
 

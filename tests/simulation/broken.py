@@ -271,7 +271,10 @@ def _begins_on_hold() -> Iterator[None]:
     async def at_once(self: runs.Runs, activation: object) -> bool:
         return True
 
-    with patch.object(runs.Runs, "_released", at_once):
+    with (
+        patch.object(runs.Runs, "_released", at_once),
+        patch.object(runs.Runs, "_stand_still", at_once),
+    ):
         yield
 
 
