@@ -22,9 +22,10 @@ from actors.journal import Key, Summary
 from actors.listing import CODES, position
 from actors.machines import SESSION
 from actors.permission_leases import PermissionLeases
-from actors.ports import FeedEvent, SessionSummary, SessionView, Stores, WorkspaceSettings
+from actors.ports import Stores
 from actors.purse import Lend, Purse
 from actors.summary import encode_summary, shown, summarise
+from actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
 from actors.wiring import Wiring
 
 

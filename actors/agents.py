@@ -44,7 +44,15 @@ _INSTALLED = tuple(
 _FRONT_DOORS = ("actors", "cluster")
 """Where public names are found; what belongs to the second is imported when it is asked for."""
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+    "actors.ports:FeedEvent": "actors.views:FeedEvent",
+    "actors.ports:Place": "actors.views:Place",
+    "actors.ports:SessionPage": "actors.views:SessionPage",
+    "actors.ports:SessionQuery": "actors.views:SessionQuery",
+    "actors.ports:SessionSummary": "actors.views:SessionSummary",
+    "actors.ports:SessionView": "actors.views:SessionView",
+    "actors.ports:WorkspaceSettings": "actors.views:WorkspaceSettings",
+}
 """What stored agents name, ``module`` or ``module:name``, and what that is now."""
 
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"

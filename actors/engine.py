@@ -19,7 +19,7 @@ from actors.domain.ids import uuid7
 from actors.domain.replay import Replay
 from actors.domain.result import Result
 from actors.fanout import Fanout, Spread
-from actors.ports import Place
+from actors.views import Place
 from actors.wiring import Wiring
 
 DESCRIPTION_CHARACTERS = 200

@@ -32,20 +32,11 @@ from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
 from actors.history import SessionEntity
 from actors.outbox import Outbox
-from actors.ports import (
-    Batch,
-    DirectoryPort,
-    FeedEvent,
-    HostPort,
-    HostProvider,
-    SessionView,
-    StoreProvider,
-    Stores,
-    WorkspaceSettings,
-)
+from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
 from actors.processes import Runner
 from actors.purse import Purse
 from actors.runs import Runs
+from actors.views import FeedEvent, SessionView, WorkspaceSettings
 from actors.wiring import Wiring
 
 IDLE_S = 600.0

@@ -36,8 +36,9 @@ from actors.domain.session import Profile
 from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
 from actors.entity import Clock
 from actors.permission_leases import PermissionLeases
-from actors.ports import Stores, WorkspaceSettings
+from actors.ports import Stores
 from actors.purse import Purse
+from actors.views import WorkspaceSettings
 
 _OPERATIONS: dict[type[Action], Operation] = {
     FileRead: Operation.READ,

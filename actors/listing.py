@@ -11,7 +11,7 @@ import re
 import uuid
 
 from actors.domain.errors import InvalidValue
-from actors.ports import SessionQuery, SessionSummary
+from actors.views import SessionQuery, SessionSummary
 
 CODES = {
     "idle": b"i",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -11,7 +10,6 @@ from msgspec import Struct
 from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope
-from actors.domain.boundary import Boundary
 from actors.domain.budget import (
     Admit,
     Admitted,
@@ -28,93 +26,17 @@ from actors.domain.budget import (
     Want,
 )
 from actors.domain.capability_token import Token
-from actors.domain.money import to_usd
 from actors.domain.patterns import Pattern
-from actors.domain.policy import Policy
-from actors.domain.record import Record
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Profile
-
-
-class WorkspaceSettings(Record, frozen=True):
-    """A workspace as it is registered. ``path`` is absolute and resolved; None for a session
-    without one, which has a scope of its own."""
-
-    scope: str
-    path: str | None
-    policy: Policy
-    boundary: Boundary
-
-
-class SessionSummary(Record, frozen=True):
-    """A line about a session: what listings and trees are made of. Money in nano-USD."""
-
-    id: str
-    family_id: str
-    parent_id: str | None
-    depth: int
-    user_id: str
-    label: str
-    status: str
-    created_at: int
-    updated_at: int
-    spent: int = 0
-    isolation: str = "process"
-    run_id: str | None = None
-    closed: str = ""
-    error: str | None = None
-    turns: int = 0
-    messages: int = 0
-    spawned: int = 0
-    workspace_path: str | None = None
-    scope: str = ""
-
-
-class SessionQuery(Struct, frozen=True):
-    """Which root sessions a listing is of; what is not given does not matter.
-
-    ``states`` are the statuses that will do (none: all). Created from ``since`` on and before
-    ``until``, in microseconds since the epoch.
-    """
-
-    scope: str | None = None
-    user_id: str | None = None
-    states: list[str] = []
-    since: int | None = None
-    until: int | None = None
-
-
-class SessionPage(Struct, frozen=True):
-    """Some sessions of a listing; ``next`` is the cursor for more (None: there are no more).
-
-    It may have fewer than were asked for, and still others come after it: a page looks at a
-    bounded number of sessions.
-    """
-
-    sessions: list[SessionSummary]
-    next: str | None
-
-
-class FeedEvent(Struct, frozen=True):
-    """Something that happened in a family, for those who watch; not durable.
-
-    ``at`` in microseconds since the epoch, ``cost`` in nano-USD; ``count`` is how many sub-agents
-    were spawned.
-    """
-
-    kind: str
-    session_id: str
-    family_id: str
-    at: int
-    text: str = ""
-    cost: int = 0
-    label: str = ""
-    count: int = 0
-
-    @property
-    def cost_usd(self) -> Decimal:
-        """What it cost, in USD."""
-        return to_usd(self.cost)
+from actors.views import (
+    FeedEvent,
+    Place,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    WorkspaceSettings,
+)
 
 
 class Asked(Struct, frozen=True):
@@ -212,37 +134,6 @@ class Batch(Struct, frozen=True):
     again: bool
 
 
-class SessionView(Struct, frozen=True):
-    """A session as a client sees it; ``seen_at`` is when, in microseconds since the epoch."""
-
-    summary: SessionSummary
-    profile: Profile
-    queued: list[str]
-    running: str | None
-    results: dict[str, Result]
-    token_count: int
-    title: str | None
-    tags: list[str]
-    turn_count: int
-    tool_call_count: int
-    approval_count: int
-    seen_at: int
-
-    @property
-    def status(self) -> str:
-        """idle, initialising, running, completed, failed, cancelled, timed_out or ended."""
-        return self.summary.status
-
-    @property
-    def duration_s(self) -> float:
-        """How long the session has been there, in seconds."""
-        return (self.seen_at - self.profile.created_at) / 1_000_000
-
-    def is_near_limit(self, max_tokens: int, threshold: float) -> bool:
-        """Whether the estimated tokens are over ``threshold`` (a fraction) of ``max_tokens``."""
-        return self.token_count > max_tokens * threshold
-
-
 class HostPort(Protocol):
     """A SessionActor, as other hosts and clients call it."""
 
@@ -286,13 +177,6 @@ class HostProvider(Protocol):
 
     @property
     def directory(self) -> DirectoryPort: ...
-
-
-class Place(Record, frozen=True):
-    """Where a session belongs: its workspace's scope, and its family."""
-
-    scope: str
-    family_id: str
 
 
 class Registry(Protocol):

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import structs
 
 from actors.domain import session
-from actors.ports import SessionSummary
+from actors.views import SessionSummary
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(SessionSummary)

@@ -6,7 +6,7 @@ import asyncio
 
 from actors.audit import Report
 from actors.domain.budget import Hold
-from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands

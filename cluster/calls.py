@@ -14,11 +14,9 @@ from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
 from actors.domain.ids import parse_uuid, uuid7
 from actors.domain.messages import Message
 from actors.domain.session import Imported, Profile
-from actors.ports import (
-    BudgetPort,
-    CapabilitiesPort,
+from actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
+from actors.views import (
     FeedEvent,
-    PermissionsPort,
     Place,
     SessionPage,
     SessionQuery,

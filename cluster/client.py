@@ -31,8 +31,8 @@ from actors.domain.policy import Policy
 from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
 from actors.listing import check_states, parse_cursor
-from actors.ports import SessionQuery, SessionSummary, WorkspaceSettings
 from actors.turn import AgentFunction
+from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls

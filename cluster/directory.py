@@ -21,10 +21,7 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.ports import (
-    FeedEvent,
-    WorkspaceSettings,
-)
+from actors.views import FeedEvent, WorkspaceSettings
 from actors.wiring import Wiring
 from cluster.archive import Archive
 from cluster.feed import Feed

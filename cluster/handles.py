@@ -21,7 +21,7 @@ from actors.domain.money import Usd, to_nano, to_usd, usd_text
 from actors.domain.patterns import Pattern
 from actors.domain.result import Result
 from actors.domain.session import Describe
-from actors.ports import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
+from actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
 from cluster.audit_export import render_audit
 from cluster.calls import Calls
 from cluster.documents import export_document

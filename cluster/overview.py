@@ -16,7 +16,7 @@ from actors.domain.json_value import JsonValue
 from actors.domain.money import usd_text
 from actors.domain.result import Result
 from actors.domain.rfc3339 import to_rfc3339
-from actors.ports import SessionSummary
+from actors.views import SessionSummary
 from cluster.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:

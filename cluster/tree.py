@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from actors.domain.errors import NotFound
 from actors.domain.money import to_usd
-from actors.ports import SessionSummary
+from actors.views import SessionSummary
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from actors.entity import Codec, Machine
 from actors.journal import Append, Key, Summary
 from actors.listing import CODES, position
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.ports import Place, SessionSummary, WorkspaceSettings
 from actors.summary import encode_summary
+from actors.views import Place, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import SETTINGS_FORM, RedisRegistry

@@ -33,7 +33,7 @@ from actors import (
 from actors.agents import name_of
 from actors.domain.budget import Hold
 from actors.domain.result import Result
-from actors.ports import FeedEvent, SessionSummary
+from actors.views import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent
 from cluster.cli import invoke

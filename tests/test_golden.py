@@ -24,10 +24,10 @@ from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.messages import Message
 from actors.domain.record import Record
 from actors.entity import Codec, read
-from actors.ports import Place, SessionQuery, WorkspaceSettings
 from actors.summary import decode_summary, encode_summary
 from actors.turn import Turn
 from actors.versions import PYTHON
+from actors.views import Place, SessionQuery, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry

@@ -20,8 +20,9 @@ from actors.domain.boundary import EscapeState
 from actors.domain.settings import Limits
 from actors.interceptor import Interceptor, real_path
 from actors.permission_leases import PermissionLeases
-from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort, WorkspaceSettings
+from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
 from actors.purse import Purse
+from actors.views import WorkspaceSettings
 
 NOW = 1_800_000_000_000_000
 TOOL = McpToolCall("guarded", "tool")

@@ -22,8 +22,8 @@ from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
 from actors.journal import Append, Key, Outcome, Summary
 from actors.listing import CODES, position, wanted
-from actors.ports import Place, SessionQuery, SessionSummary
 from actors.summary import encode_summary
+from actors.views import Place, SessionQuery, SessionSummary
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry

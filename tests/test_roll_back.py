@@ -28,8 +28,9 @@ from actors.domain.result import Result
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
 from actors.host import SessionHost
-from actors.ports import FeedEvent, HostProvider, StoreProvider, Stores, WorkspaceSettings
+from actors.ports import HostProvider, StoreProvider, Stores
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.views import FeedEvent, WorkspaceSettings
 from actors.wiring import Wiring
 from cluster import bootstrap, remote
 from cluster.doctor import _server

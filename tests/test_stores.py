@@ -16,8 +16,9 @@ from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
 from actors.domain.patterns import CommandPattern
 from actors.memory_journal import MemoryJournal
-from actors.ports import Registry, WorkspaceSettings
+from actors.ports import Registry
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.views import WorkspaceSettings
 from actors.wiring import Wiring
 
 FAMILY = derived_id("family")

@@ -23,8 +23,8 @@ from actors.listing import (
     position,
     wanted,
 )
-from actors.ports import SessionPage, SessionQuery, SessionSummary
 from actors.summary import decode_summary
+from actors.views import SessionPage, SessionQuery, SessionSummary
 from cluster.redis.connection import Connection, Script, Value
 from cluster.redis.places import Places, read_place
 

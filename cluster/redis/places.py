@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.domain.errors import NotFound
-from actors.ports import Place
+from actors.views import Place
 from cluster.redis.connection import Connection, Script, Value
 
 _REGISTER = Script("register")

@@ -17,8 +17,8 @@ from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.session import Profile
 from actors.entity import written_by_newer
-from actors.ports import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from actors.summary import decode_summary
+from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.listing import Listing
 from cluster.redis.places import Places

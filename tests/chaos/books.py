@@ -13,7 +13,7 @@ from actors.domain.messages import Message
 from actors.entity import Codec, read
 from actors.journal import Key
 from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.ports import SessionSummary
+from actors.views import SessionSummary
 from actors.wiring import Wiring
 from cluster.audit_log import CLUSTER_SCOPE, report, strands
 

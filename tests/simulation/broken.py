@@ -21,8 +21,8 @@ from actors.entity import Committer, Entity
 from actors.journal import Append, Journal, Outcomes
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
-from actors.ports import SessionSummary
 from actors.purse import Purse
+from actors.views import SessionSummary
 from cluster import guard
 from cluster.gate import Gate
 from tests.simulation.processes import SimulatedProcesses

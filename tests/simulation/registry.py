@@ -9,13 +9,13 @@ from typing import Literal, Protocol
 
 from actors.domain.errors import NotFound
 from actors.domain.session import Profile
-from actors.ports import (
+from actors.ports import Slot
+from actors.views import (
     FeedEvent,
     Place,
     SessionPage,
     SessionQuery,
     SessionSummary,
-    Slot,
     WorkspaceSettings,
 )
 from cluster.slots import Slots

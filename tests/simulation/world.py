@@ -24,9 +24,9 @@ from actors.ports import (
     PermissionsPort,
     Registry,
     Stores,
-    WorkspaceSettings,
 )
 from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.views import WorkspaceSettings
 from actors.wiring import Wiring
 from cluster import guard
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
