@@ -22,7 +22,9 @@ from actors.ports import (
     PermissionsPort,
     Stores,
 )
-from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.stores.budget import BudgetActor
+from actors.stores.capabilities import CapabilitiesActor
+from actors.stores.permissions import PermissionsActor
 from actors.watchdog import exit_process
 from actors.wiring import Wiring
 from cluster import nodes, remote

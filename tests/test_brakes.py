@@ -15,7 +15,7 @@ from actors.domain.keyring import Keyring
 from actors.journal import Key
 from actors.memory_journal import MemoryJournal
 from actors.ports import Registry
-from actors.stores import BudgetActor
+from actors.stores.budget import BudgetActor
 from actors.wiring import Wiring
 from tests.waiting import until
 

@@ -29,7 +29,9 @@ from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
 from actors.host import SessionHost
 from actors.ports import HostProvider, StoreProvider, Stores
-from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.stores.budget import BudgetActor
+from actors.stores.capabilities import CapabilitiesActor
+from actors.stores.permissions import PermissionsActor
 from actors.views import FeedEvent, WorkspaceSettings
 from actors.wiring import Wiring
 from cluster import bootstrap, remote

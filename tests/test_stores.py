@@ -6,7 +6,6 @@ from typing import cast
 
 import pytest
 
-from actors import stores
 from actors.domain.actions import ExecuteCommand
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope, request_for
@@ -17,7 +16,10 @@ from actors.domain.keyring import Keyring
 from actors.domain.patterns import CommandPattern
 from actors.memory_journal import MemoryJournal
 from actors.ports import Registry
-from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.stores import permissions as stores
+from actors.stores.budget import BudgetActor
+from actors.stores.capabilities import CapabilitiesActor
+from actors.stores.permissions import PermissionsActor
 from actors.views import WorkspaceSettings
 from actors.wiring import Wiring
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, calls, engine, host, runs, stores, wire
+from actors import activation, calls, engine, host, runs, wire
 from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Committer, Entity
@@ -22,6 +22,9 @@ from actors.journal import Append, Journal, Outcomes
 from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.memory_journal import MemoryJournal
 from actors.purse import Purse
+from actors.stores import budget as budget_store
+from actors.stores import capabilities as capability_store
+from actors.stores import permissions as permission_store
 from actors.views import SessionSummary
 from cluster import guard
 from cluster.gate import Gate
@@ -127,7 +130,7 @@ def _stale_leases() -> Iterator[None]:
             command = budget.Lease([_as_newest(state, want) for want in command.wants])
         return budget.decide(state, command, now)
 
-    with patch.object(stores, "BUDGET", replace(BUDGET, decide=decide)):
+    with patch.object(budget_store, "BUDGET", replace(BUDGET, decide=decide)):
         yield
 
 
@@ -149,7 +152,7 @@ def _forgets_operations() -> Iterator[None]:
         finally:
             state.index.by_operation = known
 
-    with patch.object(stores, "ALLOWANCES", replace(ALLOWANCES, decide=decide)):
+    with patch.object(permission_store, "ALLOWANCES", replace(ALLOWANCES, decide=decide)):
         yield
 
 
@@ -169,7 +172,7 @@ def _tokens_for_all() -> Iterator[None]:
             return [], capabilities.Used(command.token_id)
         return capabilities.decide(state, command, now)
 
-    with patch.object(stores, "CAPABILITIES", replace(CAPABILITIES, decide=decide)):
+    with patch.object(capability_store, "CAPABILITIES", replace(CAPABILITIES, decide=decide)):
         yield
 
 

@@ -25,7 +25,9 @@ from actors.ports import (
     Registry,
     Stores,
 )
-from actors.stores import BudgetActor, CapabilitiesActor, PermissionsActor
+from actors.stores.budget import BudgetActor
+from actors.stores.capabilities import CapabilitiesActor
+from actors.stores.permissions import PermissionsActor
 from actors.views import WorkspaceSettings
 from actors.wiring import Wiring
 from cluster import guard

@@ -1,135 +1,29 @@
-"""The shared stores as actors: thin shells around the state machines of `actors.domain`."""
+"""The store of what people have allowed, and of what waits for them."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import cast
 
 from msgspec import structs
 
-from actors import metrics
-from actors.domain import allowances, approvals, budget, capabilities
-from actors.domain.actions import Action, resource
+from actors.domain import allowances, approvals
+from actors.domain.actions import Action
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
-from actors.domain.capability_token import Token, mint, verify
-from actors.domain.errors import CallError, Tampered
+from actors.domain.errors import Tampered
 from actors.domain.ids import derived_id
-from actors.domain.money import NANO
 from actors.domain.patterns import Pattern, from_action
-from actors.domain.resource_pattern import exactly
 from actors.holder import Holder
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES
+from actors.machines import ALLOWANCES, APPROVALS
 from actors.permission_leases import LEASE_S
 from actors.ports import Asked
 from actors.recall import Recall
 from actors.wiring import Wiring
 
-_SLACK_LIMIT_S = 2.0
-"""How long the budget waits for a host to return its slack, in seconds."""
-
-ALWAYS_US = 60 * 60 * 1_000_000
-"""How long the token of an approval "always" is good for: one hour."""
-
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
 """How long after its last poll a watcher counts as being there."""
-
-
-class BudgetActor:
-    """``budget/<workspace>``: implements `actors.ports.BudgetPort`."""
-
-    def __init__(self, wiring: Wiring, scope: str) -> None:
-        self._scope = scope
-        self._holder = Holder(BUDGET, scope, "budget", wiring)
-        self._clock = wiring.clock
-        self._recall = Recall(_SLACK_LIMIT_S, once=True)
-
-    async def open_family(self, command: budget.OpenFamily) -> None:
-        await self._holder.execute(command)
-
-    async def admit(self, command: budget.Admit) -> budget.Admitted | budget.Refused:
-        return cast("budget.Admitted | budget.Refused", await self._holder.execute(command))
-
-    async def lease(self, wants: list[budget.Want]) -> list[budget.Granted | budget.Exceeded]:
-        """Decide each wish. Before one is refused, slack that others hold is called back."""
-        command = budget.Lease(wants)
-        if self._recall.any_lent and await self._would_refuse(command):
-            await self._recall.call_back()
-        behind = budget.behind((await self._holder.entity()).state, wants)
-        replies = _granted(await self._holder.execute(command))
-        await self._measure()
-        if behind:
-            return [
-                budget.Granted(0, behind=True) if want.session in behind else reply
-                for want, reply in zip(wants, replies, strict=True)
-            ]
-        if any(isinstance(one, budget.Granted) and one.warning for one in replies):
-            self._recall.announce()  # near a threshold everybody asks, so that all see it
-        return replies
-
-    async def _would_refuse(self, command: budget.Lease) -> bool:
-        entity = await self._holder.entity()
-        try:
-            _, would_be = budget.decide(entity.state, command, self._clock())
-        except CallError:
-            return False  # `lease` is about to meet the same error
-        return any(isinstance(one, budget.Exceeded) for one in _granted(would_be))
-
-    async def _measure(self) -> None:
-        level = budget.level((await self._holder.entity()).state, budget.WORKSPACE)
-        metrics.SPENT_USD.set(level.spent / NANO, self._scope)
-        metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._scope)
-
-    async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
-        """Answered when slack is called back. A host that has lent slack on always waits here."""
-        return await self._recall.wait_for_call(host, seen, timeout_s)
-
-    async def return_slack(self, host: str, call: int, wants: list[budget.Want]) -> None:
-        """A host's answer to call number ``call``: the reports of all its purses."""
-        await self._holder.execute(budget.Lease(wants))
-        self._recall.returned(host, call)
-
-    async def set_cap(self, command: budget.SetCap) -> None:
-        await self._holder.execute(command)
-
-    async def open_workspace(self, command: budget.OpenWorkspace) -> budget.Standing:
-        """The cap that holds: the one that is given, if none was ever named."""
-        return cast(budget.Standing, await self._holder.execute(command))
-
-    async def set_hold(self, command: budget.SetHold) -> budget.Hold | None:
-        """Pull the brake or let go of it. From now on every commit in the workspace is told.
-
-        Hosts are called all the same: those that have little to commit learn of it, too.
-        """
-        hold = cast("budget.Hold | None", await self._holder.execute(command))
-        self._recall.announce()
-        return hold
-
-    async def held(self) -> budget.Hold | None:
-        """Who holds the workspace, if anybody does."""
-        entity = await self._holder.entity()
-        hold = entity.state.brake.hold
-        await entity.confirmed()
-        return hold
-
-    async def children(self, family_id: str) -> int:
-        """How many sub-agents a family has had so far."""
-        entity = await self._holder.entity()
-        family = entity.state.families.get(family_id)
-        await entity.confirmed()
-        return family.children if family else 0
-
-    async def levels(self, names: list[str]) -> list[budget.Level]:
-        entity = await self._holder.entity()
-        levels = [budget.level(entity.state, name) for name in names]
-        await entity.confirmed()
-        return levels
-
-
-def _granted(replies: budget.Reply) -> list[budget.Granted | budget.Exceeded]:
-    return cast("list[budget.Granted | budget.Exceeded]", replies)
 
 
 class PermissionsActor:
@@ -329,68 +223,3 @@ def _allowance_for(
         family_id=request.family_id if session_only else None,
         workspace_root=root,
     )
-
-
-class CapabilitiesActor:
-    """``capabilities``: implements `actors.ports.CapabilitiesPort`."""
-
-    def __init__(self, wiring: Wiring, scope: str) -> None:
-        self._wiring = wiring
-        self._holder = Holder(CAPABILITIES, scope, "capabilities", wiring)
-
-    async def add(self, token: Token) -> None:
-        """Accept a token; Tampered or InvalidValue if it is not one of ours or not valid."""
-        verify(self._wiring.keyring, token, self._wiring.clock())
-        await self._holder.execute(capabilities.Add(token))
-
-    async def find(
-        self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
-    ) -> Token | None:
-        """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
-        entity = await self._holder.entity()
-        uri, permission = resource(action)
-        token = capabilities.find(
-            entity.state,
-            uri,
-            permission,
-            family_id=family_id,
-            user=user_id,
-            now=self._wiring.clock(),
-            op=op,
-            only=only,
-        )
-        await entity.confirmed()
-        return token
-
-    async def use(self, op: str, token_id: str) -> bool:
-        reply = await self._holder.execute(capabilities.Use(op, token_id))
-        return not isinstance(reply, capabilities.UseRefused)
-
-    async def issue(self, request: ApprovalRequest, user_id: str) -> Token:
-        """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
-        uri, permission = resource(request.action)
-        token = mint(
-            self._wiring.keyring,
-            id=derived_id(f"token of {request.id}"),
-            resource=exactly(uri),
-            permissions=(permission,),
-            now=request.created,
-            expires=self._wiring.clock() + ALWAYS_US,
-            user=user_id,
-            audit_entry=request.id,
-        )
-        entity = await self._holder.entity()
-        known = entity.state.tokens.get(token.id)
-        if known is None:
-            await self._holder.execute(capabilities.Add(token))
-        await entity.confirmed()
-        return known or token
-
-    async def revoke(self, token_id: str) -> None:
-        await self._holder.execute(capabilities.Revoke(token_id))
-
-    async def tokens(self) -> list[Token]:
-        entity = await self._holder.entity()
-        found = capabilities.usable(entity.state, self._wiring.clock())
-        await entity.confirmed()
-        return found

@@ -1,0 +1,81 @@
+"""The store of the cluster's capability tokens."""
+
+from __future__ import annotations
+
+from actors.domain import capabilities
+from actors.domain.actions import Action, resource
+from actors.domain.approvals import ApprovalRequest
+from actors.domain.capability_token import Token, mint, verify
+from actors.domain.ids import derived_id
+from actors.domain.resource_pattern import exactly
+from actors.holder import Holder
+from actors.machines import CAPABILITIES
+from actors.wiring import Wiring
+
+ALWAYS_US = 60 * 60 * 1_000_000
+"""How long the token of an approval "always" is good for: one hour."""
+
+
+class CapabilitiesActor:
+    """``capabilities``: implements `actors.ports.CapabilitiesPort`."""
+
+    def __init__(self, wiring: Wiring, scope: str) -> None:
+        self._wiring = wiring
+        self._holder = Holder(CAPABILITIES, scope, "capabilities", wiring)
+
+    async def add(self, token: Token) -> None:
+        """Accept a token; Tampered or InvalidValue if it is not one of ours or not valid."""
+        verify(self._wiring.keyring, token, self._wiring.clock())
+        await self._holder.execute(capabilities.Add(token))
+
+    async def find(
+        self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
+    ) -> Token | None:
+        """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
+        entity = await self._holder.entity()
+        uri, permission = resource(action)
+        token = capabilities.find(
+            entity.state,
+            uri,
+            permission,
+            family_id=family_id,
+            user=user_id,
+            now=self._wiring.clock(),
+            op=op,
+            only=only,
+        )
+        await entity.confirmed()
+        return token
+
+    async def use(self, op: str, token_id: str) -> bool:
+        reply = await self._holder.execute(capabilities.Use(op, token_id))
+        return not isinstance(reply, capabilities.UseRefused)
+
+    async def issue(self, request: ApprovalRequest, user_id: str) -> Token:
+        """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
+        uri, permission = resource(request.action)
+        token = mint(
+            self._wiring.keyring,
+            id=derived_id(f"token of {request.id}"),
+            resource=exactly(uri),
+            permissions=(permission,),
+            now=request.created,
+            expires=self._wiring.clock() + ALWAYS_US,
+            user=user_id,
+            audit_entry=request.id,
+        )
+        entity = await self._holder.entity()
+        known = entity.state.tokens.get(token.id)
+        if known is None:
+            await self._holder.execute(capabilities.Add(token))
+        await entity.confirmed()
+        return known or token
+
+    async def revoke(self, token_id: str) -> None:
+        await self._holder.execute(capabilities.Revoke(token_id))
+
+    async def tokens(self) -> list[Token]:
+        entity = await self._holder.entity()
+        found = capabilities.usable(entity.state, self._wiring.clock())
+        await entity.confirmed()
+        return found
