@@ -14,8 +14,9 @@ from actors.domain.errors import InvalidValue
 from actors.domain.json_value import JsonValue
 from actors.domain.rfc3339 import to_rfc3339
 from cluster import console
-from cluster.cli_common import FAILED, OK, connected, print_json
+from cluster.cli_common import connected
 from cluster.console import say
+from cluster.terminal.outcome import FAILED, OK, print_json
 
 if TYPE_CHECKING:
     from cluster.client import Troupe

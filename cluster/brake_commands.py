@@ -7,9 +7,10 @@ from pathlib import Path
 from actors.domain.budget import Hold
 from actors.domain.errors import InvalidValue
 from cluster.audit_commands import find_workspace
-from cluster.cli_common import OK, connected, print_json
+from cluster.cli_common import connected
 from cluster.console import say
 from cluster.overview import hold_json, hold_text
+from cluster.terminal.outcome import OK, print_json
 
 
 async def hold(

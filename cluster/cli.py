@@ -27,8 +27,9 @@ from cluster import (
     run_commands,
     session_commands,
 )
-from cluster.cli_common import INTERRUPTED, OK, WRONG_CALL, print_json, report, run_until_done
+from cluster.cli_common import run_until_done
 from cluster.console import Folding, say
+from cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
 from cluster.tie import TIE
 
 _SIBLINGS = 20

@@ -4,53 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import signal
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import cluster
-from actors.domain.errors import CallError, TroupeError
-from actors.domain.json_value import JsonValue
-from cluster.console import say
 from cluster.display import waiting
 from cluster.joining import outlives_us
+from cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:
     from cluster.client import Troupe
 
-OK = 0
-FAILED = 1
-WRONG_CALL = 2
-UNAVAILABLE = 3
-INTERRUPTED = 130
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def print_json(document: JsonValue) -> None:
-    """The one JSON document of a command."""
-    print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
-
-
-def report(error: Exception, as_json: bool) -> int:
-    """Tell of an error in one line, and with ``as_json`` as a document too; the exit code."""
-    kind, message, code = type(error).__name__, str(error), UNAVAILABLE
-    if isinstance(error, CallError):
-        code = WRONG_CALL
-    elif not isinstance(error, TroupeError):
-        message = f"{kind}: {message}; this should not happen (TROUPE_DEBUG=1 shows where)"
-    line = " ".join(message.split())
-    say(f"troupe: {line}")
-    if os.environ.get("TROUPE_DEBUG"):
-        traceback.print_exception(error)
-    if as_json:
-        details = error.details if isinstance(error, TroupeError) else {}
-        print_json({"error": {"kind": kind, "message": line, "details": dict(details)}})
-    return code
 
 
 def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:

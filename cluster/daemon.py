@@ -22,10 +22,10 @@ from pathlib import Path
 from actors import proctree
 from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
-from cluster.cli_common import OK, report
 from cluster.guard import MARK
 from cluster.state import state_directory
 from cluster.supervisor import Supervisor
+from cluster.terminal.outcome import OK, report
 
 _START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 30.0

@@ -24,9 +24,9 @@ from actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls
-from cluster.cli_common import OK, report
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.settings import ClusterSettings, disk_wait
+from cluster.terminal.outcome import OK, report
 
 _EAR = 0
 _LOOK_EVERY_S = 0.25

@@ -18,7 +18,7 @@ from actors.domain.money import to_nano, to_usd
 from actors.listing import parse_cursor
 from cluster import console
 from cluster.brake_commands import say_held
-from cluster.cli_common import OK, connected, print_json
+from cluster.cli_common import connected
 from cluster.console import Folding, say
 from cluster.lookup import find_request, find_session
 from cluster.moments import parse_moment
@@ -36,6 +36,7 @@ from cluster.overview import (
     status_of,
     tree_json,
 )
+from cluster.terminal.outcome import OK, print_json
 
 if TYPE_CHECKING:
     from cluster.client import Troupe

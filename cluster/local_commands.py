@@ -12,12 +12,12 @@ from rich.text import Text
 
 from actors.domain.json_value import JsonValue
 from cluster import cluster_doctor, daemon, doctor
-from cluster.cli_common import OK, UNAVAILABLE, print_json
 from cluster.console import say, show
 from cluster.display import waiting
 from cluster.node_report import NodeReport
 from cluster.running import alive, trouble
 from cluster.state import state_directory
+from cluster.terminal.outcome import OK, UNAVAILABLE, print_json
 
 _GIB = 1 << 30
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("problem", "bold red")}

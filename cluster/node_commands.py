@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.cli_common import OK, connected, print_json
+from cluster.cli_common import connected
 from cluster.console import say
 from cluster.status import NodeStatus
+from cluster.terminal.outcome import OK, print_json
 
 _POLL_S = 0.3
 _SHOWN = 8

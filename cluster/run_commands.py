@@ -25,13 +25,14 @@ from actors.domain.settings import BudgetConfig, Isolation
 from actors.turn import AgentFunction
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
-from cluster.cli_common import FAILED, OK, connected, print_json, report
+from cluster.cli_common import connected
 from cluster.console import clean, say
 from cluster.display import Display, make_display
 from cluster.follow import conclusion, follow
 from cluster.joining import outlives_us
 from cluster.lookup import check_fragment, find_session
 from cluster.overview import result_json
+from cluster.terminal.outcome import FAILED, OK, print_json, report
 
 if TYPE_CHECKING:
     from cluster.client import Troupe

@@ -9,9 +9,10 @@ from actors.domain import document
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.json_value import JsonValue
 from cluster.agent_file import load_agent
-from cluster.cli_common import OK, connected, print_json
+from cluster.cli_common import connected
 from cluster.console import say
 from cluster.lookup import find_session
+from cluster.terminal.outcome import OK, print_json
 
 _STANDARD = "-"
 

@@ -14,9 +14,9 @@ import msgspec
 
 from actors import proctree
 from cluster import running as up
-from cluster.cli_common import UNAVAILABLE
 from cluster.console import say
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
+from cluster.terminal.outcome import UNAVAILABLE
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0

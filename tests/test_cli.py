@@ -37,7 +37,6 @@ from actors.views import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
-from cluster.cli_common import report
 from cluster.client import SessionList
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
@@ -50,6 +49,7 @@ from cluster.progress import Counts, Progress
 from cluster.redis.server import holder
 from cluster.running import Running, announce, hold, running, withdraw
 from cluster.settings import ClusterSettings
+from cluster.terminal.outcome import report
 from cluster.tree import build_tree
 from tests.waiting import until
 

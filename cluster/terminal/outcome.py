@@ -1,0 +1,39 @@
+"""How a command ends: its exit code, an error in one line, and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+
+from actors.domain.errors import CallError, TroupeError
+from actors.domain.json_value import JsonValue
+from cluster.console import say
+
+OK = 0
+FAILED = 1
+WRONG_CALL = 2
+UNAVAILABLE = 3
+INTERRUPTED = 130
+
+
+def print_json(document: JsonValue) -> None:
+    """The one JSON document of a command."""
+    print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
+
+
+def report(error: Exception, as_json: bool) -> int:
+    """Tell of an error in one line, and with ``as_json`` as a document too; the exit code."""
+    kind, message, code = type(error).__name__, str(error), UNAVAILABLE
+    if isinstance(error, CallError):
+        code = WRONG_CALL
+    elif not isinstance(error, TroupeError):
+        message = f"{kind}: {message}; this should not happen (TROUPE_DEBUG=1 shows where)"
+    line = " ".join(message.split())
+    say(f"troupe: {line}")
+    if os.environ.get("TROUPE_DEBUG"):
+        traceback.print_exception(error)
+    if as_json:
+        details = error.details if isinstance(error, TroupeError) else {}
+        print_json({"error": {"kind": kind, "message": line, "details": dict(details)}})
+    return code
