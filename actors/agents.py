@@ -52,6 +52,16 @@ MOVED: Mapping[str, str] = {
     "actors.ports:SessionSummary": "actors.views:SessionSummary",
     "actors.ports:SessionView": "actors.views:SessionView",
     "actors.ports:WorkspaceSettings": "actors.views:WorkspaceSettings",
+    "cluster.client": "cluster.client.client",
+    "cluster.handles:Answer": "cluster.client.inbox:Answer",
+    "cluster.handles:ApprovalHandler": "cluster.client.inbox:ApprovalHandler",
+    "cluster.handles:ApprovalScope": "cluster.client.inbox:ApprovalScope",
+    "cluster.handles:BudgetStatus": "cluster.client.budgets:BudgetStatus",
+    "cluster.handles:InboxRequest": "cluster.client.inbox:InboxRequest",
+    "cluster.handles:Session": "cluster.client.session:Session",
+    "cluster.handles:Workspace": "cluster.client.workspace:Workspace",
+    "cluster.handles:cap_of": "cluster.client.budgets:cap_of",
+    "cluster.handles:cap_text": "cluster.client.budgets:cap_text",
 }
 """What stored agents name, ``module`` or ``module:name``, and what that is now."""
 

@@ -10,8 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe, connect
-    from cluster.handles import BudgetStatus, InboxRequest, Session, Workspace
+    from cluster.client.budgets import BudgetStatus
+    from cluster.client.client import Troupe, connect
+    from cluster.client.inbox import InboxRequest
+    from cluster.client.session import Session
+    from cluster.client.workspace import Workspace
     from cluster.tree import SessionTree
 
 __all__ = [
@@ -25,13 +28,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "BudgetStatus": "cluster.handles",
-    "InboxRequest": "cluster.handles",
-    "Session": "cluster.handles",
+    "BudgetStatus": "cluster.client.budgets",
+    "InboxRequest": "cluster.client.inbox",
+    "Session": "cluster.client.session",
     "SessionTree": "cluster.tree",
-    "Troupe": "cluster.client",
-    "Workspace": "cluster.handles",
-    "connect": "cluster.client",
+    "Troupe": "cluster.client.client",
+    "Workspace": "cluster.client.workspace",
+    "connect": "cluster.client.client",
 }
 
 

@@ -13,7 +13,7 @@ from cluster.console import clean, one_line, say
 from cluster.display import Display
 
 if TYPE_CHECKING:
-    from cluster.handles import Answer, InboxRequest
+    from cluster.client.inbox import Answer, InboxRequest
 
 _QUESTION = "  [o]nce, [s]ession, [w]orkspace, [a]lways (1 h), [d]eny, [l]ater? "
 _ANSWERS: dict[str, Answer] = {

@@ -19,8 +19,8 @@ from cluster.console import say
 from cluster.terminal.outcome import FAILED, OK, print_json
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
-    from cluster.handles import Workspace
+    from cluster.client.client import Troupe
+    from cluster.client.workspace import Workspace
 
 _LONGEST_DETAIL = 100
 

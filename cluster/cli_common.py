@@ -15,7 +15,7 @@ from cluster.joining import outlives_us
 from cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
+    from cluster.client.client import Troupe
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

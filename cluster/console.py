@@ -25,7 +25,8 @@ from cluster.overview import HELD, INTERRUPTED, Overview, status_of
 from cluster.tree import SessionTree
 
 if TYPE_CHECKING:
-    from cluster.handles import BudgetStatus, InboxRequest
+    from cluster.client.budgets import BudgetStatus
+    from cluster.client.inbox import InboxRequest
 
 _ENDLESS = 100_000  # columns where there is no terminal: lines are the reader's to break
 _SHORT = 60

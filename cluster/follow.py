@@ -15,7 +15,7 @@ from cluster.display import Display
 from cluster.progress import Progress
 
 if TYPE_CHECKING:
-    from cluster.handles import Session
+    from cluster.client.session import Session
 
 _RECONCILE_S = 5.0
 _RESTRAINT = 20  # looking at all sessions takes at most a twentieth of the time

@@ -39,8 +39,10 @@ from cluster.overview import (
 from cluster.terminal.outcome import OK, print_json
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
-    from cluster.handles import ApprovalScope, BudgetStatus, InboxRequest, Workspace
+    from cluster.client.budgets import BudgetStatus
+    from cluster.client.client import Troupe
+    from cluster.client.inbox import ApprovalScope, InboxRequest
+    from cluster.client.workspace import Workspace
 
 State: TypeAlias = Literal[
     "idle",

@@ -14,8 +14,9 @@ from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.ids import parse_uuid
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
-    from cluster.handles import InboxRequest, Session
+    from cluster.client.client import Troupe
+    from cluster.client.inbox import InboxRequest
+    from cluster.client.session import Session
 
 SHORTEST = 6
 

@@ -20,8 +20,10 @@ from actors.views import SessionSummary
 from cluster.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
-    from cluster.handles import BudgetStatus, InboxRequest, Workspace
+    from cluster.client.budgets import BudgetStatus
+    from cluster.client.client import Troupe
+    from cluster.client.inbox import InboxRequest
+    from cluster.client.workspace import Workspace
 
 
 INTERRUPTED = "interrupted"

@@ -35,8 +35,9 @@ from cluster.overview import result_json
 from cluster.terminal.outcome import FAILED, OK, print_json, report
 
 if TYPE_CHECKING:
-    from cluster.client import Troupe
-    from cluster.handles import ApprovalHandler, Session
+    from cluster.client.client import Troupe
+    from cluster.client.inbox import ApprovalHandler
+    from cluster.client.session import Session
 
 T = TypeVar("T")
 

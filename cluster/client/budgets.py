@@ -1,0 +1,55 @@
+"""What was spent of a budget, and its cap as people say it."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+from msgspec import Struct
+
+from actors.domain.budget import Cap, Level
+from actors.domain.money import Usd, to_nano, to_usd, usd_text
+from cluster.calls import Calls
+
+
+class BudgetStatus(Struct, frozen=True):
+    """Money at one level, exact when it was asked for. Amounts in nano-USD and as USD."""
+
+    spent: int
+    reserved: int
+    max: int | None
+
+    @property
+    def spent_usd(self) -> Decimal:
+        return to_usd(self.spent)
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        return to_usd(self.reserved)
+
+    @property
+    def max_usd(self) -> Decimal | None:
+        return None if self.max is None else to_usd(self.max)
+
+
+def cap_of(max_usd: Usd | None, warn_at_percent: int) -> Cap:
+    """A cap as it was given; InvalidValue for an amount that is none."""
+    most = None if max_usd is None else to_nano(max_usd, "max_usd")
+    return Cap(most, min(max(warn_at_percent, 0), 100))
+
+
+def cap_text(cap: Cap) -> str:
+    """A cap in words."""
+    if cap.max is None:
+        return "none"
+    return f"{usd_text(cap.max)} USD with a warning at {cap.warn_at_percent} %"
+
+
+async def budget_status(calls: Calls, scope: str, name: str) -> BudgetStatus:
+    """What was spent of a budget by name, after every host has reported what it knows."""
+    status = await calls.directory.status()
+    await asyncio.gather(
+        *(calls.host(host.name).report(scope) for host in status.hosts), return_exceptions=True
+    )
+    level: Level = (await calls.budget(scope).levels([name]))[0]
+    return BudgetStatus(level.spent, level.reserved, level.max)

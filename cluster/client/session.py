@@ -1,0 +1,155 @@
+"""A session, as its client holds it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from actors import tracing
+from actors.domain.budget import Cap, SetCap
+from actors.domain.errors import ClusterUnavailable, InvalidValue
+from actors.domain.messages import Message, check_message
+from actors.domain.money import Usd, to_nano
+from actors.domain.result import Result
+from actors.domain.session import Describe
+from actors.views import FeedEvent, SessionSummary, SessionView
+from cluster.calls import Calls
+from cluster.client.budgets import BudgetStatus, budget_status
+from cluster.documents import export_document
+from cluster.tree import FamilyStats, SessionTree, build_tree, family_stats
+
+_POLL_S = 20.0
+
+
+class Session:
+    """A session of the cluster, by id."""
+
+    def __init__(self, calls: Calls, id: str) -> None:
+        self._calls = calls
+        self.id = id
+
+    async def run(
+        self, prompt: str, *, run_id: str | None = None, timeout: float | None = None
+    ) -> Result:
+        """Run the agent on ``prompt`` and wait for the result; ``timeout`` in seconds.
+
+        The same ``run_id`` twice is one run, whatever the second prompt.
+        """
+        return await self.result(await self.start(prompt, run_id=run_id, timeout=timeout))
+
+    async def start(
+        self, prompt: str, *, run_id: str | None = None, timeout: float | None = None
+    ) -> str:
+        """Queue a run and return its id once it is durable; Busy if 64 wait already."""
+        if not isinstance(prompt, str):
+            raise InvalidValue("prompt: must be a str", field="prompt")
+        run_id = run_id or self._calls.new_id()
+        limit = None if timeout is None else int(timeout * 1_000_000)
+        await self._calls.on_host(self.id, "start", run_id, prompt, limit, tracing.current())
+        return run_id
+
+    async def result(self, run_id: str) -> Result:
+        """Wait for a run's result, however long it takes, and however often its host dies.
+
+        NotFound for an unknown run; ClusterUnavailable when the directory does not answer for 30 s.
+        """
+        while True:
+            try:
+                found = await self._calls.on_host(self.id, "result", run_id, _POLL_S)
+            except ClusterUnavailable:
+                await self._calls.directory.locate(self.id)
+                continue
+            if isinstance(found, Result):
+                return found
+
+    async def resume(self) -> list[str]:
+        """Go on with runs that were queued or under way when the cluster died; their ids."""
+        found = await self._calls.on_host(self.id, "resume")
+        return [str(id) for id in found] if isinstance(found, list) else []
+
+    async def status(self) -> SessionView:
+        """The session as it is now."""
+        return await self._calls.view(self.id)
+
+    async def messages(self, last: int | None = None) -> list[Message]:
+        """The last messages, or all; oldest first."""
+        return await self._calls.messages(self.id, last)
+
+    async def add_message(self, message: Message) -> None:
+        """Append to the history from outside a turn."""
+        await self._calls.on_host(
+            self.id, "add_message", check_message(message), self._calls.new_id()
+        )
+
+    async def clear_messages(self) -> None:
+        """Forget the history; the system prompt stays."""
+        await self._calls.on_host(self.id, "clear_messages")
+
+    async def describe(
+        self,
+        *,
+        title: str | None = None,
+        tags: list[str] | None = None,
+        custom: dict[str, str] | None = None,
+    ) -> None:
+        """Set title, tags or custom metadata."""
+        await self._calls.on_host(self.id, "describe", Describe(title, tags, custom))
+
+    async def family(self) -> list[SessionSummary]:
+        """A line about each session of the tree that this one belongs to."""
+        return await self._calls.directory.family(self.id)
+
+    async def stats(self) -> FamilyStats:
+        """The family's sub-agents by what became of them."""
+        view, summaries = await self.status(), await self.family()
+        profile = view.profile
+        spawned = await self._calls.budget(profile.scope).children(profile.family_id)
+        return family_stats(summaries, spawned, profile.limits.max_concurrent)
+
+    async def tree(self) -> SessionTree:
+        """This session and all below it, with costs."""
+        return build_tree(self.id, await self.family())
+
+    async def budget(self) -> BudgetStatus:
+        """The session budget, which the whole family shares, collected from all of it first."""
+        view = await self.status()
+        return await budget_status(self._calls, view.profile.scope, view.profile.family_id)
+
+    async def set_budget(self, max_usd: Usd, *, by: str | None = None) -> None:
+        """Raise or lower the session budget, in USD."""
+        view = await self.status()
+        profile = view.profile
+        cap = Cap(to_nano(max_usd, "max_usd"), profile.budget.warn_at_percent)
+        command = SetCap(profile.family_id, cap, by or self._calls.actor)
+        await self._calls.budget(profile.scope).set_cap(command)
+
+    async def events(self) -> AsyncIterator[FeedEvent]:
+        """What happens in the whole subtree, live, until the session is ended or cancelled."""
+        place = await self._calls.directory.place_of(self.id)
+        position: int | None = None
+        below = {self.id} if self.id != place.family_id else None
+        while True:
+            position, events = await self._calls.directory.events(
+                place.family_id, position, _POLL_S
+            )
+            if below is not None and events:
+                below = await self._subtree()
+            for event in events:
+                if below is None or event.session_id in below:
+                    yield event
+                if event.session_id == self.id and event.kind in ("ended", "cancelled"):
+                    return
+
+    async def cancel(self, *, by: str | None = None) -> None:
+        """Cancel the session and all below it; returns when nothing of it runs any more."""
+        await self._calls.on_host(self.id, "cancel", by or self._calls.actor)
+
+    async def end(self, *, by: str | None = None) -> None:
+        """End the session and all below it; idempotent. Its session-only allowances are gone."""
+        await self._calls.on_host(self.id, "end", by or self._calls.actor)
+
+    async def export(self) -> str:
+        """The session document, as JSON."""
+        return await export_document(self._calls, self.id)
+
+    async def _subtree(self) -> set[str]:
+        return {node.id for node in (await self.tree()).walk()}

@@ -1,0 +1,127 @@
+"""A workspace, as its client holds it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.audit import Report
+from actors.domain.allowances import Allowance
+from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
+from actors.domain.money import Usd
+from actors.domain.patterns import Pattern
+from actors.views import WorkspaceSettings
+from cluster.audit_export import render_audit
+from cluster.calls import Calls
+from cluster.client.budgets import BudgetStatus, budget_status, cap_of
+from cluster.client.inbox import InboxRequest
+from cluster.client.session import Session
+
+
+class Workspace:
+    """A registered workspace."""
+
+    def __init__(self, calls: Calls, settings: WorkspaceSettings) -> None:
+        self._calls = calls
+        self._settings = settings
+
+    @property
+    def id(self) -> str:
+        return self._settings.scope
+
+    @property
+    def path(self) -> str:
+        return str(self._settings.path)
+
+    @property
+    def settings(self) -> WorkspaceSettings:
+        return self._settings
+
+    async def budget(self) -> BudgetStatus:
+        """What the workspace has spent and reserved, collected from all its sessions first."""
+        return await budget_status(self._calls, self.id, WORKSPACE)
+
+    async def set_budget(
+        self, max_usd: Usd | None, *, warn_at_percent: int = 80, by: str | None = None
+    ) -> None:
+        """Raise or lower the cap, in USD (None: no cap). Below what is spent it blocks."""
+        command = SetCap(WORKSPACE, cap_of(max_usd, warn_at_percent), by or self._calls.actor)
+        await self._calls.budget(self.id).set_cap(command)
+
+    async def hold(self, why: str, *, cancel: bool = False, by: str | None = None) -> int:
+        """Put on the brake: no action is authorised, and no run or sub-agent begins, anywhere here.
+
+        What is at work stands still at its next such step, until `release`; meanwhile its time
+        does not run. With ``cancel`` all root sessions with runs are cancelled then; answers how
+        many. Who holds again changes who and why.
+        """
+        by = by or self._calls.actor
+        await self._calls.budget(self.id).set_hold(SetHold(why, by))
+        return await self._cancel_all(by) if cancel else 0
+
+    async def release(self, *, by: str | None = None) -> Hold | None:
+        """Let go of the brake: everything goes on where it stood. The hold that was, if any."""
+        return await self._calls.budget(self.id).set_hold(SetHold(None, by or self._calls.actor))
+
+    async def held(self) -> Hold | None:
+        """Who holds the workspace, why and since when; None if nobody does."""
+        return await self._calls.budget(self.id).held()
+
+    async def _cancel_all(self, by: str) -> int:
+        places = {id: self._calls.directory.place_of(id) for id in await self._running()}
+        found = await asyncio.gather(*places.values())
+        here = [id for id, place in zip(places, found, strict=True) if place.scope == self.id]
+        return sum(await asyncio.gather(*(self._cancel_if_busy(id, by) for id in here)))
+
+    async def _running(self) -> list[str]:
+        return await self._calls.directory.running()
+
+    async def _cancel_if_busy(self, id: str, by: str) -> bool:
+        view = await self._calls.view(id)
+        busy = bool(view.queued or view.running)
+        if busy:
+            await Session(self._calls, id).cancel(by=by)
+        return busy
+
+    async def allow(
+        self,
+        pattern: Pattern,
+        *,
+        max_uses: int | None = None,
+        expires_in_s: float | None = None,
+        id: str | None = None,
+        by: str | None = None,
+    ) -> Allowance:
+        """Let every session of the workspace do what ``pattern`` matches without asking."""
+        now = self._calls.now()
+        allowance = Allowance(
+            id=id or self._calls.new_id(),
+            pattern=pattern,
+            created=now,
+            expires=None if expires_in_s is None else now + int(expires_in_s * 1_000_000),
+            max_uses=max_uses,
+            uses_left=max_uses,
+            workspace_root=self._settings.path,
+        )
+        return await self._calls.permissions(self.id).grant(allowance, by or self._calls.actor)
+
+    async def allowances(self) -> list[Allowance]:
+        """All allowances of the workspace, session-only ones included."""
+        return await self._calls.permissions(self.id).allowances()
+
+    async def revoke(self, allowance_id: str, *, by: str | None = None) -> None:
+        """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
+        await self._calls.permissions(self.id).revoke(allowance_id, by or self._calls.actor)
+
+    async def audit(self) -> list[Report]:
+        """The audit log: every strand of the workspace, verified; see `Report.problem`."""
+        keys = await self._calls.directory.audit_strands(self.id)
+        return [await self._calls.directory.audit_report(key) for key in keys]
+
+    async def export_audit(self) -> str:
+        """The audit log as a JSON document that carries a signature; see `cluster.audit_export`."""
+        return await self._calls.directory.sign_audit(render_audit(self.path, await self.audit()))
+
+    async def inbox(self) -> list[InboxRequest]:
+        """The requests that wait for a decision now, the most urgent first."""
+        entries = await self._calls.permissions(self.id).open_requests()
+        return [InboxRequest(self._calls, self.id, entry) for entry in entries]
