@@ -1,5 +1,6 @@
 """What Troupe's sessions do: the plain types, and what agent code sees."""
 
+from actors.agent.turn import Permit, Task, Turn
 from actors.domain.actions import (
     AccessControlChange,
     Action,
@@ -68,7 +69,6 @@ from actors.domain.patterns import (
 from actors.domain.policy import Policy
 from actors.domain.result import Result
 from actors.domain.settings import BudgetConfig, Limits
-from actors.turn import Permit, Task, Turn
 
 __all__ = [
     "AccessControlChange",

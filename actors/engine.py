@@ -9,8 +9,9 @@ from typing import cast
 
 import msgspec
 
-from actors import calls, metrics, tracing
+from actors import metrics, tracing
 from actors.activation import Activation
+from actors.agent import calls
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
 from actors.domain.decision import Decision
@@ -31,7 +32,7 @@ _DECISION = msgspec.msgpack.Decoder(Decision)
 
 
 class TurnEngine:
-    """The engine of one run; implements `actors.turn.Engine`."""
+    """The engine of one run; implements `actors.agent.turn.Engine`."""
 
     def __init__(
         self, activation: Activation, run_id: str, fanout: Fanout, always_replay: bool = False

@@ -16,11 +16,12 @@ from typing import Protocol, cast
 
 from msgspec import structs
 
-from actors import calls, wire
+from actors import wire
+from actors.agent import calls
+from actors.agent.turn import Engine
 from actors.deaths import Death, MemoryKiller, cause
 from actors.domain.errors import NoCapacity, TroupeError
 from actors.runner import EXIT
-from actors.turn import Engine
 
 AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""

@@ -27,9 +27,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from actors import calls, proctree, wire
-from actors.agents import unship
-from actors.turn import Turn
+from actors import proctree, wire
+from actors.agent import calls
+from actors.agent.shipping import unship
+from actors.agent.turn import Turn
 
 EXIT = struct.Struct("!iiq")
 """What the server says of a process that has ended: its id, wait status, most memory in KiB."""

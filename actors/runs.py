@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 
 from actors import metrics, strays, tracing, wire
 from actors.activation import Activation
-from actors.agents import unship
+from actors.agent.calls import TurnInfo
+from actors.agent.shipping import unship
+from actors.agent.turn import AgentFunction, Turn
 from actors.brakes import TimeLimit
-from actors.calls import TurnInfo
 from actors.domain import session
 from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
 from actors.domain.result import Result
@@ -20,7 +21,6 @@ from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
 from actors.processes import AgentDied, AgentProcesses, Runner
-from actors.turn import AgentFunction, Turn
 from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0

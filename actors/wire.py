@@ -8,7 +8,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from actors import calls
+from actors.agent import calls
 from actors.domain import errors
 from actors.domain.errors import Detail, Fenced, InvalidValue, StoreUnavailable, TroupeError
 

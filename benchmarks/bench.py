@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from actors import BudgetConfig, Result
-from actors.turn import AgentFunction
+from actors.agent.turn import AgentFunction
 from benchmarks.harness import each, until
 from benchmarks.peer import Peer
 from cluster import Session, Troupe, Workspace

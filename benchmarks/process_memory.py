@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from actors import Turn, calls
-from actors.agents import ship
+from actors import Turn
+from actors.agent import calls
+from actors.agent.shipping import ship
 from actors.processes import AgentProcesses
 from benchmarks.harness import median, until
 

@@ -8,8 +8,8 @@ import time
 
 import msgspec
 
+from actors.agent.versions import installed
 from actors.domain.errors import TroupeError
-from actors.versions import installed
 from cluster.memory import available_memory
 from cluster.redis.connection import Connection
 from cluster.redis.stored_versions import Versions, stored_versions

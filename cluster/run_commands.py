@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.agents import name_of
+from actors.agent.shipping import name_of
+from actors.agent.turn import AgentFunction
 from actors.domain.errors import (
     ClusterUnavailable,
     InvalidAgent,
@@ -22,7 +23,6 @@ from actors.domain.ids import parse_uuid
 from actors.domain.money import to_nano
 from actors.domain.result import Result
 from actors.domain.settings import BudgetConfig, Isolation
-from actors.turn import AgentFunction
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
 from cluster.cli_common import connected

@@ -41,7 +41,7 @@ from actors import (
     TroupeError,
     Turn,
 )
-from actors.turn import AgentFunction
+from actors.agent.turn import AgentFunction
 from cluster import InboxRequest, Troupe, connect
 from cluster.console import say, stdout
 from cluster.display import make_display, waiting

@@ -18,7 +18,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct, structs
 
-from actors.agents import Parcel
+from actors.agent.shipping import Parcel
 from actors.audit import Head, Strand
 from actors.brakes import BRAKE_FORM, seal_brake
 from actors.domain.allowance import Allowance, signing_bytes

@@ -20,11 +20,12 @@ import msgspec
 import pytest
 
 import actors
-from actors import FileRead, agents
-from actors.agents import name_of, ship, unship
+from actors import FileRead
+from actors.agent import shipping
+from actors.agent.shipping import name_of, ship, unship
+from actors.agent.turn import AgentFunction, Turn
+from actors.agent.versions import installed
 from actors.domain.errors import Busy, InvalidAgent, TroupeError
-from actors.turn import AgentFunction, Turn
-from actors.versions import installed
 
 ROOT = str(Path(actors.__file__).parent.parent)
 LOCK = threading.Lock()
@@ -70,7 +71,7 @@ def run_elsewhere(blob: bytes) -> str:
     """What an agent says in a process that shares nothing with this one but this package."""
     program = (
         "import asyncio, sys\n"
-        "from actors.agents import unship\n"
+        "from actors.agent.shipping import unship\n"
         "from actors.domain.errors import InvalidAgent\n"
         "try:\n"
         "    agent = unship(sys.stdin.buffer.read())\n"
@@ -162,7 +163,7 @@ def test_a_script_that_is_run_ships_its_agents(tmp_path: Path) -> None:
     script = tmp_path / "main_script.py"
     script.write_text(
         "import sys\n"
-        "from actors.agents import ship\n"
+        "from actors.agent.shipping import ship\n"
         "WORD = 'dear'\n"
         "async def agent(turn, prompt): return f'{WORD} {prompt}'\n"
         "if __name__ == '__main__':\n"
@@ -221,7 +222,7 @@ def test_what_has_moved_or_has_another_name_is_found(
     (folder / "orchard_old.py").unlink()
     module(folder, "orchard_new", text.replace("{}", "frank"))
     moved = {"orchard_old": "orchard_new", "orchard_old:rude": "orchard_new:frank"}
-    monkeypatch.setattr(agents, "MOVED", moved)
+    monkeypatch.setattr(shipping, "MOVED", moved)
     assert run(unship(blob)) == "dear you"
 
 
@@ -408,7 +409,7 @@ def test_the_senders_path_comes_after_the_workers_own(
 def test_installed_folders_do_not_travel() -> None:
     paths = msgspec.msgpack.decode(ship(greet).blob)["paths"]
     assert paths
-    assert not [path for path in paths if agents._installed(path)]
+    assert not [path for path in paths if shipping._installed(path)]
 
 
 # Names

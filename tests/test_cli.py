@@ -30,7 +30,7 @@ from actors import (
     NotFound,
     TroupeError,
 )
-from actors.agents import name_of
+from actors.agent.shipping import name_of
 from actors.domain.budget import Hold
 from actors.domain.result import Result
 from actors.views import FeedEvent, SessionSummary

@@ -14,7 +14,9 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct
 
-from actors.agents import Parcel, unship
+from actors.agent.shipping import Parcel, unship
+from actors.agent.turn import Turn
+from actors.agent.versions import PYTHON
 from actors.audit import Head, verify
 from actors.brakes import open_brake
 from actors.domain.allowance import Allowance, signing_bytes
@@ -25,8 +27,6 @@ from actors.domain.messages import Message
 from actors.domain.record import Record
 from actors.entity import Codec, read
 from actors.summary import decode_summary, encode_summary
-from actors.turn import Turn
-from actors.versions import PYTHON
 from actors.views import Place, SessionQuery, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import Turn, calls, proctree
-from actors.agents import ship
+from actors import Turn, proctree
+from actors.agent import calls
+from actors.agent.shipping import ship
 from actors.deaths import Death, cause
 from actors.domain.errors import NoCapacity
 from actors.processes import AGENTS, AgentDied, AgentProcesses

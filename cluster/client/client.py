@@ -13,7 +13,8 @@ from typing import Self
 
 from msgspec import structs
 
-from actors.agents import name_of, ship
+from actors.agent.shipping import name_of, ship
+from actors.agent.turn import AgentFunction
 from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, OpenWorkspace, Standing
 from actors.domain.document import SessionDocument, SkippedMessage
@@ -31,7 +32,6 @@ from actors.domain.policy import Policy
 from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
 from actors.listing import check_states, parse_cursor
-from actors.turn import AgentFunction
 from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster import running as up

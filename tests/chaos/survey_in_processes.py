@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import survey as example
 from actors import Task
-from actors.turn import AgentFunction
+from actors.agent.turn import AgentFunction
 
 
 def _task(agent: AgentFunction, prompt: str, label: str) -> Task:

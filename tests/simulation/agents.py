@@ -7,7 +7,8 @@ import contextvars
 import random
 from dataclasses import dataclass
 
-from actors.agents import ship
+from actors.agent.shipping import ship
+from actors.agent.turn import Task, Turn
 from actors.domain.actions import Action, ExecuteCommand, McpToolCall
 from actors.domain.decision import Decision
 from actors.domain.errors import (
@@ -19,7 +20,6 @@ from actors.domain.errors import (
 from actors.domain.messages import Message
 from actors.domain.money import to_usd
 from actors.domain.settings import Isolation
-from actors.turn import Task, Turn
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster
 

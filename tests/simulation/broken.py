@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, calls, engine, host, runs, wire
+from actors import activation, engine, host, runs, wire
+from actors.agent import calls
 from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Committer, Entity

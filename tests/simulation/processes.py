@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from actors import calls, wire
-from actors.agents import unship
+from actors import wire
+from actors.agent import calls
+from actors.agent.shipping import unship
+from actors.agent.turn import Engine, Turn
 from actors.processes import AgentDied
-from actors.turn import Engine, Turn
 from tests.simulation.loop import Process
 
 KILLED = "killed"

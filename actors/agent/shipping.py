@@ -27,12 +27,12 @@ from typing import TypeAlias, cast
 import cloudpickle
 import msgspec
 
-from actors.calls import Shipped
+from actors.agent.calls import Shipped
+from actors.agent.versions import PYTHON, installed
 from actors.domain.errors import InvalidAgent
-from actors.versions import PYTHON, installed
 
 Agent: TypeAlias = Callable[..., Awaitable[object]]
-"""Any async callable; `actors.turn.AgentFunction` says what it is called with."""
+"""Any async callable; `actors.agent.turn.AgentFunction` says what it is called with."""
 
 _INSTALLED = tuple(
     str(Path(path).resolve())
@@ -45,6 +45,8 @@ _FRONT_DOORS = ("actors", "cluster")
 """Where public names are found; what belongs to the second is imported when it is asked for."""
 
 MOVED: Mapping[str, str] = {
+    "actors.agents": "actors.agent.shipping",
+    "actors.calls": "actors.agent.calls",
     "actors.ports:FeedEvent": "actors.views:FeedEvent",
     "actors.ports:Place": "actors.views:Place",
     "actors.ports:SessionPage": "actors.views:SessionPage",
@@ -52,6 +54,7 @@ MOVED: Mapping[str, str] = {
     "actors.ports:SessionSummary": "actors.views:SessionSummary",
     "actors.ports:SessionView": "actors.views:SessionView",
     "actors.ports:WorkspaceSettings": "actors.views:WorkspaceSettings",
+    "actors.turn": "actors.agent.turn",
     "cluster.client": "cluster.client.client",
     "cluster.handles:Answer": "cluster.client.inbox:Answer",
     "cluster.handles:ApprovalHandler": "cluster.client.inbox:ApprovalHandler",

@@ -16,8 +16,8 @@ from typing import Protocol, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
-from actors import calls
-from actors.agents import name_of, ship
+from actors.agent import calls
+from actors.agent.shipping import name_of, ship
 from actors.domain.actions import Action, describe
 from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import InvalidValue
