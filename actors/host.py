@@ -17,6 +17,7 @@ from actors.activation import (
     require_known,
     stored_entity,
 )
+from actors.agent.process.supervisor import Runner
 from actors.borrowing import Borrowing
 from actors.domain import session
 from actors.domain.errors import (
@@ -33,7 +34,6 @@ from actors.domain.session import ChildSpec, Imported, Profile
 from actors.history import SessionEntity
 from actors.outbox import Outbox
 from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
-from actors.processes import Runner
 from actors.purse import Purse
 from actors.runs import Runs
 from actors.views import FeedEvent, SessionView, WorkspaceSettings

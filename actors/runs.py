@@ -7,9 +7,12 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors import metrics, strays, tracing, wire
+from actors import metrics, tracing
 from actors.activation import Activation
 from actors.agent.calls import TurnInfo
+from actors.agent.process import strays, wire
+from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
+from actors.agent.process.watchdog import Watchdog, exit_process
 from actors.agent.shipping import unship
 from actors.agent.turn import AgentFunction, Turn
 from actors.brakes import TimeLimit
@@ -20,8 +23,6 @@ from actors.domain.session import ChildSpec
 from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
-from actors.processes import AgentDied, AgentProcesses, Runner
-from actors.watchdog import Watchdog, exit_process
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6

@@ -16,8 +16,8 @@ import psutil
 
 from actors import Turn
 from actors.agent import calls
+from actors.agent.process.supervisor import AgentProcesses
 from actors.agent.shipping import ship
-from actors.processes import AgentProcesses
 from benchmarks.harness import median, until
 
 _AGENTS = 16

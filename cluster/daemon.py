@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors import proctree
+from actors.agent.process import proctree
 from actors.domain.errors import ClusterUnavailable
 from cluster import running as up
 from cluster.guard import MARK

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from actors import tracing
+from actors.agent.process.watchdog import exit_process
 from actors.domain.errors import StoreUnavailable
 from actors.host import SessionHost
 from actors.ports import (
@@ -25,7 +26,6 @@ from actors.ports import (
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
-from actors.watchdog import exit_process
 from actors.wiring import Wiring
 from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE

@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from actors import proctree
+from actors.agent.process import proctree
 from cluster import running as up
 from cluster.console import say
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up

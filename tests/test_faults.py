@@ -77,7 +77,7 @@ async def _agent_of(troupe: Troupe, session: Session) -> psutil.Process:
 
 def _is_agent_in(process: psutil.Process, path: str) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "actors.runner" in process.cmdline() and process.cwd() == path
+        return "actors.agent.process.worker" in process.cmdline() and process.cwd() == path
     return False
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import Turn, proctree
+from actors import Turn
 from actors.agent import calls
+from actors.agent.process import proctree
+from actors.agent.process.deaths import Death, cause
+from actors.agent.process.supervisor import AGENTS, AgentDied, AgentProcesses
 from actors.agent.shipping import ship
-from actors.deaths import Death, cause
 from actors.domain.errors import NoCapacity
-from actors.processes import AGENTS, AgentDied, AgentProcesses
 from cluster import guard
 from tests import cluster_agents as agents
 from tests.waiting import until

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from actors import wire
 from actors.agent import calls
+from actors.agent.process import wire
 from actors.domain import errors
 from actors.domain.errors import InvalidValue, LimitReached, TroupeError
 from actors.domain.messages import Message

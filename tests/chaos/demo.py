@@ -244,7 +244,7 @@ def _killed(
 
 def _agents(cluster: LocalCluster, sources: Path) -> Iterator[int]:
     """The processes that run an agent: they are where it works."""
-    for process in processes.programs(cluster.sign, "actors.runner"):
+    for process in processes.programs(cluster.sign, "actors.agent.process.worker"):
         with contextlib.suppress(psutil.Error):
             if Path(process.cwd()) == sources:
                 yield int(process.pid)

@@ -14,8 +14,9 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, engine, host, runs, wire
+from actors import activation, engine, host, runs
 from actors.agent import calls
+from actors.agent.process import wire
 from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
 from actors.entity import Committer, Entity

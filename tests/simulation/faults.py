@@ -10,9 +10,9 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
+from actors.agent.process.supervisor import AgentDied
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
 from actors.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
-from actors.processes import AgentDied
 from tests.simulation.loop import Process
 
 T = TypeVar("T")

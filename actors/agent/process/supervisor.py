@@ -16,12 +16,12 @@ from typing import Protocol, cast
 
 from msgspec import structs
 
-from actors import wire
 from actors.agent import calls
+from actors.agent.process import wire
+from actors.agent.process.deaths import Death, MemoryKiller, cause
+from actors.agent.process.worker import EXIT
 from actors.agent.turn import Engine
-from actors.deaths import Death, MemoryKiller, cause
 from actors.domain.errors import NoCapacity, TroupeError
-from actors.runner import EXIT
 
 AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""
@@ -218,11 +218,11 @@ class AgentProcesses:
             return self._control
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
             starter = subprocess.Popen(
-                [sys.executable, "-m", "actors.runner", str(there.fileno())],
+                [sys.executable, "-m", "actors.agent.process.worker", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path, AGENTS: "1"},

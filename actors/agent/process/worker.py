@@ -27,8 +27,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from actors import proctree, wire
 from actors.agent import calls
+from actors.agent.process import proctree, wire
 from actors.agent.shipping import unship
 from actors.agent.turn import Turn
 
