@@ -15,18 +15,18 @@ from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
 from actors.domain.errors import NotFound, RolledBack, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Profile
-from actors.entity import Entity
+from actors.durable.entity import Entity
+from actors.durable.journal import Key, Summary
+from actors.durable.machines import SESSION
+from actors.durable.runtime import Wiring
 from actors.history import History, SessionEntity
 from actors.interceptor import Interceptor
-from actors.journal import Key, Summary
 from actors.listing import CODES, position
-from actors.machines import SESSION
 from actors.permission_leases import PermissionLeases
 from actors.ports import Stores
 from actors.purse import Lend, Purse
 from actors.summary import encode_summary, shown, summarise
 from actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
-from actors.wiring import Wiring
 
 
 class Activation:

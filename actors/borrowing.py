@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from actors.batcher import Batcher
-from actors.brakes import Brakes
 from actors.domain.budget import Exceeded, Granted, Want
 from actors.domain.errors import TroupeError
+from actors.durable.brakes import Brakes
 from actors.permission_leases import PermissionLeases
 from actors.ports import Stores
 from actors.purse import Purse

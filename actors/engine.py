@@ -19,9 +19,9 @@ from actors.domain.errors import SessionEnded, StepInterrupted
 from actors.domain.ids import uuid7
 from actors.domain.replay import Replay
 from actors.domain.result import Result
+from actors.durable.runtime import Wiring
 from actors.fanout import Fanout, Spread
 from actors.views import Place
-from actors.wiring import Wiring
 
 DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""

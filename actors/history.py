@@ -9,7 +9,7 @@ import msgspec
 from actors.domain import session
 from actors.domain.errors import InvalidValue
 from actors.domain.messages import Message, estimated_tokens
-from actors.entity import Entity
+from actors.durable.entity import Entity
 
 WINDOW = 64
 """How many of the newest messages are kept in memory."""

@@ -31,13 +31,13 @@ from actors.domain.errors import (
 from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
+from actors.durable.runtime import Wiring
 from actors.history import SessionEntity
 from actors.outbox import Outbox
 from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
 from actors.purse import Purse
 from actors.runs import Runs
 from actors.views import FeedEvent, SessionView, WorkspaceSettings
-from actors.wiring import Wiring
 
 IDLE_S = 600.0
 """After this time without a call a session is deactivated, in seconds."""

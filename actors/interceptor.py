@@ -34,7 +34,7 @@ from actors.domain.ids import derived_id
 from actors.domain.money import usd_text
 from actors.domain.session import Profile
 from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
-from actors.entity import Clock
+from actors.durable.entity import Clock
 from actors.permission_leases import PermissionLeases
 from actors.ports import Stores
 from actors.purse import Purse

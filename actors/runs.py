@@ -15,11 +15,11 @@ from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
 from actors.agent.process.watchdog import Watchdog, exit_process
 from actors.agent.shipping import unship
 from actors.agent.turn import AgentFunction, Turn
-from actors.brakes import TimeLimit
 from actors.domain import session
 from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec
+from actors.durable.brakes import TimeLimit
 from actors.engine import TurnEngine
 from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry

@@ -20,10 +20,10 @@ from actors.domain.decision import Decision
 from actors.domain.keyring import Keyring
 from actors.domain.result import Result
 from actors.domain.settings import Limits
-from actors.entity import Committer, Entity
+from actors.durable.entity import Committer, Entity
+from actors.durable.journal import Key
+from actors.durable.machines import SESSION
 from actors.history import SessionEntity
-from actors.journal import Key
-from actors.machines import SESSION
 from benchmarks.harness import median, timed
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

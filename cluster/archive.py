@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.audit import Report
 from actors.domain.budget import Hold
+from actors.durable.audit import Report
+from actors.durable.runtime import Wiring
 from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
-from actors.wiring import Wiring
 from cluster.audit_export import sign_audit
 from cluster.audit_log import StrandKey, report, strands
 

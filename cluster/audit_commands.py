@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast
 from rich.table import Table
 from rich.text import Text
 
-from actors.audit import Entry, Report
 from actors.domain.errors import InvalidValue
 from actors.domain.json_value import JsonValue
 from actors.domain.rfc3339 import to_rfc3339
+from actors.durable.audit import Entry, Report
 from cluster import console
 from cluster.cli_common import connected
 from cluster.console import say

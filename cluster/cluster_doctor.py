@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 from msgspec import structs
 
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from cluster.doctor import Check
 from cluster.node_report import NodeReport, Software
 from cluster.redis.stored_versions import Versions

@@ -21,8 +21,8 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
+from actors.durable.runtime import Wiring
 from actors.views import FeedEvent, WorkspaceSettings
-from actors.wiring import Wiring
 from cluster.archive import Archive
 from cluster.feed import Feed
 from cluster.names import DIRECTORY, HOST_PREFIX, scope_of

@@ -17,9 +17,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.brakes import open_brake
 from actors.domain.budget import Hold
 from actors.domain.errors import CallError, RolledBack, TroupeError
+from actors.durable.brakes import open_brake
 from cluster.memory import available_memory
 from cluster.overview import hold_text
 from cluster.redis.connection import OLDEST, Connection

@@ -14,6 +14,7 @@ from typing import cast
 from actors import tracing
 from actors.agent.process.watchdog import exit_process
 from actors.domain.errors import StoreUnavailable
+from actors.durable.runtime import Wiring
 from actors.host import SessionHost
 from actors.ports import (
     BudgetPort,
@@ -26,7 +27,6 @@ from actors.ports import (
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
-from actors.wiring import Wiring
 from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import Directory, HostControl

@@ -1,7 +1,7 @@
 """Golden files: what each version of each stored form looks like, in bytes and for people.
 
 `python -m tests.golden_files` adds those of today's versions; one that was released is never
-written again. Every change to what is stored takes a new version: see `actors.machines`.
+written again. Every change to what is stored takes a new version: see `actors.durable.machines`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import msgspec
 from msgspec import Struct, structs
 
 from actors.agent.shipping import Parcel
-from actors.audit import Head, Strand
-from actors.brakes import BRAKE_FORM, seal_brake
 from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.budget import Brake
 from actors.domain.capability_token import Token, mint
@@ -28,10 +26,12 @@ from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
 from actors.domain.session import Profile
-from actors.entity import Codec, Machine
-from actors.journal import Append, Key, Summary
+from actors.durable.audit import Head, Strand
+from actors.durable.brakes import BRAKE_FORM, seal_brake
+from actors.durable.entity import Codec, Machine
+from actors.durable.journal import Append, Key, Summary
+from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.listing import CODES, position
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.summary import encode_summary
 from actors.views import Place, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.audit import Head, Report, Strand, verify
 from actors.domain.allowances import SessionCleared
 from actors.domain.errors import Tampered
 from actors.domain.keyring import Keyring
+from actors.durable.audit import Head, Report, Strand, verify
 from cluster.audit_export import check_audit, render_audit, sign_audit
 
 KEYRING = Keyring(b"k" * 32)

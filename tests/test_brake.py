@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from actors import ExactTool, WorkspaceHeld
-from actors.brakes import FRESH_S
 from actors.domain.settings import Isolation
+from actors.durable.brakes import FRESH_S
 from cluster import Session, Troupe, Workspace
 from tests import cluster_agents as agents
 from tests.waiting import until

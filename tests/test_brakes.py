@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from actors import brakes
-from actors.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
 from actors.domain.budget import WORKSPACE, Brake, Cap, Hold, SetCap, SetHold
 from actors.domain.errors import Tampered, WorkspaceHeld
 from actors.domain.keyring import Keyring
-from actors.journal import Key
-from actors.memory_journal import MemoryJournal
+from actors.durable import brakes
+from actors.durable.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
+from actors.durable.journal import Key
+from actors.durable.memory_journal import MemoryJournal
+from actors.durable.runtime import Wiring
 from actors.ports import Registry
 from actors.stores.budget import BudgetActor
-from actors.wiring import Wiring
 from tests.waiting import until
 
 RING = Keyring(bytes(range(32)))

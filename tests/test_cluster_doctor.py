@@ -18,8 +18,8 @@ from msgspec import structs
 from rich.console import Console
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
-from actors.journal import Append, Key
-from actors.machines import SESSION
+from actors.durable.journal import Append, Key
+from actors.durable.machines import SESSION
 from cluster import Troupe, bootstrap, connect, remote
 from cluster.cli import invoke
 from cluster.cluster_doctor import Cluster, Examined, as_json, judge

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, field
 
-from actors import entity as shell
 from actors.domain.errors import (
     CorruptState,
     Fenced,
@@ -24,9 +23,10 @@ from actors.domain.errors import (
     TroupeError,
 )
 from actors.domain.keyring import Keyring
-from actors.entity import Committer, Entity, Machine, read
-from actors.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
-from actors.memory_journal import MemoryJournal
+from actors.durable import entity as shell
+from actors.durable.entity import Committer, Entity, Machine, read
+from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
+from actors.durable.memory_journal import MemoryJournal
 
 A, B = Key("scope", "ledger", "a"), Key("scope", "ledger", "b")
 RING = Keyring(bytes(32))

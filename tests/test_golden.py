@@ -17,15 +17,15 @@ from msgspec import Struct
 from actors.agent.shipping import Parcel, unship
 from actors.agent.turn import Turn
 from actors.agent.versions import PYTHON
-from actors.audit import Head, verify
-from actors.brakes import open_brake
 from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.capability_token import Token
 from actors.domain.capability_token import verify as verify_token
 from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.messages import Message
 from actors.domain.record import Record
-from actors.entity import Codec, read
+from actors.durable.audit import Head, verify
+from actors.durable.brakes import open_brake
+from actors.durable.entity import Codec, read
 from actors.summary import decode_summary, encode_summary
 from actors.views import Place, SessionQuery, WorkspaceSettings
 from cluster.redis.connection import Connection
@@ -56,7 +56,7 @@ Reader = Callable[[bytes], object]
 
 ANEW = "python -m tests.golden_files"
 CHANGED = (
-    "the stored form has changed: raise its version (each machine's is in actors/machines.py), so "
+    "the stored form has changed: raise its version (each machine's is in actors/durable/machines.py), so "
     f"that older nodes refuse it instead of losing what they don't know, and run `{ANEW}`"
 )
 FILES = sorted(

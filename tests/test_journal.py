@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.domain.errors import RolledBack
-from actors.journal import Append, Key, Loaded, Outcome, Summary
-from actors.memory_journal import MemoryJournal
+from actors.durable.journal import Append, Key, Loaded, Outcome, Summary
+from actors.durable.memory_journal import MemoryJournal
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 

@@ -20,7 +20,7 @@ from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
-from actors.journal import Append, Key, Outcome, Summary
+from actors.durable.journal import Append, Key, Outcome, Summary
 from actors.listing import CODES, position, wanted
 from actors.summary import encode_summary
 from actors.views import Place, SessionQuery, SessionSummary

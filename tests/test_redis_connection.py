@@ -13,7 +13,7 @@ import pytest
 from redis import exceptions
 
 from actors.domain.errors import InvalidValue, StoreUnavailable
-from actors.journal import Append, Key, Loaded, Outcome
+from actors.durable.journal import Append, Key, Loaded, Outcome
 from cluster.redis import connection as connections
 from cluster.redis.connection import Connection, Script
 from cluster.redis.explanation import explain, shown

@@ -21,7 +21,7 @@ from actors.domain.ids import derived_id, uuid7
 from actors.domain.keyring import Keyring
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
-from actors.journal import Append, Key, Outcome
+from actors.durable.journal import Append, Key, Outcome
 from actors.views import Place, SessionQuery
 from cluster.doctor import server_version
 from cluster.redis.connection import Connection

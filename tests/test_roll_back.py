@@ -27,13 +27,13 @@ from actors.domain.policy import Policy
 from actors.domain.result import Result
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
+from actors.durable.runtime import Wiring
 from actors.host import SessionHost
 from actors.ports import HostProvider, StoreProvider, Stores
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import FeedEvent, WorkspaceSettings
-from actors.wiring import Wiring
 from cluster import bootstrap, remote
 from cluster.doctor import _server
 from cluster.redis import heads

@@ -14,10 +14,10 @@ from msgspec import Struct
 from actors.domain.errors import CorruptState, Fenced
 from actors.domain.keyring import Keyring
 from actors.domain.record import Record
-from actors.entity import Codec, Committer, Entity, Machine, read
-from actors.journal import Append, Journal, Key, Loaded, Outcome, stored_version
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.memory_journal import MemoryJournal
+from actors.durable.entity import Codec, Committer, Entity, Machine, read
+from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, stored_version
+from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.durable.memory_journal import MemoryJournal
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from tests.golden_files import AnyMachine

@@ -13,10 +13,10 @@ from actors.activation import Activation
 from actors.domain.errors import ClusterUnavailable, Fenced
 from actors.domain.result import Result
 from actors.domain.session import Agent, Child, ChildSpec
+from actors.durable.runtime import Wiring
 from actors.host import SessionHost
 from actors.ports import Batch, HostProvider, Registry, StoreProvider
 from actors.runs import Runs
-from actors.wiring import Wiring
 
 
 class Hosts:

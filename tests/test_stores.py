@@ -14,14 +14,14 @@ from actors.domain.errors import Fenced, NotFound
 from actors.domain.ids import derived_id
 from actors.domain.keyring import Keyring
 from actors.domain.patterns import CommandPattern
-from actors.memory_journal import MemoryJournal
+from actors.durable.memory_journal import MemoryJournal
+from actors.durable.runtime import Wiring
 from actors.ports import Registry
 from actors.stores import permissions as stores
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import WorkspaceSettings
-from actors.wiring import Wiring
 
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")

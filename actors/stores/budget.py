@@ -9,10 +9,10 @@ from actors import metrics
 from actors.domain import budget
 from actors.domain.errors import CallError
 from actors.domain.money import NANO
-from actors.holder import Holder
-from actors.machines import BUDGET
+from actors.durable.machines import BUDGET
+from actors.durable.runtime import Wiring
+from actors.durable.singleton import Holder
 from actors.recall import Recall
-from actors.wiring import Wiring
 
 _SLACK_LIMIT_S = 2.0
 """How long the budget waits for a host to return its slack, in seconds."""

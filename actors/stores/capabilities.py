@@ -8,9 +8,9 @@ from actors.domain.approvals import ApprovalRequest
 from actors.domain.capability_token import Token, mint, verify
 from actors.domain.ids import derived_id
 from actors.domain.resource_pattern import exactly
-from actors.holder import Holder
-from actors.machines import CAPABILITIES
-from actors.wiring import Wiring
+from actors.durable.machines import CAPABILITIES
+from actors.durable.runtime import Wiring
+from actors.durable.singleton import Holder
 
 ALWAYS_US = 60 * 60 * 1_000_000
 """How long the token of an approval "always" is good for: one hour."""

@@ -14,12 +14,12 @@ from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Sta
 from actors.domain.errors import Tampered
 from actors.domain.ids import derived_id
 from actors.domain.patterns import Pattern, from_action
-from actors.holder import Holder
-from actors.machines import ALLOWANCES, APPROVALS
+from actors.durable.machines import ALLOWANCES, APPROVALS
+from actors.durable.runtime import Wiring
+from actors.durable.singleton import Holder
 from actors.permission_leases import LEASE_S
 from actors.ports import Asked
 from actors.recall import Recall
-from actors.wiring import Wiring
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.audit import Report
 from actors.domain.allowances import Allowance
 from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
 from actors.domain.money import Usd
 from actors.domain.patterns import Pattern
+from actors.durable.audit import Report
 from actors.views import WorkspaceSettings
 from cluster.audit_export import render_audit
 from cluster.calls import Calls

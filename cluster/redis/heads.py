@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from actors.domain.errors import RolledBack
-from actors.machines import ALLOWANCES, BUDGET
+from actors.durable.machines import ALLOWANCES, BUDGET
 from cluster.redis.connection import Connection
 from cluster.redis.explanation import shown
 

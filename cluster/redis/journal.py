@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.domain.errors import RolledBack
-from actors.journal import Append, Key, Loaded, Outcome, Outcomes
+from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
 from actors.listing import CODES
 from cluster.redis.connection import Connection, Script
 from cluster.redis.listing import roots_of
@@ -24,7 +24,7 @@ _STATES = b"".join(CODES.values())
 
 
 class RedisJournal:
-    """Implements `actors.journal.Journal`."""
+    """Implements `actors.durable.journal.Journal`."""
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection

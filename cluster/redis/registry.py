@@ -16,7 +16,7 @@ from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.session import Profile
-from actors.entity import written_by_newer
+from actors.durable.entity import written_by_newer
 from actors.summary import decode_summary
 from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypeAlias
 
-from actors.journal import SNAPSHOT_HEADER, VERSION_AT
+from actors.durable.journal import SNAPSHOT_HEADER, VERSION_AT
 from cluster.redis.connection import Connection
 
 Versions: TypeAlias = dict[str, dict[int, int]]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.audit import Report
 from actors.domain import allowances, approvals, budget, capabilities, session
 from actors.domain.messages import Message
-from actors.entity import Codec, read
-from actors.journal import Key
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.durable.audit import Report
+from actors.durable.entity import Codec, read
+from actors.durable.journal import Key
+from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.durable.runtime import Wiring
 from actors.views import SessionSummary
-from actors.wiring import Wiring
 from cluster.audit_log import CLUSTER_SCOPE, report, strands
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from actors.audit import Head
 from actors.domain import budget
 from actors.domain.budget import (
     WORKSPACE,
@@ -43,9 +42,10 @@ from actors.domain.budget import (
 from actors.domain.errors import CorruptState, InvalidValue, NotFound, TroupeError
 from actors.domain.keyring import Keyring
 from actors.domain.money import MAX_NANO, NANO
-from actors.entity import Codec
-from actors.journal import Key
-from actors.machines import BUDGET
+from actors.durable.audit import Head
+from actors.durable.entity import Codec
+from actors.durable.journal import Key
+from actors.durable.machines import BUDGET
 
 ROOT, OTHER = "root", "other"
 NOW = 0

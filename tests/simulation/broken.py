@@ -17,12 +17,12 @@ from msgspec import structs
 from actors import activation, engine, host, runs
 from actors.agent import calls
 from actors.agent.process import wire
-from actors.brakes import Brakes
 from actors.domain import allowances, budget, capabilities, session
-from actors.entity import Committer, Entity
-from actors.journal import Append, Journal, Outcomes
-from actors.machines import ALLOWANCES, BUDGET, CAPABILITIES
-from actors.memory_journal import MemoryJournal
+from actors.durable.brakes import Brakes
+from actors.durable.entity import Committer, Entity
+from actors.durable.journal import Append, Journal, Outcomes
+from actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
+from actors.durable.memory_journal import MemoryJournal
 from actors.purse import Purse
 from actors.stores import budget as budget_store
 from actors.stores import capabilities as capability_store

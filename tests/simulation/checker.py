@@ -27,18 +27,18 @@ from typing import Any
 
 import msgspec
 
-from actors.brakes import FRESH_S
 from actors.domain import allowances, approvals, budget, capabilities, session
 from actors.domain.decision import Decision
 from actors.domain.errors import TroupeError
 from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
 from actors.domain.result import Result
-from actors.entity import read
-from actors.journal import Append, Key
+from actors.durable.brakes import FRESH_S
+from actors.durable.entity import read
+from actors.durable.journal import Append, Key
+from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from actors.durable.memory_journal import MemoryJournal
 from actors.listing import CODES, position
-from actors.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.memory_journal import MemoryJournal
 from actors.summary import summarise
 from tests.simulation.processes import SWEPT
 from tests.simulation.witness import AnyMachine, Shadow

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from actors.agent.process.supervisor import AgentDied
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
-from actors.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
+from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Weather:
 
 
 class FaultyJournal:
-    """`actors.journal.Journal` as one process sees it: behind a connection that may fail.
+    """`actors.durable.journal.Journal` as one process sees it: behind a connection that may fail.
 
     A real connection repeats an operation whose answer it missed; that is `Fate.TWICE`. What it
     gives up on is the StoreUnavailable of the others.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from actors.domain.keyring import Keyring
-from actors.entity import Codec, Machine
-from actors.journal import Append, Key, Loaded, Outcome, Outcomes
-from actors.memory_journal import MemoryJournal
+from actors.durable.entity import Codec, Machine
+from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
+from actors.durable.memory_journal import MemoryJournal
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
 

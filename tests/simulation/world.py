@@ -15,6 +15,7 @@ from actors.domain.errors import TroupeError
 from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
+from actors.durable.runtime import Wiring
 from actors.host import SessionHost
 from actors.ports import (
     BudgetPort,
@@ -29,7 +30,6 @@ from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import WorkspaceSettings
-from actors.wiring import Wiring
 from cluster import guard
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
 from tests.simulation.loop import Loop, Process

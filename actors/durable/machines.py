@@ -7,7 +7,7 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 from __future__ import annotations
 
 from actors.domain import allowances, approvals, budget, capabilities, session
-from actors.entity import Machine
+from actors.durable.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.domain.errors import RolledBack
-from actors.journal import Append, Key, Loaded, Outcome, Outcomes, Summary, stored_version
+from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary, stored_version
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class _Stored:
 
 
 class MemoryJournal:
-    """Implements `actors.journal.Journal` with a dictionary; lost when the process ends."""
+    """Implements `actors.durable.journal.Journal` with a dictionary; lost when the process ends."""
 
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}

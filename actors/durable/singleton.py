@@ -6,9 +6,9 @@ import asyncio
 from typing import Generic, TypeVar
 
 from actors.domain.errors import Fenced, RolledBack
-from actors.entity import Entity, Machine
-from actors.journal import Key
-from actors.wiring import Wiring
+from actors.durable.entity import Entity, Machine
+from actors.durable.journal import Key
+from actors.durable.runtime import Wiring
 
 S = TypeVar("S")
 C = TypeVar("C")

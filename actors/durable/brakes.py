@@ -23,7 +23,7 @@ from actors.domain.budget import Brake, Hold
 from actors.domain.errors import CorruptState, TroupeError, Unavailable, WorkspaceHeld
 from actors.domain.keyring import Keyring
 from actors.domain.rfc3339 import to_rfc3339
-from actors.journal import Journal
+from actors.durable.journal import Journal
 
 BRAKE_FORM = 1
 """The version of the stored form of a brake: its number, then [version, brake] sealed."""

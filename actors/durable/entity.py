@@ -21,8 +21,6 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from actors import metrics
-from actors.audit import Head, Strand
-from actors.brakes import seal_brake
 from actors.domain.budget import Brake
 from actors.domain.errors import (
     CorruptState,
@@ -33,7 +31,9 @@ from actors.domain.errors import (
     TroupeError,
 )
 from actors.domain.keyring import Keyring
-from actors.journal import Append, Journal, Key, Loaded, Outcome, Summary
+from actors.durable.audit import Head, Strand
+from actors.durable.brakes import seal_brake
+from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
 
 S = TypeVar("S")
 C = TypeVar("C")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from actors.brakes import Brakes
 from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
-from actors.entity import Clock, Committer
-from actors.journal import Journal
+from actors.durable.brakes import Brakes
+from actors.durable.entity import Clock, Committer
+from actors.durable.journal import Journal
 from actors.ports import Registry
 
 

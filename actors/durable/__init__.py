@@ -1,0 +1,1 @@
+"""Entities: pure state machines with a journal that one activation may write."""
