@@ -23,7 +23,7 @@ from actors.domain.settings import Limits
 from actors.durable.entity import Committer, Entity
 from actors.durable.journal import Key
 from actors.durable.machines import SESSION
-from actors.history import SessionEntity
+from actors.session.history import SessionEntity
 from benchmarks.harness import median, timed
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

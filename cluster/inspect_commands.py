@@ -15,7 +15,7 @@ from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.ids import parse_user
 from actors.domain.json_value import JsonValue
 from actors.domain.money import to_nano, to_usd
-from actors.listing import parse_cursor
+from actors.session.listing import parse_cursor
 from cluster import console
 from cluster.brake_commands import say_held
 from cluster.cli_common import connected

@@ -15,7 +15,6 @@ from actors import tracing
 from actors.agent.process.watchdog import exit_process
 from actors.domain.errors import StoreUnavailable
 from actors.durable.runtime import Wiring
-from actors.host import SessionHost
 from actors.ports import (
     BudgetPort,
     CapabilitiesPort,
@@ -24,6 +23,7 @@ from actors.ports import (
     PermissionsPort,
     Stores,
 )
+from actors.session.host import SessionHost
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor

@@ -31,8 +31,8 @@ from actors.durable.brakes import BRAKE_FORM, seal_brake
 from actors.durable.entity import Codec, Machine
 from actors.durable.journal import Append, Key, Summary
 from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.listing import CODES, position
-from actors.summary import encode_summary
+from actors.session.listing import CODES, position
+from actors.session.summary import encode_summary
 from actors.views import Place, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from actors import Policy
-from actors.runs import ALWAYS_REPLAY
+from actors.session.runs import ALWAYS_REPLAY
 from cluster import Troupe, connect
 from tests import cluster_agents as agents
 

@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from actors import fanout
-from actors.activation import Activation
 from actors.domain.result import Result
 from actors.domain.session import Agent, Child, ChildSpec, FinishChildren
-from actors.fanout import Fanout
-from actors.outbox import Outbox
 from actors.ports import Batch, HostProvider
+from actors.session import spawn
+from actors.session.activation import Activation
+from actors.session.outbox import Outbox
+from actors.session.spawn import Fanout
 from tests.waiting import until
 
 A_MOMENT_S = 0.001
@@ -129,7 +129,7 @@ class LosingHost(FakeHost):
 async def test_what_a_host_was_robbed_of_is_started_there_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fanout, "_POLL_S", A_MOMENT_S)
+    monkeypatch.setattr(spawn, "_POLL_S", A_MOMENT_S)
     host = LosingHost()
     assert await _run(FakeDirectory(most=2), host, 2, 2) == ["0", "1"]
     assert host.started == ["0", "1"] * 2

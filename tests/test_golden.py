@@ -26,7 +26,7 @@ from actors.domain.record import Record
 from actors.durable.audit import Head, verify
 from actors.durable.brakes import open_brake
 from actors.durable.entity import Codec, read
-from actors.summary import decode_summary, encode_summary
+from actors.session.summary import decode_summary, encode_summary
 from actors.views import Place, SessionQuery, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

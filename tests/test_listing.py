@@ -21,8 +21,8 @@ from actors.domain.keyring import Keyring
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
 from actors.durable.journal import Append, Key, Outcome, Summary
-from actors.listing import CODES, position, wanted
-from actors.summary import encode_summary
+from actors.session.listing import CODES, position, wanted
+from actors.session.summary import encode_summary
 from actors.views import Place, SessionQuery, SessionSummary
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal

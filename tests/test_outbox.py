@@ -8,7 +8,7 @@ import pytest
 
 from actors.domain.errors import Fenced
 from actors.domain.result import Result
-from actors.outbox import Outbox
+from actors.session.outbox import Outbox
 
 A, B = Result("a", "completed"), Result("b", "failed")
 

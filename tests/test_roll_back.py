@@ -15,7 +15,6 @@ from typing import cast
 import pytest
 import redis
 
-from actors.activation import Activation
 from actors.domain import session
 from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
@@ -28,8 +27,9 @@ from actors.domain.result import Result
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
 from actors.durable.runtime import Wiring
-from actors.host import SessionHost
 from actors.ports import HostProvider, StoreProvider, Stores
+from actors.session.activation import Activation
+from actors.session.host import SessionHost
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor

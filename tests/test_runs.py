@@ -8,15 +8,15 @@ from typing import cast
 
 import pytest
 
-from actors import runs
-from actors.activation import Activation
 from actors.domain.errors import ClusterUnavailable, Fenced
 from actors.domain.result import Result
 from actors.domain.session import Agent, Child, ChildSpec
 from actors.durable.runtime import Wiring
-from actors.host import SessionHost
 from actors.ports import Batch, HostProvider, Registry, StoreProvider
-from actors.runs import Runs
+from actors.session import runs
+from actors.session.activation import Activation
+from actors.session.host import SessionHost
+from actors.session.runs import Runs
 
 
 class Hosts:

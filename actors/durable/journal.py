@@ -56,7 +56,7 @@ class Summary(NamedTuple):
     """A line about a session for listings, filed under its family.
 
     ``listed`` is where the scope's index of root sessions has it from now on: the code of its
-    state, and its position (`actors.listing`). None leaves the index alone.
+    state, and its position (`actors.session.listing`). None leaves the index alone.
     """
 
     family: str

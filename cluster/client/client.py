@@ -31,7 +31,7 @@ from actors.domain.money import Usd
 from actors.domain.policy import Policy
 from actors.domain.session import Agent, Budget, Imported, Profile
 from actors.domain.settings import BudgetConfig, Isolation, Limits
-from actors.listing import check_states, parse_cursor
+from actors.session.listing import check_states, parse_cursor
 from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster import running as up

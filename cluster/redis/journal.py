@@ -12,7 +12,7 @@ from typing import cast
 
 from actors.domain.errors import RolledBack
 from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
-from actors.listing import CODES
+from actors.session.listing import CODES
 from cluster.redis.connection import Connection, Script
 from cluster.redis.listing import roots_of
 

@@ -1,6 +1,6 @@
 """Root sessions in order of time, found through indexes: what a page costs depends on its length.
 
-An index is a sorted set of positions (`actors.listing`), all with the same score: one of all root
+An index is a sorted set of positions (`actors.session.listing`), all with the same score: one of all root
 sessions and one for each user, which the registry writes before the session comes to be, and one
 for each scope, in which the position follows the state and which the journal writes together with
 the summary. A page reads the index that has the least to offer for its query, and takes what the
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, cast
 
-from actors.listing import (
+from actors.session.listing import (
     CODES,
     check_states,
     id_at,
@@ -23,7 +23,7 @@ from actors.listing import (
     position,
     wanted,
 )
-from actors.summary import decode_summary
+from actors.session.summary import decode_summary
 from actors.views import SessionPage, SessionQuery, SessionSummary
 from cluster.redis.connection import Connection, Script, Value
 from cluster.redis.places import Places, read_place

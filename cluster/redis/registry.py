@@ -17,7 +17,7 @@ from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.session import Profile
 from actors.durable.entity import written_by_newer
-from actors.summary import decode_summary
+from actors.session.summary import decode_summary
 from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.listing import Listing

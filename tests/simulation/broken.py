@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors import activation, engine, host, runs
 from actors.agent import calls
 from actors.agent.process import wire
 from actors.domain import allowances, budget, capabilities, session
@@ -24,6 +23,7 @@ from actors.durable.journal import Append, Journal, Outcomes
 from actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.durable.memory_journal import MemoryJournal
 from actors.purse import Purse
+from actors.session import activation, host, runs, turn_engine
 from actors.stores import budget as budget_store
 from actors.stores import capabilities as capability_store
 from actors.stores import permissions as permission_store
@@ -98,14 +98,14 @@ def _reports_before_commit() -> Iterator[None]:
 @contextmanager
 def _begins_before_commit() -> Iterator[None]:
     """A step that must not run twice runs while the note of it is still on its way."""
-    handle = engine.TurnEngine._handle
+    handle = turn_engine.TurnEngine._handle
 
-    async def hasty(self: engine.TurnEngine, branch: int, call: Any) -> Any:
+    async def hasty(self: turn_engine.TurnEngine, branch: int, call: Any) -> Any:
         if isinstance(call, calls.BeginStep):
             return self._begin_step(branch, call.name, call.idempotent)
         return await handle(self, branch, call)
 
-    with patch.object(engine.TurnEngine, "_handle", hasty):
+    with patch.object(turn_engine.TurnEngine, "_handle", hasty):
         yield
 
 
@@ -261,11 +261,11 @@ def _takes_a_death_for_a_result() -> Iterator[None]:
 def _tells_before_it_looks() -> Iterator[None]:
     """The brake counts before a decision is stored, and not after."""
 
-    async def hasty(self: engine.TurnEngine, decision: Any) -> Any:
+    async def hasty(self: turn_engine.TurnEngine, decision: Any) -> Any:
         self._activation.untold.pop(decision.operation, None)
         return decision
 
-    with patch.object(engine.TurnEngine, "_told", hasty):
+    with patch.object(turn_engine.TurnEngine, "_told", hasty):
         yield
 
 

@@ -38,8 +38,8 @@ from actors.durable.entity import read
 from actors.durable.journal import Append, Key
 from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.durable.memory_journal import MemoryJournal
-from actors.listing import CODES, position
-from actors.summary import summarise
+from actors.session.listing import CODES, position
+from actors.session.summary import summarise
 from tests.simulation.processes import SWEPT
 from tests.simulation.witness import AnyMachine, Shadow
 

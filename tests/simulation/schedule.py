@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors import host, permission_leases, recall, runs
+from actors import permission_leases, recall
 from actors.domain import session
 from actors.durable import entity
 from actors.durable.memory_journal import MemoryJournal
+from actors.session import host, runs
 from tests.simulation.agents import AGENT, STAGE, Stage
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Client, Operator

@@ -16,7 +16,6 @@ from actors.domain.ids import uuid7
 from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.durable.runtime import Wiring
-from actors.host import SessionHost
 from actors.ports import (
     BudgetPort,
     CapabilitiesPort,
@@ -26,6 +25,7 @@ from actors.ports import (
     Registry,
     Stores,
 )
+from actors.session.host import SessionHost
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor

@@ -8,7 +8,6 @@ import os
 from collections.abc import Awaitable, Callable
 
 from actors import metrics, tracing
-from actors.activation import Activation
 from actors.agent.calls import TurnInfo
 from actors.agent.process import strays, wire
 from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
@@ -20,9 +19,10 @@ from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailabl
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec
 from actors.durable.brakes import TimeLimit
-from actors.engine import TurnEngine
-from actors.fanout import Fanout
 from actors.ports import Batch, HostProvider, Registry
+from actors.session.activation import Activation
+from actors.session.spawn import Fanout
+from actors.session.turn_engine import TurnEngine
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6

@@ -19,13 +19,13 @@ from actors.durable.entity import Entity
 from actors.durable.journal import Key, Summary
 from actors.durable.machines import SESSION
 from actors.durable.runtime import Wiring
-from actors.history import History, SessionEntity
-from actors.interceptor import Interceptor
-from actors.listing import CODES, position
 from actors.permission_leases import PermissionLeases
 from actors.ports import Stores
 from actors.purse import Lend, Purse
-from actors.summary import encode_summary, shown, summarise
+from actors.session.authorizer import Interceptor
+from actors.session.history import History, SessionEntity
+from actors.session.listing import CODES, position
+from actors.session.summary import encode_summary, shown, summarise
 from actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
 
 

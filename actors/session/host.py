@@ -11,12 +11,6 @@ from collections.abc import Coroutine
 from msgspec import structs
 
 from actors import metrics
-from actors.activation import (
-    Activation,
-    new_entity,
-    require_known,
-    stored_entity,
-)
 from actors.agent.process.supervisor import Runner
 from actors.borrowing import Borrowing
 from actors.domain import session
@@ -32,11 +26,12 @@ from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
 from actors.durable.runtime import Wiring
-from actors.history import SessionEntity
-from actors.outbox import Outbox
 from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
 from actors.purse import Purse
-from actors.runs import Runs
+from actors.session.activation import Activation, new_entity, require_known, stored_entity
+from actors.session.history import SessionEntity
+from actors.session.outbox import Outbox
+from actors.session.runs import Runs
 from actors.views import FeedEvent, SessionView, WorkspaceSettings
 
 IDLE_S = 600.0

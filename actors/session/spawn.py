@@ -13,13 +13,13 @@ import time
 from collections.abc import Awaitable, Sequence
 
 from actors import metrics
-from actors.activation import Activation
 from actors.domain import budget, session
 from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
 from actors.domain.result import Result
 from actors.domain.session import Child, ChildSpec
 from actors.domain.settings import Isolation
 from actors.ports import Batch, HostPort, HostProvider, Slot
+from actors.session.activation import Activation
 
 _POLL_S = 20.0
 _RETRY_S = 0.2

@@ -10,7 +10,6 @@ from typing import cast
 import msgspec
 
 from actors import metrics, tracing
-from actors.activation import Activation
 from actors.agent import calls
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
@@ -20,7 +19,8 @@ from actors.domain.ids import uuid7
 from actors.domain.replay import Replay
 from actors.domain.result import Result
 from actors.durable.runtime import Wiring
-from actors.fanout import Fanout, Spread
+from actors.session.activation import Activation
+from actors.session.spawn import Fanout, Spread
 from actors.views import Place
 
 DESCRIPTION_CHARACTERS = 200

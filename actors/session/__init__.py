@@ -1,0 +1,1 @@
+"""A live session: its host, its runs, and what its turns ask for."""
