@@ -18,9 +18,9 @@ from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.boundary import EscapeState
 from actors.domain.settings import Limits
-from actors.permission_leases import PermissionLeases
+from actors.leases.budget_lease import Purse
+from actors.leases.permission_leases import PermissionLeases
 from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
-from actors.purse import Purse
 from actors.session.authorizer import Interceptor, real_path
 from actors.views import WorkspaceSettings
 

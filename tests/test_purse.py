@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import purse as purses
-from actors.batcher import Batcher
 from actors.domain import budget, session
 from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
 from actors.domain.errors import Fenced, StoreUnavailable
 from actors.domain.money import NANO
 from actors.domain.session import Reservation, committed_money
-from actors.purse import MOST_SLACK, Purse
+from actors.leases import budget_lease as purses
+from actors.leases.batcher import Batcher
+from actors.leases.budget_lease import MOST_SLACK, Purse
 from tests.waiting import until
 
 ME = "me"

@@ -19,9 +19,9 @@ from actors.durable.entity import Entity
 from actors.durable.journal import Key, Summary
 from actors.durable.machines import SESSION
 from actors.durable.runtime import Wiring
-from actors.permission_leases import PermissionLeases
+from actors.leases.budget_lease import Lend, Purse
+from actors.leases.permission_leases import PermissionLeases
 from actors.ports import Stores
-from actors.purse import Lend, Purse
 from actors.session.authorizer import Interceptor
 from actors.session.history import History, SessionEntity
 from actors.session.listing import CODES, position

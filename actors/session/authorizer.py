@@ -35,9 +35,9 @@ from actors.domain.money import usd_text
 from actors.domain.session import Profile
 from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
 from actors.durable.entity import Clock
-from actors.permission_leases import PermissionLeases
+from actors.leases.budget_lease import Purse
+from actors.leases.permission_leases import PermissionLeases
 from actors.ports import Stores
-from actors.purse import Purse
 from actors.views import WorkspaceSettings
 
 _OPERATIONS: dict[type[Action], Operation] = {

@@ -12,7 +12,6 @@ from msgspec import structs
 
 from actors import metrics
 from actors.agent.process.supervisor import Runner
-from actors.borrowing import Borrowing
 from actors.domain import session
 from actors.domain.errors import (
     CallError,
@@ -26,8 +25,9 @@ from actors.domain.messages import Message
 from actors.domain.result import Result
 from actors.domain.session import ChildSpec, Imported, Profile
 from actors.durable.runtime import Wiring
+from actors.leases.budget_lease import Purse
+from actors.leases.host_leases import Borrowing
 from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
-from actors.purse import Purse
 from actors.session.activation import Activation, new_entity, require_known, stored_entity
 from actors.session.history import SessionEntity
 from actors.session.outbox import Outbox

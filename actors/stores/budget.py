@@ -12,7 +12,7 @@ from actors.domain.money import NANO
 from actors.durable.machines import BUDGET
 from actors.durable.runtime import Wiring
 from actors.durable.singleton import Holder
-from actors.recall import Recall
+from actors.leases.recall import Recall
 
 _SLACK_LIMIT_S = 2.0
 """How long the budget waits for a host to return its slack, in seconds."""

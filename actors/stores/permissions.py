@@ -17,9 +17,9 @@ from actors.domain.patterns import Pattern, from_action
 from actors.durable.machines import ALLOWANCES, APPROVALS
 from actors.durable.runtime import Wiring
 from actors.durable.singleton import Holder
-from actors.permission_leases import LEASE_S
+from actors.leases.permission_leases import LEASE_S
+from actors.leases.recall import Recall
 from actors.ports import Asked
-from actors.recall import Recall
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0

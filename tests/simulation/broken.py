@@ -22,7 +22,7 @@ from actors.durable.entity import Committer, Entity
 from actors.durable.journal import Append, Journal, Outcomes
 from actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from actors.durable.memory_journal import MemoryJournal
-from actors.purse import Purse
+from actors.leases.budget_lease import Purse
 from actors.session import activation, host, runs, turn_engine
 from actors.stores import budget as budget_store
 from actors.stores import capabilities as capability_store

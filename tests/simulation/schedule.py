@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors import permission_leases, recall
 from actors.domain import session
 from actors.durable import entity
 from actors.durable.memory_journal import MemoryJournal
+from actors.leases import permission_leases, recall
 from actors.session import host, runs
 from tests.simulation.agents import AGENT, STAGE, Stage
 from tests.simulation.checker import Checker

@@ -1,0 +1,1 @@
+"""What stores lend for a time: money and permissions."""
