@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors import tracing
 from actors.agent.process.watchdog import exit_process
 from actors.domain.errors import StoreUnavailable
 from actors.durable.runtime import Wiring
@@ -27,6 +26,7 @@ from actors.session.host import SessionHost
 from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
+from actors.telemetry import tracing
 from cluster import nodes, remote
 from cluster.audit_log import CLUSTER_SCOPE
 from cluster.directory import Directory, HostControl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from actors import metrics
+from actors.telemetry import metrics
 from cluster.feed import wait_on
 from cluster.gate import Gate
 

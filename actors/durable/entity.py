@@ -20,7 +20,6 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from actors import metrics
 from actors.domain.budget import Brake
 from actors.domain.errors import (
     CorruptState,
@@ -34,6 +33,7 @@ from actors.domain.keyring import Keyring
 from actors.durable.audit import Head, Strand
 from actors.durable.brakes import seal_brake
 from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
+from actors.telemetry import metrics
 
 S = TypeVar("S")
 C = TypeVar("C")

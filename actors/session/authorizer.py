@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from actors import metrics
 from actors.domain import boundary as boundaries
 from actors.domain import policy as policies
 from actors.domain.actions import (
@@ -38,6 +37,7 @@ from actors.durable.entity import Clock
 from actors.leases.budget_lease import Purse
 from actors.leases.permission_leases import PermissionLeases
 from actors.ports import Stores
+from actors.telemetry import metrics
 from actors.views import WorkspaceSettings
 
 _OPERATIONS: dict[type[Action], Operation] = {

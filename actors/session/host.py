@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 
 from msgspec import structs
 
-from actors import metrics
 from actors.agent.process.supervisor import Runner
 from actors.domain import session
 from actors.domain.errors import (
@@ -32,6 +31,7 @@ from actors.session.activation import Activation, new_entity, require_known, sto
 from actors.session.history import SessionEntity
 from actors.session.outbox import Outbox
 from actors.session.runs import Runs
+from actors.telemetry import metrics
 from actors.views import FeedEvent, SessionView, WorkspaceSettings
 
 IDLE_S = 600.0

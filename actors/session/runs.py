@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors import metrics, tracing
 from actors.agent.calls import TurnInfo
 from actors.agent.process import strays, wire
 from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
@@ -23,6 +22,7 @@ from actors.ports import Batch, HostProvider, Registry
 from actors.session.activation import Activation
 from actors.session.spawn import Fanout
 from actors.session.turn_engine import TurnEngine
+from actors.telemetry import metrics, tracing
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6

@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 
-from actors import metrics
 from actors.domain import budget, session
 from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
 from actors.domain.result import Result
@@ -20,6 +19,7 @@ from actors.domain.session import Child, ChildSpec
 from actors.domain.settings import Isolation
 from actors.ports import Batch, HostPort, HostProvider, Slot
 from actors.session.activation import Activation
+from actors.telemetry import metrics
 
 _POLL_S = 20.0
 _RETRY_S = 0.2

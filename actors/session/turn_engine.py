@@ -9,7 +9,6 @@ from typing import cast
 
 import msgspec
 
-from actors import metrics, tracing
 from actors.agent import calls
 from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
@@ -21,6 +20,7 @@ from actors.domain.result import Result
 from actors.durable.runtime import Wiring
 from actors.session.activation import Activation
 from actors.session.spawn import Fanout, Spread
+from actors.telemetry import metrics, tracing
 from actors.views import Place
 
 DESCRIPTION_CHARACTERS = 200

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from actors import metrics
 from actors.domain import budget
 from actors.domain.errors import CallError
 from actors.domain.money import NANO
@@ -13,6 +12,7 @@ from actors.durable.machines import BUDGET
 from actors.durable.runtime import Wiring
 from actors.durable.singleton import Holder
 from actors.leases.recall import Recall
+from actors.telemetry import metrics
 
 _SLACK_LIMIT_S = 2.0
 """How long the budget waits for a host to return its slack, in seconds."""
