@@ -7,11 +7,11 @@ from decimal import Decimal
 from msgspec import Struct
 
 from actors.domain.boundary import Boundary
-from actors.domain.money import to_usd
 from actors.domain.policy import Policy
-from actors.domain.record import Record
 from actors.domain.result import Result
 from actors.domain.session import Profile
+from actors.domain.values.money import to_usd
+from actors.domain.values.record import Record
 
 
 class WorkspaceSettings(Record, frozen=True):

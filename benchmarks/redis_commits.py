@@ -17,9 +17,9 @@ from typing import cast
 
 from actors.domain import session
 from actors.domain.decision import Decision
-from actors.domain.keyring import Keyring
 from actors.domain.result import Result
 from actors.domain.settings import Limits
+from actors.domain.values.keyring import Keyring
 from actors.durable.entity import Committer, Entity
 from actors.durable.journal import Key
 from actors.durable.machines import SESSION

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import JsonValue
-from actors.domain.rfc3339 import to_rfc3339
+from actors.domain.values.json_value import JsonValue
+from actors.domain.values.rfc3339 import to_rfc3339
 from actors.durable.audit import Entry, Report
 from cluster import console
 from cluster.cli_common import connected

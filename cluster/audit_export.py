@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 
 from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.keyring import Keyring
-from actors.domain.rfc3339 import to_rfc3339
+from actors.domain.values.keyring import Keyring
+from actors.domain.values.rfc3339 import to_rfc3339
 from actors.durable.audit import Report
 
 _PURPOSE = b"troupe audit log, version 1\n"

@@ -10,9 +10,9 @@ from typing import Protocol, cast
 from actors.domain import session
 from actors.domain.budget import Hold
 from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
-from actors.domain.ids import parse_uuid, uuid7
 from actors.domain.messages import Message
 from actors.domain.session import Imported, Profile
+from actors.domain.values.ids import parse_uuid, uuid7
 from actors.durable.audit import Report
 from actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
 from actors.views import (

@@ -22,8 +22,8 @@ from actors.domain.document import (
     usable_escapes,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import JsonValue
 from actors.domain.messages import Message
+from actors.domain.values.json_value import JsonValue
 from actors.git import capture_git_state
 from cluster.calls import Calls
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from actors.domain.budget import Hold
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.ids import parse_user
-from actors.domain.json_value import JsonValue
-from actors.domain.money import to_nano, to_usd
+from actors.domain.values.ids import parse_user
+from actors.domain.values.json_value import JsonValue
+from actors.domain.values.money import to_nano, to_usd
 from actors.session.listing import parse_cursor
 from cluster import console
 from cluster.brake_commands import say_held

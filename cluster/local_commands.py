@@ -10,7 +10,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from actors.domain.json_value import JsonValue
+from actors.domain.values.json_value import JsonValue
 from cluster import cluster_doctor, daemon, doctor
 from cluster.console import say, show
 from cluster.display import waiting

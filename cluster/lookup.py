@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.ids import parse_uuid
+from actors.domain.values.ids import parse_uuid
 
 if TYPE_CHECKING:
     from cluster.client.client import Troupe

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from actors.domain.budget import Hold
-from actors.domain.json_value import JsonValue
-from actors.domain.money import usd_text
 from actors.domain.result import Result
-from actors.domain.rfc3339 import to_rfc3339
+from actors.domain.values.json_value import JsonValue
+from actors.domain.values.money import usd_text
+from actors.domain.values.rfc3339 import to_rfc3339
 from actors.views import SessionSummary
 from cluster.tree import SessionTree, build_tree
 

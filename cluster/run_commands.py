@@ -19,10 +19,10 @@ from actors.domain.errors import (
     NotFound,
     TroupeError,
 )
-from actors.domain.ids import parse_uuid
-from actors.domain.money import to_nano
 from actors.domain.result import Result
 from actors.domain.settings import BudgetConfig, Isolation
+from actors.domain.values.ids import parse_uuid
+from actors.domain.values.money import to_nano
 from cluster.agent_file import load_agent
 from cluster.approver import Asker, approve_all, can_ask
 from cluster.cli_common import connected

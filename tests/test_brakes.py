@@ -9,7 +9,7 @@ import pytest
 
 from actors.domain.budget import WORKSPACE, Brake, Cap, Hold, SetCap, SetHold
 from actors.domain.errors import Tampered, WorkspaceHeld
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 from actors.durable import brakes
 from actors.durable.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
 from actors.durable.journal import Key

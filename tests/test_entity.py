@@ -22,7 +22,7 @@ from actors.domain.errors import (
     Tampered,
     TroupeError,
 )
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 from actors.durable import entity as shell
 from actors.durable.entity import Committer, Entity, Machine, read
 from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary

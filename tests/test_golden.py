@@ -22,7 +22,7 @@ from actors.domain.capability_token import Token
 from actors.domain.capability_token import verify as verify_token
 from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.messages import Message
-from actors.domain.record import Record
+from actors.domain.values.record import Record
 from actors.durable.audit import Head, verify
 from actors.durable.brakes import open_brake
 from actors.durable.entity import Codec, read

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.ids import uuid7
-from actors.domain.keyring import Keyring
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
+from actors.domain.values.ids import uuid7
+from actors.domain.values.keyring import Keyring
 from actors.durable.journal import Append, Key, Outcome, Summary
 from actors.session.listing import CODES, position, wanted
 from actors.session.summary import encode_summary

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 import survey
 from actors.domain.budget import WORKSPACE
-from actors.domain.ids import derived_id
+from actors.domain.values.ids import derived_id
 from cluster import Session, SessionTree, Troupe, connect, remote, roles
 from cluster.names import DIRECTORY, allowances_name, budget_name
 from cluster.nodes import actors_on

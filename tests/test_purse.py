@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from actors.domain import budget, session
 from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
 from actors.domain.errors import Fenced, StoreUnavailable
-from actors.domain.money import NANO
 from actors.domain.session import Reservation, committed_money
+from actors.domain.values.money import NANO
 from actors.leases import budget_lease as purses
 from actors.leases.batcher import Batcher
 from actors.leases.budget_lease import MOST_SLACK, Purse

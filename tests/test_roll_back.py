@@ -20,12 +20,12 @@ from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
 from actors.domain.decision import Decision
 from actors.domain.errors import Fenced, RolledBack
-from actors.domain.ids import derived_id
-from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
 from actors.domain.result import Result
 from actors.domain.session import Budget, Profile
 from actors.domain.settings import Limits
+from actors.domain.values.ids import derived_id
+from actors.domain.values.keyring import Keyring
 from actors.durable.runtime import Wiring
 from actors.ports import HostProvider, StoreProvider, Stores
 from actors.session.activation import Activation

@@ -12,8 +12,8 @@ import pytest_asyncio
 from msgspec import Struct
 
 from actors.domain.errors import CorruptState, Fenced
-from actors.domain.keyring import Keyring
-from actors.domain.record import Record
+from actors.domain.values.keyring import Keyring
+from actors.domain.values.record import Record
 from actors.durable.entity import Codec, Committer, Entity, Machine, read
 from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, stored_version
 from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION

@@ -11,9 +11,9 @@ from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope, request_for
 from actors.domain.budget import Cap, OpenFamily, Want
 from actors.domain.errors import Fenced, NotFound
-from actors.domain.ids import derived_id
-from actors.domain.keyring import Keyring
 from actors.domain.patterns import CommandPattern
+from actors.domain.values.ids import derived_id
+from actors.domain.values.keyring import Keyring
 from actors.durable.memory_journal import MemoryJournal
 from actors.durable.runtime import Wiring
 from actors.ports import Registry

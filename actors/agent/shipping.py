@@ -47,6 +47,9 @@ _FRONT_DOORS = ("actors", "cluster")
 MOVED: Mapping[str, str] = {
     "actors.agents": "actors.agent.shipping",
     "actors.calls": "actors.agent.calls",
+    "actors.domain.ids": "actors.domain.values.ids",
+    "actors.domain.json_value": "actors.domain.values.json_value",
+    "actors.domain.money": "actors.domain.values.money",
     "actors.ports:FeedEvent": "actors.views:FeedEvent",
     "actors.ports:Place": "actors.views:Place",
     "actors.ports:SessionPage": "actors.views:SessionPage",

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from actors.domain.actions import Action
 from actors.domain.allowance import Allowance
 from actors.domain.patterns import index_key, index_keys
-from actors.domain.record import Record
+from actors.domain.values.record import Record
 
 
 class State(Struct, array_like=True, dict=True):

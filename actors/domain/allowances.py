@@ -36,7 +36,7 @@ from actors.domain.allowance_book import (
 )
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.patterns import matches
-from actors.domain.record import Record
+from actors.domain.values.record import Record
 
 __all__ = [
     "Allowance",

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from actors.domain.approval_request import ApprovalRequest, Decision, Scope
-from actors.domain.record import Record
+from actors.domain.values.record import Record
 
 RETENTION_US = 24 * 60 * 60 * 1_000_000
 

@@ -18,7 +18,7 @@ from actors.domain.actions import (
     default_risk,
     describe,
 )
-from actors.domain.fields import choice
+from actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
 

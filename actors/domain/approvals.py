@@ -53,8 +53,8 @@ from actors.domain.approval_request import (
     request_for,
 )
 from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
-from actors.domain.fields import choice
-from actors.domain.record import Record
+from actors.domain.values.fields import choice
+from actors.domain.values.record import Record
 
 __all__ = [
     "DEFERRED_US",

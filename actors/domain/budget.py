@@ -25,8 +25,8 @@ from typing import TypeAlias
 from msgspec import Struct, field
 
 from actors.domain.errors import CorruptState, InvalidValue, NotFound
-from actors.domain.money import MAX_NANO, usd_text
-from actors.domain.record import Record
+from actors.domain.values.money import MAX_NANO, usd_text
+from actors.domain.values.record import Record
 
 WORKSPACE = "workspace"
 

@@ -48,9 +48,7 @@ from actors.domain.capability_token import (
     signing_bytes,
     verify,
 )
-from actors.domain.checks import check_name
 from actors.domain.errors import InvalidValue
-from actors.domain.record import Record
 from actors.domain.resource_pattern import (
     Resource,
     covers,
@@ -59,6 +57,8 @@ from actors.domain.resource_pattern import (
     matches,
     parse_resource,
 )
+from actors.domain.values.checks import check_name
+from actors.domain.values.record import Record
 
 __all__ = [
     "PERMISSIONS",

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from actors.domain.budget import Warning
 from actors.domain.errors import TroupeError
-from actors.domain.money import to_usd
-from actors.domain.record import Record
+from actors.domain.values.money import to_usd
+from actors.domain.values.record import Record
 
 Kind: TypeAlias = Literal["allowed", "denied", "exceeded", "deferred"]
 

@@ -19,8 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_object import JsonObject, check_list, with_extra
-from actors.domain.json_value import JsonValue, check_json, check_text, kind_of, shown
 from actors.domain.messages import (
     Content,
     ImagePart,
@@ -34,6 +32,8 @@ from actors.domain.messages import (
     check_content,
     check_role,
 )
+from actors.domain.values.json_object import JsonObject, check_list, with_extra
+from actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of, shown
 
 
 def message_to_json(message: Message) -> dict[str, JsonValue]:

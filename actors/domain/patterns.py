@@ -47,11 +47,11 @@ from actors.domain.actions import (
     PluginHttpRequest,
     plugin_capability,
 )
-from actors.domain.checks import check_choice, check_name, check_whole
 from actors.domain.errors import InvalidValue
-from actors.domain.globs import MAX_PATTERN, check_glob, escape, has_parent_segment, literal
-from actors.domain.globs import matches as glob_matches
-from actors.domain.hosts import check_host, check_port
+from actors.domain.values.checks import check_choice, check_name, check_whole
+from actors.domain.values.globs import MAX_PATTERN, check_glob, escape, has_parent_segment, literal
+from actors.domain.values.globs import matches as glob_matches
+from actors.domain.values.network import check_host, check_port
 
 WorkspacePermission: TypeAlias = Literal["read", "write", "delete", "invoke", "execute"]
 

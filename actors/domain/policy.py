@@ -33,15 +33,15 @@ from actors.domain.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.checks import check_name, check_whole
 from actors.domain.command_line import commands_run
 from actors.domain.command_rule import blocks, shape
 from actors.domain.errors import InvalidValue
-from actors.domain.fields import each
-from actors.domain.globs import check_glob, has_parent_segment, matches
-from actors.domain.hosts import check_host, parse_url
-from actors.domain.paths import collapsed, covered_by_none, covers, may_hold
 from actors.domain.shell_text import Unreadable, split
+from actors.domain.values.checks import check_name, check_whole
+from actors.domain.values.fields import each
+from actors.domain.values.globs import check_glob, has_parent_segment, matches
+from actors.domain.values.network import check_host, parse_url
+from actors.domain.values.paths import collapsed, covered_by_none, covers, may_hold
 from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict
 
 BLOCKED_TOOLS = (

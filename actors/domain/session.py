@@ -27,10 +27,10 @@ from actors.domain.errors import (
     NotFound,
     SessionEnded,
 )
-from actors.domain.money import MAX_NANO
-from actors.domain.record import Record
 from actors.domain.result import Result
 from actors.domain.settings import Isolation, Limits
+from actors.domain.values.money import MAX_NANO
+from actors.domain.values.record import Record
 
 MAX_QUEUED_RUNS = 64
 KEPT_RESULTS = 32

@@ -6,8 +6,8 @@ import math
 from typing import Literal, TypeAlias
 
 from actors.domain.errors import InvalidValue
-from actors.domain.money import Usd, to_nano
-from actors.domain.record import Record
+from actors.domain.values.money import Usd, to_nano
+from actors.domain.values.record import Record
 
 Isolation: TypeAlias = Literal["process", "shared"]
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import structs
 
 from actors.domain.errors import Tampered
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 
 _MARK_BYTES = 20
 _ENCODER = msgspec.msgpack.Encoder()

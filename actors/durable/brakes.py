@@ -21,8 +21,8 @@ import msgspec
 
 from actors.domain.budget import Brake, Hold
 from actors.domain.errors import CorruptState, TroupeError, Unavailable, WorkspaceHeld
-from actors.domain.keyring import Keyring
-from actors.domain.rfc3339 import to_rfc3339
+from actors.domain.values.keyring import Keyring
+from actors.domain.values.rfc3339 import to_rfc3339
 from actors.durable.journal import Journal
 
 BRAKE_FORM = 1

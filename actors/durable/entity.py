@@ -29,7 +29,7 @@ from actors.domain.errors import (
     StoreUnavailable,
     TroupeError,
 )
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 from actors.durable.audit import Head, Strand
 from actors.durable.brakes import seal_brake
 from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary

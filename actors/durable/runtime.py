@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from actors.domain.ids import uuid7
-from actors.domain.keyring import Keyring
+from actors.domain.values.ids import uuid7
+from actors.domain.values.keyring import Keyring
 from actors.durable.brakes import Brakes
 from actors.durable.entity import Clock, Committer
 from actors.durable.journal import Journal

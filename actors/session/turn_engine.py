@@ -14,9 +14,9 @@ from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
 from actors.domain.decision import Decision
 from actors.domain.errors import SessionEnded, StepInterrupted
-from actors.domain.ids import uuid7
 from actors.domain.replay import Replay
 from actors.domain.result import Result
+from actors.domain.values.ids import uuid7
 from actors.durable.runtime import Wiring
 from actors.session.activation import Activation
 from actors.session.spawn import Fanout, Spread

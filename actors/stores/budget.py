@@ -7,7 +7,7 @@ from typing import cast
 
 from actors.domain import budget
 from actors.domain.errors import CallError
-from actors.domain.money import NANO
+from actors.domain.values.money import NANO
 from actors.durable.machines import BUDGET
 from actors.durable.runtime import Wiring
 from actors.durable.singleton import Holder

@@ -6,8 +6,8 @@ from actors.domain import capabilities
 from actors.domain.actions import Action, resource
 from actors.domain.approvals import ApprovalRequest
 from actors.domain.capability_token import Token, mint, verify
-from actors.domain.ids import derived_id
 from actors.domain.resource_pattern import exactly
+from actors.domain.values.ids import derived_id
 from actors.durable.machines import CAPABILITIES
 from actors.durable.runtime import Wiring
 from actors.durable.singleton import Holder

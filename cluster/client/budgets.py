@@ -8,7 +8,7 @@ from decimal import Decimal
 from msgspec import Struct
 
 from actors.domain.budget import Cap, Level
-from actors.domain.money import Usd, to_nano, to_usd, usd_text
+from actors.domain.values.money import Usd, to_nano, to_usd, usd_text
 from cluster.calls import Calls
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from actors.domain.budget import Cap, SetCap
 from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.messages import Message, check_message
-from actors.domain.money import Usd, to_nano
 from actors.domain.result import Result
 from actors.domain.session import Describe
+from actors.domain.values.money import Usd, to_nano
 from actors.telemetry import tracing
 from actors.views import FeedEvent, SessionSummary, SessionView
 from cluster.calls import Calls

@@ -6,8 +6,8 @@ import asyncio
 
 from actors.domain.allowances import Allowance
 from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
-from actors.domain.money import Usd
 from actors.domain.patterns import Pattern
+from actors.domain.values.money import Usd
 from actors.durable.audit import Report
 from actors.views import WorkspaceSettings
 from cluster.audit_export import render_audit

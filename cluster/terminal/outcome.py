@@ -7,7 +7,7 @@ import os
 import traceback
 
 from actors.domain.errors import CallError, TroupeError
-from actors.domain.json_value import JsonValue
+from actors.domain.values.json_value import JsonValue
 from cluster.console import say
 
 OK = 0

@@ -29,7 +29,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from actors.domain.ids import derived_id
+from actors.domain.values.ids import derived_id
 from tests.chaos import processes
 from tests.chaos.cluster import ROOT
 from tests.chaos.local import TROUPE, LocalCluster

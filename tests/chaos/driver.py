@@ -32,7 +32,7 @@ from actors import (
     Unavailable,
 )
 from actors.domain.capability_token import Token
-from actors.domain.money import to_usd
+from actors.domain.values.money import to_usd
 from cluster import InboxRequest, Session, Troupe, Workspace, connect
 from cluster.running import Running, running
 from cluster.settings import ClusterSettings

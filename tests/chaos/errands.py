@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from actors import McpToolCall, Message, StepInterrupted, Task, Turn
 from actors.domain.decision import Decision
-from actors.domain.money import to_usd
+from actors.domain.values.money import to_usd
 from tests.chaos import helpers
 from tests.chaos.agents import worker
 from tests.chaos.ledger import Ledger, Line

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from actors.domain.allowances import Allowance
 from actors.domain.capability_token import Token, mint
-from actors.domain.ids import derived_id
-from actors.domain.keyring import Keyring
 from actors.domain.patterns import ExactTool
 from actors.domain.settings import Isolation
+from actors.domain.values.ids import derived_id
+from actors.domain.values.keyring import Keyring
 from tests.chaos.errands import CENT, GUARDED
 
 FAMILIES_PER_WAVE = 6

@@ -40,8 +40,8 @@ from actors.domain.budget import (
     Warning,
 )
 from actors.domain.errors import CorruptState, InvalidValue, NotFound, TroupeError
-from actors.domain.keyring import Keyring
-from actors.domain.money import MAX_NANO, NANO
+from actors.domain.values.keyring import Keyring
+from actors.domain.values.money import MAX_NANO, NANO
 from actors.durable.audit import Head
 from actors.durable.entity import Codec
 from actors.durable.journal import Key

@@ -16,8 +16,8 @@ from actors.domain.budget_snapshot import (
     snapshot_to_json,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import parse_json
-from actors.domain.money import MAX_NANO, NANO
+from actors.domain.values.json_value import parse_json
+from actors.domain.values.money import MAX_NANO, NANO
 
 AMOUNTS = st.integers(0, MAX_NANO)
 

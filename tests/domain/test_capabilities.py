@@ -38,7 +38,7 @@ from actors.domain.capabilities import (
     usable,
 )
 from actors.domain.errors import CallError, InvalidValue, NotFound
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)
 USER, OTHER_USER = "0123456789abcdef", "f" * 16

@@ -22,8 +22,8 @@ from actors.domain.capability_token import (
     wrong_time,
 )
 from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.keyring import Keyring
 from actors.domain.resource_pattern import matches
+from actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)
 STRANGER = Keyring(b"s" * 32)

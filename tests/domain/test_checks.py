@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from actors.domain.checks import check_choice, check_clean, check_name, check_texts, check_whole
 from actors.domain.errors import InvalidValue
+from actors.domain.values.checks import (
+    check_choice,
+    check_clean,
+    check_name,
+    check_texts,
+    check_whole,
+)
 
 
 def test_what_is_right_comes_back() -> None:

@@ -36,7 +36,7 @@ from actors.domain.messages import (
     ToolResult,
     estimated_tokens,
 )
-from actors.domain.money import MAX_NANO
+from actors.domain.values.money import MAX_NANO
 from tests.domain.test_json_value import JSON, nested
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "session_document_seed.json"

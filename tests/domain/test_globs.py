@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.domain.errors import InvalidValue
-from actors.domain.globs import check_glob, escape, has_parent_segment, literal, matches
+from actors.domain.values.globs import check_glob, escape, has_parent_segment, literal, matches
 
 ALPHABET = "ab/.-]*?[!"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from actors.domain.errors import InvalidValue
-from actors.domain.hosts import check_host, check_port, host_and_port, parse_url
+from actors.domain.values.network import check_host, check_port, host_and_port, parse_url
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import JsonValue
 from actors.domain.message_json import (
     content_from_json,
     content_to_json,
@@ -25,6 +24,7 @@ from actors.domain.messages import (
     ToolCalls,
     ToolResult,
 )
+from actors.domain.values.json_value import JsonValue
 from tests.domain.test_json_value import JSON
 
 CALL: dict[str, JsonValue] = {"id": "c1", "name": "t", "arguments": {"a": [1, None]}}

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import JsonValue
 from actors.domain.messages import (
     Content,
     ImagePart,
@@ -28,6 +27,7 @@ from actors.domain.messages import (
     check_message,
     estimated_tokens,
 )
+from actors.domain.values.json_value import JsonValue
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUg=="
 

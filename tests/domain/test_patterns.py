@@ -27,7 +27,6 @@ from actors.domain.actions import (
     TransmitData,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.globs import has_parent_segment
 from actors.domain.patterns import (
     NO_PORT,
     CommandPattern,
@@ -45,6 +44,7 @@ from actors.domain.patterns import (
     index_keys,
     matches,
 )
+from actors.domain.values.globs import has_parent_segment
 
 ROOT = "/ws"
 

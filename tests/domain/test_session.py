@@ -21,7 +21,6 @@ from actors.domain.errors import (
     SessionEnded,
     TroupeError,
 )
-from actors.domain.money import MAX_NANO, NANO
 from actors.domain.result import Result, Status
 from actors.domain.session import (
     HOST_ENDED,
@@ -65,6 +64,7 @@ from actors.domain.session import (
     operation,
 )
 from actors.domain.settings import Isolation, Limits
+from actors.domain.values.money import MAX_NANO, NANO
 
 ME = "me"
 AGENT = Agent("digest", "reader")

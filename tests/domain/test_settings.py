@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.domain.errors import InvalidValue
-from actors.domain.money import NANO
 from actors.domain.settings import BudgetConfig, Limits
+from actors.domain.values.money import NANO
 
 
 def test_the_budgets_defaults() -> None:

@@ -18,8 +18,8 @@ from actors.domain.errors import (
     Unavailable,
 )
 from actors.domain.messages import Message
-from actors.domain.money import to_usd
 from actors.domain.settings import Isolation
+from actors.domain.values.money import to_usd
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster
 

@@ -30,9 +30,9 @@ import msgspec
 from actors.domain import allowances, approvals, budget, capabilities, session
 from actors.domain.decision import Decision
 from actors.domain.errors import TroupeError
-from actors.domain.keyring import Keyring
 from actors.domain.messages import Message
 from actors.domain.result import Result
+from actors.domain.values.keyring import Keyring
 from actors.durable.brakes import FRESH_S
 from actors.durable.entity import read
 from actors.durable.journal import Append, Key

@@ -13,12 +13,12 @@ from actors.domain.approvals import Scope
 from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
 from actors.domain.capability_token import Token, mint
 from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from actors.domain.ids import uuid7
 from actors.domain.messages import Message
-from actors.domain.money import NANO
 from actors.domain.patterns import CommandPattern
 from actors.domain.result import Result
 from actors.domain.settings import Isolation, Limits
+from actors.domain.values.ids import uuid7
+from actors.domain.values.money import NANO
 from tests.simulation.agents import AGENT, Stage
 from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 

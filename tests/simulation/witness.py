@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
-from actors.domain.keyring import Keyring
+from actors.domain.values.keyring import Keyring
 from actors.durable.entity import Codec, Machine
 from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
 from actors.durable.memory_journal import MemoryJournal

@@ -12,9 +12,9 @@ from typing import cast
 
 from actors.domain.boundary import Boundary
 from actors.domain.errors import TroupeError
-from actors.domain.ids import uuid7
-from actors.domain.keyring import Keyring
 from actors.domain.policy import Policy
+from actors.domain.values.ids import uuid7
+from actors.domain.values.keyring import Keyring
 from actors.durable.runtime import Wiring
 from actors.ports import (
     BudgetPort,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import check_text
+from actors.domain.values.json_value import check_text
 
 
 def check_clean(value: object, field: str) -> str:

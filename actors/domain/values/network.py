@@ -11,9 +11,9 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from actors.domain.checks import check_name
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import shown
+from actors.domain.values.checks import check_name
+from actors.domain.values.json_value import shown
 
 MAX_PORT = 65535
 

@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import check_text, shown
+from actors.domain.values.json_value import check_text, shown
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)

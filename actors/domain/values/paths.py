@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from actors.domain.errors import InvalidValue
-from actors.domain.globs import matches
+from actors.domain.values.globs import matches
 
 MAX_LENGTH = 4096
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from actors.domain.errors import InvalidValue
-from actors.domain.json_value import JsonValue, check_json, check_text, kind_of
+from actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of
 
 MAX_COUNT: Final = 2**63 - 1
 _SHOWN_KEY = 60
