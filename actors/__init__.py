@@ -45,15 +45,6 @@ from actors.domain.errors import (
     Unavailable,
     WorkspaceHeld,
 )
-from actors.domain.messages import (
-    ImagePart,
-    Message,
-    Multipart,
-    TextPart,
-    ToolCall,
-    ToolCalls,
-    ToolResult,
-)
 from actors.domain.patterns import (
     CommandPattern,
     Custom,
@@ -67,8 +58,17 @@ from actors.domain.patterns import (
     WorkspaceRelative,
 )
 from actors.domain.policy import Policy
-from actors.domain.result import Result
-from actors.domain.settings import BudgetConfig, Limits
+from actors.domain.session.messages import (
+    ImagePart,
+    Message,
+    Multipart,
+    TextPart,
+    ToolCall,
+    ToolCalls,
+    ToolResult,
+)
+from actors.domain.session.result import Result
+from actors.domain.session.settings import BudgetConfig, Limits
 
 __all__ = [
     "AccessControlChange",

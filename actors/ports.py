@@ -27,8 +27,8 @@ from actors.domain.budget import (
 )
 from actors.domain.capability_token import Token
 from actors.domain.patterns import Pattern
-from actors.domain.result import Result
-from actors.domain.session import ChildSpec, Profile
+from actors.domain.session.machine import ChildSpec, Profile
+from actors.domain.session.result import Result
 from actors.views import (
     FeedEvent,
     Place,

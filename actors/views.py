@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from actors.domain.boundary import Boundary
 from actors.domain.policy import Policy
-from actors.domain.result import Result
-from actors.domain.session import Profile
+from actors.domain.session.machine import Profile
+from actors.domain.session.result import Result
 from actors.domain.values.money import to_usd
 from actors.domain.values.record import Record
 

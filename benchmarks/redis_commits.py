@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from actors.domain import session
 from actors.domain.decision import Decision
-from actors.domain.result import Result
-from actors.domain.settings import Limits
+from actors.domain.session import machine as session
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Limits
 from actors.domain.values.keyring import Keyring
 from actors.durable.entity import Committer, Entity
 from actors.durable.journal import Key

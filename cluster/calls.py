@@ -7,11 +7,11 @@ import os
 import time
 from typing import Protocol, cast
 
-from actors.domain import session
 from actors.domain.budget import Hold
 from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
-from actors.domain.messages import Message
-from actors.domain.session import Imported, Profile
+from actors.domain.session import machine as session
+from actors.domain.session.machine import Imported, Profile
+from actors.domain.session.messages import Message
 from actors.domain.values.ids import parse_uuid, uuid7
 from actors.durable.audit import Report
 from actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort

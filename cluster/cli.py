@@ -17,7 +17,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
-from actors.domain.settings import Isolation
+from actors.domain.session.settings import Isolation
 from cluster import (
     audit_commands,
     brake_commands,

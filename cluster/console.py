@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from actors.domain.messages import Message
-from actors.domain.result import Result
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
 from actors.domain.values.money import usd_text
 from actors.views import SessionView
 from cluster.overview import HELD, INTERRUPTED, Overview, status_of

@@ -8,7 +8,6 @@ from typing import cast
 
 import msgspec
 
-from actors.domain import session
 from actors.domain.allowances import Allowance, valid
 from actors.domain.budget_snapshot import BudgetSnapshot
 from actors.domain.document import (
@@ -22,7 +21,8 @@ from actors.domain.document import (
     usable_escapes,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import Message
+from actors.domain.session import machine as session
+from actors.domain.session.messages import Message
 from actors.domain.values.json_value import JsonValue
 from actors.git import capture_git_state
 from cluster.calls import Calls

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from actors.domain.errors import TroupeError
-from actors.domain.result import Result
+from actors.domain.session.result import Result
 from cluster.console import lasting, usd
 from cluster.display import Display
 from cluster.progress import Progress

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from actors.domain.budget import Hold
-from actors.domain.result import Result
+from actors.domain.session.result import Result
 from actors.domain.values.json_value import JsonValue
 from actors.domain.values.money import usd_text
 from actors.domain.values.rfc3339 import to_rfc3339

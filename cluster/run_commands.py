@@ -19,8 +19,8 @@ from actors.domain.errors import (
     NotFound,
     TroupeError,
 )
-from actors.domain.result import Result
-from actors.domain.settings import BudgetConfig, Isolation
+from actors.domain.session.result import Result
+from actors.domain.session.settings import BudgetConfig, Isolation
 from actors.domain.values.ids import parse_uuid
 from actors.domain.values.money import to_nano
 from cluster.agent_file import load_agent

@@ -18,7 +18,7 @@ from actors import (
     Task,
     Turn,
 )
-from actors.domain.settings import Isolation
+from actors.domain.session.settings import Isolation
 
 
 async def echo(turn: Turn, prompt: str) -> str:

@@ -22,8 +22,8 @@ from actors.agent.shipping import Parcel
 from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.budget import Brake
 from actors.domain.capability_token import Token, mint
-from actors.domain.messages import Message
-from actors.domain.session import Profile
+from actors.domain.session.machine import Profile
+from actors.domain.session.messages import Message
 from actors.domain.values.ids import derived_id
 from actors.domain.values.keyring import Keyring
 from actors.durable.audit import Head, Strand

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from actors import ExactTool, WorkspaceHeld
-from actors.domain.settings import Isolation
+from actors.domain.session.settings import Isolation
 from actors.durable.brakes import FRESH_S
 from cluster import Session, Troupe, Workspace
 from tests import cluster_agents as agents

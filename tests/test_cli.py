@@ -32,7 +32,7 @@ from actors import (
 )
 from actors.agent.shipping import name_of
 from actors.domain.budget import Hold
-from actors.domain.result import Result
+from actors.domain.session.result import Result
 from actors.views import FeedEvent, SessionSummary
 from cluster import Troupe, approver, doctor
 from cluster.agent_file import load_agent

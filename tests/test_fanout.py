@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from actors.domain.result import Result
-from actors.domain.session import Agent, Child, ChildSpec, FinishChildren
+from actors.domain.session.machine import Agent, Child, ChildSpec, FinishChildren
+from actors.domain.session.result import Result
 from actors.ports import Batch, HostProvider
 from actors.session import spawn
 from actors.session.activation import Activation

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from actors import BudgetConfig, Policy, Result, Tampered
-from actors.domain.settings import Isolation
+from actors.domain.session.settings import Isolation
 from cluster import Session, Troupe
 from cluster.names import DIRECTORY, allowances_name, budget_name
 from cluster.redis.connection import short

@@ -21,7 +21,7 @@ from actors.domain.allowance import Allowance, signing_bytes
 from actors.domain.capability_token import Token
 from actors.domain.capability_token import verify as verify_token
 from actors.domain.errors import CorruptState, InvalidAgent
-from actors.domain.messages import Message
+from actors.domain.session.messages import Message
 from actors.domain.values.record import Record
 from actors.durable.audit import Head, verify
 from actors.durable.brakes import open_brake

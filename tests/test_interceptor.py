@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
 from actors import Boundary, McpToolCall, Policy
-from actors.domain import session
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.boundary import EscapeState
-from actors.domain.settings import Limits
+from actors.domain.session import machine as session
+from actors.domain.session.settings import Limits
 from actors.leases.budget_lease import Purse
 from actors.leases.permission_leases import PermissionLeases
 from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.session import Budget, Profile
-from actors.domain.settings import Limits
+from actors.domain.session.machine import Budget, Profile
+from actors.domain.session.settings import Limits
 from actors.domain.values.ids import uuid7
 from actors.domain.values.keyring import Keyring
 from actors.durable.journal import Append, Key, Outcome, Summary

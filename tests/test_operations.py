@@ -18,7 +18,7 @@ import typer.main
 import yaml
 
 from actors.domain.decision import Decision
-from actors.domain.result import FINAL
+from actors.domain.session.result import FINAL
 from actors.telemetry import metrics
 from cluster.cli import app
 from docs import sizing

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from actors.domain.errors import Fenced
-from actors.domain.result import Result
+from actors.domain.session.result import Result
 from actors.session.outbox import Outbox
 
 A, B = Result("a", "completed"), Result("b", "failed")

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain import budget, session
+from actors.domain import budget
 from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
 from actors.domain.errors import Fenced, StoreUnavailable
-from actors.domain.session import Reservation, committed_money
+from actors.domain.session import machine as session
+from actors.domain.session.machine import Reservation, committed_money
 from actors.domain.values.money import NANO
 from actors.leases import budget_lease as purses
 from actors.leases.batcher import Batcher

@@ -17,8 +17,8 @@ import pytest
 from redis.crc import key_slot
 
 from actors.domain.errors import InvalidValue, StoreUnavailable
-from actors.domain.session import Budget, Profile
-from actors.domain.settings import Limits
+from actors.domain.session.machine import Budget, Profile
+from actors.domain.session.settings import Limits
 from actors.domain.values.ids import derived_id, uuid7
 from actors.domain.values.keyring import Keyring
 from actors.durable.journal import Append, Key, Outcome

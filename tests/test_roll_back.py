@@ -15,15 +15,15 @@ from typing import cast
 import pytest
 import redis
 
-from actors.domain import session
 from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
 from actors.domain.decision import Decision
 from actors.domain.errors import Fenced, RolledBack
 from actors.domain.policy import Policy
-from actors.domain.result import Result
-from actors.domain.session import Budget, Profile
-from actors.domain.settings import Limits
+from actors.domain.session import machine as session
+from actors.domain.session.machine import Budget, Profile
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Limits
 from actors.domain.values.ids import derived_id
 from actors.domain.values.keyring import Keyring
 from actors.durable.runtime import Wiring

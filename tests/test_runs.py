@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from actors.domain.errors import ClusterUnavailable, Fenced
-from actors.domain.result import Result
-from actors.domain.session import Agent, Child, ChildSpec
+from actors.domain.session.machine import Agent, Child, ChildSpec
+from actors.domain.session.result import Result
 from actors.durable.runtime import Wiring
 from actors.ports import Batch, HostProvider, Registry, StoreProvider
 from actors.session import runs

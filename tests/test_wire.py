@@ -11,7 +11,7 @@ from actors.agent import calls
 from actors.agent.process import wire
 from actors.domain import errors
 from actors.domain.errors import InvalidValue, LimitReached, TroupeError
-from actors.domain.messages import Message
+from actors.domain.session.messages import Message
 
 INFO = calls.TurnInfo("session", "run", "family", 1, "/w", "prompt", None, "0123456789abcdef", None)
 

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from actors.domain.actions import Action
 from actors.domain.decision import Decision
-from actors.domain.messages import Message
-from actors.domain.result import Result
-from actors.domain.settings import Isolation
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Isolation
 
 
 class Shipped(Struct, frozen=True):

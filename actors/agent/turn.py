@@ -21,9 +21,9 @@ from actors.agent.shipping import name_of, ship
 from actors.domain.actions import Action, describe
 from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import Message
-from actors.domain.result import Result
-from actors.domain.settings import DEFAULT_TIMEOUT_S, Isolation
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
+from actors.domain.session.settings import DEFAULT_TIMEOUT_S, Isolation
 from actors.domain.values.money import Usd, to_nano
 
 T = TypeVar("T")

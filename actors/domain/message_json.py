@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import (
+from actors.domain.session.messages import (
     Content,
     ImagePart,
     Message,

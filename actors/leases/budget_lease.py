@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 
 from actors.domain.budget import Exceeded, Granted, Want, Warning
 from actors.domain.errors import Fenced, Unavailable
-from actors.domain.session import State, committed_money
+from actors.domain.session.machine import State, committed_money
 from actors.telemetry import metrics
 
 Lend = Callable[[Want], Awaitable[Granted | Exceeded]]

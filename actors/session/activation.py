@@ -9,12 +9,12 @@ from typing import cast
 
 from msgspec import structs
 
-from actors.domain import session
 from actors.domain.boundary import EscapeState
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
 from actors.domain.errors import NotFound, RolledBack, Unavailable
-from actors.domain.result import Result
-from actors.domain.session import Profile
+from actors.domain.session import machine as session
+from actors.domain.session.machine import Profile
+from actors.domain.session.result import Result
 from actors.durable.entity import Entity
 from actors.durable.journal import Key, Summary
 from actors.durable.machines import SESSION

@@ -29,7 +29,7 @@ from actors.domain.approvals import Entry, Scope, Status, request_for
 from actors.domain.boundary import EscapeState, Operation
 from actors.domain.budget import Exceeded, Warning, describe
 from actors.domain.decision import Decision
-from actors.domain.session import Profile
+from actors.domain.session.machine import Profile
 from actors.domain.values.ids import derived_id
 from actors.domain.values.money import usd_text
 from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest

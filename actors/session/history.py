@@ -6,9 +6,9 @@ from collections import deque
 
 import msgspec
 
-from actors.domain import session
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import Message, estimated_tokens
+from actors.domain.session import machine as session
+from actors.domain.session.messages import Message, estimated_tokens
 from actors.durable.entity import Entity
 
 WINDOW = 64

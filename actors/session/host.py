@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from msgspec import structs
 
 from actors.agent.process.supervisor import Runner
-from actors.domain import session
 from actors.domain.errors import (
     CallError,
     Fenced,
@@ -20,9 +19,10 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.domain.messages import Message
-from actors.domain.result import Result
-from actors.domain.session import ChildSpec, Imported, Profile
+from actors.domain.session import machine as session
+from actors.domain.session.machine import ChildSpec, Imported, Profile
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
 from actors.durable.runtime import Wiring
 from actors.leases.budget_lease import Purse
 from actors.leases.host_leases import Borrowing

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from actors.domain.errors import Fenced
-from actors.domain.result import Result
+from actors.domain.session.result import Result
 
 
 class Outbox:

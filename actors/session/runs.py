@@ -13,10 +13,10 @@ from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
 from actors.agent.process.watchdog import Watchdog, exit_process
 from actors.agent.shipping import unship
 from actors.agent.turn import AgentFunction, Turn
-from actors.domain import session
 from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
-from actors.domain.result import Result
-from actors.domain.session import ChildSpec
+from actors.domain.session import machine as session
+from actors.domain.session.machine import ChildSpec
+from actors.domain.session.result import Result
 from actors.durable.brakes import TimeLimit
 from actors.ports import Batch, HostProvider, Registry
 from actors.session.activation import Activation

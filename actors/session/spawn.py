@@ -12,11 +12,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 
-from actors.domain import budget, session
+from actors.domain import budget
 from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
-from actors.domain.result import Result
-from actors.domain.session import Child, ChildSpec
-from actors.domain.settings import Isolation
+from actors.domain.session import machine as session
+from actors.domain.session.machine import Child, ChildSpec
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Isolation
 from actors.ports import Batch, HostPort, HostProvider, Slot
 from actors.session.activation import Activation
 from actors.telemetry import metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import structs
 
-from actors.domain import session
+from actors.domain.session import machine as session
 from actors.views import SessionSummary
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -10,12 +10,12 @@ from typing import cast
 import msgspec
 
 from actors.agent import calls
-from actors.domain import session
 from actors.domain.actions import argument_hash, describe, kind
 from actors.domain.decision import Decision
 from actors.domain.errors import SessionEnded, StepInterrupted
-from actors.domain.replay import Replay
-from actors.domain.result import Result
+from actors.domain.session import machine as session
+from actors.domain.session.replay import Replay
+from actors.domain.session.result import Result
 from actors.domain.values.ids import uuid7
 from actors.durable.runtime import Wiring
 from actors.session.activation import Activation

@@ -25,10 +25,10 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.domain.messages import Message
 from actors.domain.policy import Policy
-from actors.domain.session import Agent, Budget, Imported, Profile
-from actors.domain.settings import BudgetConfig, Isolation, Limits
+from actors.domain.session.machine import Agent, Budget, Imported, Profile
+from actors.domain.session.messages import Message
+from actors.domain.session.settings import BudgetConfig, Isolation, Limits
 from actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from actors.domain.values.money import Usd
 from actors.session.listing import check_states, parse_cursor

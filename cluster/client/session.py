@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 from actors.domain.budget import Cap, SetCap
 from actors.domain.errors import ClusterUnavailable, InvalidValue
-from actors.domain.messages import Message, check_message
-from actors.domain.result import Result
-from actors.domain.session import Describe
+from actors.domain.session.machine import Describe
+from actors.domain.session.messages import Message, check_message
+from actors.domain.session.result import Result
 from actors.domain.values.money import Usd, to_nano
 from actors.telemetry import tracing
 from actors.views import FeedEvent, SessionSummary, SessionView

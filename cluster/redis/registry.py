@@ -14,7 +14,7 @@ import msgspec
 from actors.domain.boundary import Boundary
 from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.policy import Policy
-from actors.domain.session import Profile
+from actors.domain.session.machine import Profile
 from actors.domain.values.keyring import Keyring
 from actors.durable.entity import written_by_newer
 from actors.session.summary import decode_summary

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.domain import allowances, approvals, budget, capabilities, session
-from actors.domain.messages import Message
+from actors.domain import allowances, approvals, budget, capabilities
+from actors.domain.session import machine as session
+from actors.domain.session.messages import Message
 from actors.durable.audit import Report
 from actors.durable.entity import Codec, read
 from actors.durable.journal import Key

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
 from actors.domain.errors import TroupeError
-from actors.domain.messages import Message
+from actors.domain.session.messages import Message
 from cluster.remote import Proxy
 from cluster.status import HostStatus
 from tests.chaos import processes

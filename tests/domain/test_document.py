@@ -25,7 +25,7 @@ from actors.domain.document import (
     usable_escapes,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import (
+from actors.domain.session.messages import (
     ROLES,
     ImagePart,
     Message,

@@ -13,7 +13,7 @@ from actors.domain.message_json import (
     message_from_json,
     message_to_json,
 )
-from actors.domain.messages import (
+from actors.domain.session.messages import (
     ROLES,
     Content,
     ImagePart,

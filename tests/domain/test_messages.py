@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.domain.errors import InvalidValue
-from actors.domain.messages import (
+from actors.domain.session.messages import (
     Content,
     ImagePart,
     Message,

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain import session
 from actors.domain.decision import Decision, Kind
 from actors.domain.errors import (
     Busy,
@@ -21,8 +20,8 @@ from actors.domain.errors import (
     SessionEnded,
     TroupeError,
 )
-from actors.domain.result import Result, Status
-from actors.domain.session import (
+from actors.domain.session import machine as session
+from actors.domain.session.machine import (
     HOST_ENDED,
     KEPT_OPERATIONS,
     KEPT_RESULTS,
@@ -63,7 +62,8 @@ from actors.domain.session import (
     isolation_of,
     operation,
 )
-from actors.domain.settings import Isolation, Limits
+from actors.domain.session.result import Result, Status
+from actors.domain.session.settings import Isolation, Limits
 from actors.domain.values.money import MAX_NANO, NANO
 
 ME = "me"

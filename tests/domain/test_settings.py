@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.domain.errors import InvalidValue
-from actors.domain.settings import BudgetConfig, Limits
+from actors.domain.session.settings import BudgetConfig, Limits
 from actors.domain.values.money import NANO
 
 

@@ -17,8 +17,8 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.domain.messages import Message
-from actors.domain.settings import Isolation
+from actors.domain.session.messages import Message
+from actors.domain.session.settings import Isolation
 from actors.domain.values.money import to_usd
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster

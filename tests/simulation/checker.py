@@ -27,11 +27,12 @@ from typing import Any
 
 import msgspec
 
-from actors.domain import allowances, approvals, budget, capabilities, session
+from actors.domain import allowances, approvals, budget, capabilities
 from actors.domain.decision import Decision
 from actors.domain.errors import TroupeError
-from actors.domain.messages import Message
-from actors.domain.result import Result
+from actors.domain.session import machine as session
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
 from actors.domain.values.keyring import Keyring
 from actors.durable.brakes import FRESH_S
 from actors.durable.entity import read

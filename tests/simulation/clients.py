@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar, cast
 
-from actors.domain import session
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import Scope
 from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
 from actors.domain.capability_token import Token, mint
 from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from actors.domain.messages import Message
 from actors.domain.patterns import CommandPattern
-from actors.domain.result import Result
-from actors.domain.settings import Isolation, Limits
+from actors.domain.session import machine as session
+from actors.domain.session.messages import Message
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Isolation, Limits
 from actors.domain.values.ids import uuid7
 from actors.domain.values.money import NANO
 from tests.simulation.agents import AGENT, Stage

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from actors.domain.errors import NotFound
-from actors.domain.session import Profile
+from actors.domain.session.machine import Profile
 from actors.ports import Slot
 from actors.views import (
     FeedEvent,

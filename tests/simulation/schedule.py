@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors.domain import session
+from actors.domain.session import machine as session
 from actors.durable import entity
 from actors.durable.memory_journal import MemoryJournal
 from actors.leases import permission_leases, recall

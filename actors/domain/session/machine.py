@@ -27,8 +27,8 @@ from actors.domain.errors import (
     NotFound,
     SessionEnded,
 )
-from actors.domain.result import Result
-from actors.domain.settings import Isolation, Limits
+from actors.domain.session.result import Result
+from actors.domain.session.settings import Isolation, Limits
 from actors.domain.values.money import MAX_NANO
 from actors.domain.values.record import Record
 

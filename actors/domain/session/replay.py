@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actors.domain.errors import NonDeterministicTurn
-from actors.domain.session import Step
+from actors.domain.session.machine import Step
 
 ROOT_BRANCH = 0
 

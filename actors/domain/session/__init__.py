@@ -1,0 +1,1 @@
+"""A session as a state machine, and what it holds."""
