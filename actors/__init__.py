@@ -1,28 +1,8 @@
 """What Troupe's sessions do: the plain types, and what agent code sees."""
 
 from actors.agent.turn import Permit, Task, Turn
-from actors.domain.actions import (
-    AccessControlChange,
-    Action,
-    CapabilityGrant,
-    ExecuteCommand,
-    FileDelete,
-    FileList,
-    FileRead,
-    FileWrite,
-    FileWriteOutside,
-    FinancialTransaction,
-    McpToolCall,
-    NetworkRequest,
-    PluginExecution,
-    PluginFileAccess,
-    PluginHttpRequest,
-    TransmitData,
-)
 from actors.domain.allowances import Allowance
-from actors.domain.boundary import Boundary
 from actors.domain.budget import Hold
-from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import (
     AlreadyDecided,
     Busy,
@@ -45,7 +25,27 @@ from actors.domain.errors import (
     Unavailable,
     WorkspaceHeld,
 )
-from actors.domain.patterns import (
+from actors.domain.permissions.actions import (
+    AccessControlChange,
+    Action,
+    CapabilityGrant,
+    ExecuteCommand,
+    FileDelete,
+    FileList,
+    FileRead,
+    FileWrite,
+    FileWriteOutside,
+    FinancialTransaction,
+    McpToolCall,
+    NetworkRequest,
+    PluginExecution,
+    PluginFileAccess,
+    PluginHttpRequest,
+    TransmitData,
+)
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.decision import Decision, NotAuthorized
+from actors.domain.permissions.patterns import (
     CommandPattern,
     Custom,
     ExactTool,
@@ -57,7 +57,7 @@ from actors.domain.patterns import (
     ServerTools,
     WorkspaceRelative,
 )
-from actors.domain.policy import Policy
+from actors.domain.permissions.policy import Policy
 from actors.domain.session.messages import (
     ImagePart,
     Message,

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from actors.domain.boundary import Boundary
-from actors.domain.policy import Policy
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.policy import Policy
 from actors.domain.session.machine import Profile
 from actors.domain.session.result import Result
 from actors.domain.values.money import to_usd

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from actors.domain.decision import Decision
+from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.result import Result
 from actors.domain.session.settings import Limits

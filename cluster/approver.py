@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from actors.domain.actions import argument_hash
+from actors.domain.permissions.actions import argument_hash
 from cluster.console import clean, one_line, say
 from cluster.display import Display
 

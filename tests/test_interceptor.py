@@ -15,7 +15,7 @@ from msgspec import structs
 from actors import Boundary, McpToolCall, Policy
 from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
-from actors.domain.boundary import EscapeState
+from actors.domain.permissions.boundary import EscapeState
 from actors.domain.session import machine as session
 from actors.domain.session.settings import Limits
 from actors.leases.budget_lease import Purse

@@ -17,7 +17,7 @@ import pytest
 import typer.main
 import yaml
 
-from actors.domain.decision import Decision
+from actors.domain.permissions.decision import Decision
 from actors.domain.session.result import FINAL
 from actors.telemetry import metrics
 from cluster.cli import app

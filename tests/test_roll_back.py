@@ -15,11 +15,11 @@ from typing import cast
 import pytest
 import redis
 
-from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
-from actors.domain.decision import Decision
 from actors.domain.errors import Fenced, RolledBack
-from actors.domain.policy import Policy
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.decision import Decision
+from actors.domain.permissions.policy import Policy
 from actors.domain.session import machine as session
 from actors.domain.session.machine import Budget, Profile
 from actors.domain.session.result import Result

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from actors.domain.actions import Action
-from actors.domain.decision import Decision
+from actors.domain.permissions.actions import Action
+from actors.domain.permissions.decision import Decision
 from actors.domain.session.messages import Message
 from actors.domain.session.result import Result
 from actors.domain.session.settings import Isolation

@@ -18,9 +18,9 @@ import msgspec
 
 from actors.agent import calls
 from actors.agent.shipping import name_of, ship
-from actors.domain.actions import Action, describe
-from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import Action, describe
+from actors.domain.permissions.decision import Decision, NotAuthorized
 from actors.domain.session.messages import Message
 from actors.domain.session.result import Result
 from actors.domain.session.settings import DEFAULT_TIMEOUT_S, Isolation

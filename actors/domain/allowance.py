@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from actors.domain.errors import InvalidValue
-from actors.domain.patterns import Pattern
+from actors.domain.permissions.patterns import Pattern
 from actors.domain.values.checks import check_clean, check_name, check_whole
 from actors.domain.values.ids import parse_uuid
 

@@ -20,7 +20,6 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from actors.domain.actions import Action
 from actors.domain.allowance import Allowance, signing_bytes, valid
 from actors.domain.allowance_book import (
     Event,
@@ -35,7 +34,8 @@ from actors.domain.allowance_book import (
     of_session,
 )
 from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.patterns import matches
+from actors.domain.permissions.actions import Action
+from actors.domain.permissions.patterns import matches
 from actors.domain.values.record import Record
 
 __all__ = [

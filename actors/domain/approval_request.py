@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.actions import (
+from actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,

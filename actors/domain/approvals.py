@@ -25,7 +25,6 @@ from typing import TypeAlias, assert_never
 
 from msgspec.structs import force_setattr
 
-from actors.domain.actions import argument_hash
 from actors.domain.approval_book import (
     RETENTION_US,
     Asked,
@@ -53,6 +52,7 @@ from actors.domain.approval_request import (
     request_for,
 )
 from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
+from actors.domain.permissions.actions import argument_hash
 from actors.domain.values.fields import choice
 from actors.domain.values.record import Record
 

@@ -49,7 +49,7 @@ from actors.domain.capability_token import (
     verify,
 )
 from actors.domain.errors import InvalidValue
-from actors.domain.resource_pattern import (
+from actors.domain.permissions.resource_pattern import (
     Resource,
     covers,
     exactly,

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from actors.domain.capability_token import Token, wrong_time
 from actors.domain.errors import NotFound
-from actors.domain.resource_pattern import Resource, index_key, index_keys
+from actors.domain.permissions.resource_pattern import Resource, index_key, index_keys
 from actors.domain.values.record import Record
 
 Reason: TypeAlias = Literal["unknown", "revoked", "early", "expired", "used"]

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.resource_pattern import covers, normal_pattern
+from actors.domain.permissions.resource_pattern import covers, normal_pattern
 from actors.domain.values.checks import check_choice, check_name, check_whole
 from actors.domain.values.ids import parse_user, parse_uuid
 from actors.domain.values.keyring import Keyring

@@ -9,9 +9,9 @@ from typing import cast
 
 from msgspec import structs
 
-from actors.domain.boundary import EscapeState
 from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
 from actors.domain.errors import NotFound, RolledBack, Unavailable
+from actors.domain.permissions.boundary import EscapeState
 from actors.domain.session import machine as session
 from actors.domain.session.machine import Profile
 from actors.domain.session.result import Result

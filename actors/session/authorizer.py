@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from actors.domain import boundary as boundaries
-from actors.domain import policy as policies
-from actors.domain.actions import (
+from actors.domain.approvals import Entry, Scope, Status, request_for
+from actors.domain.budget import Exceeded, Warning, describe
+from actors.domain.permissions import boundary as boundaries
+from actors.domain.permissions import policy as policies
+from actors.domain.permissions.actions import (
     Action,
     FileDelete,
     FileList,
@@ -25,14 +27,12 @@ from actors.domain.actions import (
     PluginFileAccess,
     argument_hash,
 )
-from actors.domain.approvals import Entry, Scope, Status, request_for
-from actors.domain.boundary import EscapeState, Operation
-from actors.domain.budget import Exceeded, Warning, describe
-from actors.domain.decision import Decision
+from actors.domain.permissions.boundary import EscapeState, Operation
+from actors.domain.permissions.decision import Decision
+from actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
 from actors.domain.session.machine import Profile
 from actors.domain.values.ids import derived_id
 from actors.domain.values.money import usd_text
-from actors.domain.verdict import Blocked, NeedsApproval, Verdict, strictest
 from actors.durable.entity import Clock
 from actors.leases.budget_lease import Purse
 from actors.leases.permission_leases import PermissionLeases

@@ -10,9 +10,9 @@ from typing import cast
 import msgspec
 
 from actors.agent import calls
-from actors.domain.actions import argument_hash, describe, kind
-from actors.domain.decision import Decision
 from actors.domain.errors import SessionEnded, StepInterrupted
+from actors.domain.permissions.actions import argument_hash, describe, kind
+from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.replay import Replay
 from actors.domain.session.result import Result

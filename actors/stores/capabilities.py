@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from actors.domain import capabilities
-from actors.domain.actions import Action, resource
 from actors.domain.approvals import ApprovalRequest
 from actors.domain.capability_token import Token, mint, verify
-from actors.domain.resource_pattern import exactly
+from actors.domain.permissions.actions import Action, resource
+from actors.domain.permissions.resource_pattern import exactly
 from actors.domain.values.ids import derived_id
 from actors.durable.machines import CAPABILITIES
 from actors.durable.runtime import Wiring

@@ -15,7 +15,6 @@ from msgspec import structs
 
 from actors.agent.shipping import name_of, ship
 from actors.agent.turn import AgentFunction
-from actors.domain.boundary import Boundary
 from actors.domain.budget import Cap, OpenWorkspace, Standing
 from actors.domain.document import SessionDocument, SkippedMessage
 from actors.domain.errors import (
@@ -25,7 +24,8 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.domain.policy import Policy
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.policy import Policy
 from actors.domain.session.machine import Agent, Budget, Imported, Profile
 from actors.domain.session.messages import Message
 from actors.domain.session.settings import BudgetConfig, Isolation, Limits

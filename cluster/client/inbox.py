@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
-from actors.domain.actions import Action
 from actors.domain.approvals import Decision, Entry, Scope
 from actors.domain.errors import InvalidValue
-from actors.domain.patterns import Pattern
+from actors.domain.permissions.actions import Action
+from actors.domain.permissions.patterns import Pattern
 from cluster.calls import Calls
 
 ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]

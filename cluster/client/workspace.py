@@ -6,7 +6,7 @@ import asyncio
 
 from actors.domain.allowances import Allowance
 from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
-from actors.domain.patterns import Pattern
+from actors.domain.permissions.patterns import Pattern
 from actors.domain.values.money import Usd
 from actors.durable.audit import Report
 from actors.views import WorkspaceSettings

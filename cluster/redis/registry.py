@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from actors.domain.boundary import Boundary
 from actors.domain.errors import CorruptState, InvalidAgent
-from actors.domain.policy import Policy
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.policy import Policy
 from actors.domain.session.machine import Profile
 from actors.domain.values.keyring import Keyring
 from actors.durable.entity import written_by_newer

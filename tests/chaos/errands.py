@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from actors import McpToolCall, Message, StepInterrupted, Task, Turn
-from actors.domain.decision import Decision
+from actors.domain.permissions.decision import Decision
 from actors.domain.values.money import to_usd
 from tests.chaos import helpers
 from tests.chaos.agents import worker

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actors.domain.allowances import Allowance
 from actors.domain.capability_token import Token, mint
-from actors.domain.patterns import ExactTool
+from actors.domain.permissions.patterns import ExactTool
 from actors.domain.session.settings import Isolation
 from actors.domain.values.ids import derived_id
 from actors.domain.values.keyring import Keyring

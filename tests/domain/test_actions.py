@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.actions import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     SENSITIVE,
     AccessControlChange,
     Action,
@@ -33,7 +34,6 @@ from actors.domain.actions import (
     kind,
     resource,
 )
-from actors.domain.errors import InvalidValue
 
 URL = "https://example.com/x"
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.actions import Action, FileRead, McpToolCall
 from actors.domain.allowances import (
     Allowance,
     CleanupExpired,
@@ -42,7 +41,8 @@ from actors.domain.allowances import (
     valid,
 )
 from actors.domain.errors import InvalidValue, NotFound, TroupeError
-from actors.domain.patterns import ExactTool, FilePattern, Pattern, ServerTools
+from actors.domain.permissions.actions import Action, FileRead, McpToolCall
+from actors.domain.permissions.patterns import ExactTool, FilePattern, Pattern, ServerTools
 
 NOW = 1_000
 FAMILY, OTHER_FAMILY = (f"00000000-0000-7000-8000-00000000f00{n}" for n in (1, 2))

@@ -11,18 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.domain import approvals
-from actors.domain.actions import (
-    AccessControlChange,
-    Action,
-    CapabilityGrant,
-    FileDelete,
-    FileList,
-    FileRead,
-    FinancialTransaction,
-    McpToolCall,
-    TransmitData,
-    argument_hash,
-)
 from actors.domain.approvals import (
     DEFERRED_US,
     RETENTION_US,
@@ -55,6 +43,18 @@ from actors.domain.approvals import (
     request_for,
 )
 from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
+from actors.domain.permissions.actions import (
+    AccessControlChange,
+    Action,
+    CapabilityGrant,
+    FileDelete,
+    FileList,
+    FileRead,
+    FinancialTransaction,
+    McpToolCall,
+    TransmitData,
+    argument_hash,
+)
 
 T = TypeVar("T")
 START = 1_000_000_000

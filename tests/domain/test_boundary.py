@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.domain.boundary import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.boundary import (
     NEVER_ALLOW,
     Boundary,
     EscapeDecision,
@@ -20,8 +21,7 @@ from actors.domain.boundary import (
     remember,
     restore,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
+from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
 
 READ, LIST, WRITE, CREATE, DELETE = Operation
 GUIDED = Boundary("/code/app")

@@ -22,7 +22,7 @@ from actors.domain.capability_token import (
     wrong_time,
 )
 from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.resource_pattern import matches
+from actors.domain.permissions.resource_pattern import matches
 from actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from actors.domain.budget import Warning
-from actors.domain.decision import Decision, Kind
+from actors.domain.permissions.decision import Decision, Kind
 
 
 @pytest.mark.parametrize(

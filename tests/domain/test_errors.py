@@ -10,8 +10,8 @@ import cloudpickle
 import pytest
 
 from actors.domain import errors
-from actors.domain.decision import Decision, NotAuthorized
 from actors.domain.errors import CallError, TroupeError, Unavailable
+from actors.domain.permissions.decision import Decision, NotAuthorized
 
 
 def below(cls: type[TroupeError]) -> Iterator[type[TroupeError]]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actors.domain.actions import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -26,8 +27,7 @@ from actors.domain.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.patterns import (
+from actors.domain.permissions.patterns import (
     NO_PORT,
     CommandPattern,
     Custom,

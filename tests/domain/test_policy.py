@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.actions import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -27,9 +28,8 @@ from actors.domain.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.policy import Policy, check
-from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict
+from actors.domain.permissions.policy import Policy, check
+from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
 
 DEFAULT = Policy()
 SAMPLES: tuple[Action, ...] = (

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from actors.domain.actions import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     Action,
     ExecuteCommand,
     FileRead,
@@ -14,8 +15,7 @@ from actors.domain.actions import (
     PluginHttpRequest,
     resource,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.resource_pattern import (
+from actors.domain.permissions.resource_pattern import (
     covers,
     exactly,
     index_key,

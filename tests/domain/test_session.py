@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.decision import Decision, Kind
 from actors.domain.errors import (
     Busy,
     CorruptState,
@@ -20,6 +19,7 @@ from actors.domain.errors import (
     SessionEnded,
     TroupeError,
 )
+from actors.domain.permissions.decision import Decision, Kind
 from actors.domain.session import machine as session
 from actors.domain.session.machine import (
     HOST_ENDED,

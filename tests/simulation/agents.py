@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from actors.agent.shipping import ship
 from actors.agent.turn import Task, Turn
-from actors.domain.actions import Action, ExecuteCommand, McpToolCall
-from actors.domain.decision import Decision
 from actors.domain.errors import (
     SessionEnded,
     StepInterrupted,
     TroupeError,
     Unavailable,
 )
+from actors.domain.permissions.actions import Action, ExecuteCommand, McpToolCall
+from actors.domain.permissions.decision import Decision
 from actors.domain.session.messages import Message
 from actors.domain.session.settings import Isolation
 from actors.domain.values.money import to_usd

@@ -28,8 +28,8 @@ from typing import Any
 import msgspec
 
 from actors.domain import allowances, approvals, budget, capabilities
-from actors.domain.decision import Decision
 from actors.domain.errors import TroupeError
+from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.domain.session.result import Result

@@ -12,7 +12,7 @@ from actors.domain.approvals import Scope
 from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
 from actors.domain.capability_token import Token, mint
 from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from actors.domain.patterns import CommandPattern
+from actors.domain.permissions.patterns import CommandPattern
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.domain.session.result import Result

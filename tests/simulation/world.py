@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors.domain.boundary import Boundary
 from actors.domain.errors import TroupeError
-from actors.domain.policy import Policy
+from actors.domain.permissions.boundary import Boundary
+from actors.domain.permissions.policy import Policy
 from actors.domain.values.ids import uuid7
 from actors.domain.values.keyring import Keyring
 from actors.durable.runtime import Wiring

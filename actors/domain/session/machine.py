@@ -18,7 +18,6 @@ from msgspec import Struct, field
 from msgspec.msgpack import Encoder
 from msgspec.structs import replace
 
-from actors.domain.decision import Decision
 from actors.domain.errors import (
     Busy,
     CorruptState,
@@ -27,6 +26,7 @@ from actors.domain.errors import (
     NotFound,
     SessionEnded,
 )
+from actors.domain.permissions.decision import Decision
 from actors.domain.session.result import Result
 from actors.domain.session.settings import Isolation, Limits
 from actors.domain.values.money import MAX_NANO

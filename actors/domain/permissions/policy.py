@@ -15,7 +15,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.actions import (
+from actors.domain.command_line import commands_run
+from actors.domain.command_rule import blocks, shape
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -33,16 +36,13 @@ from actors.domain.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.command_line import commands_run
-from actors.domain.command_rule import blocks, shape
-from actors.domain.errors import InvalidValue
+from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
 from actors.domain.shell_text import Unreadable, split
 from actors.domain.values.checks import check_name, check_whole
 from actors.domain.values.fields import each
 from actors.domain.values.globs import check_glob, has_parent_segment, matches
 from actors.domain.values.network import check_host, parse_url
 from actors.domain.values.paths import collapsed, covered_by_none, covers, may_hold
-from actors.domain.verdict import Allowed, Blocked, NeedsApproval, Verdict
 
 BLOCKED_TOOLS = (
     "sudo",

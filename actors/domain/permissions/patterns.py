@@ -31,7 +31,8 @@ from typing import Literal, TypeAlias, get_args
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.actions import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.actions import (
     FILE_MODES,
     Action,
     ExecuteCommand,
@@ -47,7 +48,6 @@ from actors.domain.actions import (
     PluginHttpRequest,
     plugin_capability,
 )
-from actors.domain.errors import InvalidValue
 from actors.domain.values.checks import check_choice, check_name, check_whole
 from actors.domain.values.globs import MAX_PATTERN, check_glob, escape, has_parent_segment, literal
 from actors.domain.values.globs import matches as glob_matches

@@ -1,0 +1,1 @@
+"""What an agent may do: actions, and who decides on them."""
