@@ -15,8 +15,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.command_line import commands_run
-from actors.domain.command_rule import blocks, shape
 from actors.domain.errors import InvalidValue
 from actors.domain.permissions.actions import (
     AccessControlChange,
@@ -36,8 +34,10 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
+from actors.domain.permissions.shell.command_line import commands_run
+from actors.domain.permissions.shell.command_rule import blocks, shape
+from actors.domain.permissions.shell.shell_text import Unreadable, split
 from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
-from actors.domain.shell_text import Unreadable, split
 from actors.domain.values.checks import check_name, check_whole
 from actors.domain.values.fields import each
 from actors.domain.values.globs import check_glob, has_parent_segment, matches
