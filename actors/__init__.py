@@ -1,7 +1,6 @@
 """What Troupe's sessions do: the plain types, and what agent code sees."""
 
 from actors.agent.turn import Permit, Task, Turn
-from actors.domain.allowances import Allowance
 from actors.domain.budget import Hold
 from actors.domain.errors import (
     AlreadyDecided,
@@ -43,6 +42,7 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
+from actors.domain.permissions.allowances.machine import Allowance
 from actors.domain.permissions.boundary import Boundary
 from actors.domain.permissions.decision import Decision, NotAuthorized
 from actors.domain.permissions.patterns import (

@@ -8,7 +8,6 @@ from typing import cast
 
 import msgspec
 
-from actors.domain.allowances import Allowance, valid
 from actors.domain.budget_snapshot import BudgetSnapshot
 from actors.domain.document import (
     EscapeState,
@@ -21,6 +20,7 @@ from actors.domain.document import (
     usable_escapes,
 )
 from actors.domain.errors import InvalidValue
+from actors.domain.permissions.allowances.machine import Allowance, valid
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.domain.values.json_value import JsonValue

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.allowances import SessionCleared
 from actors.domain.errors import Tampered
+from actors.domain.permissions.allowances.machine import SessionCleared
 from actors.domain.values.keyring import Keyring
 from actors.durable.audit import Head, Report, Strand, verify
 from cluster.audit_export import check_audit, render_audit, sign_audit

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
 from actors import Boundary, McpToolCall, Policy
-from actors.domain.allowances import Allowance
 from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
+from actors.domain.permissions.allowances.machine import Allowance
 from actors.domain.permissions.boundary import EscapeState
 from actors.domain.session import machine as session
 from actors.domain.session.settings import Limits

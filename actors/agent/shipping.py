@@ -48,6 +48,8 @@ MOVED: Mapping[str, str] = {
     "actors.agents": "actors.agent.shipping",
     "actors.calls": "actors.agent.calls",
     "actors.domain.actions": "actors.domain.permissions.actions",
+    "actors.domain.allowance": "actors.domain.permissions.allowances.allowance",
+    "actors.domain.allowances": "actors.domain.permissions.allowances.machine",
     "actors.domain.boundary": "actors.domain.permissions.boundary",
     "actors.domain.decision": "actors.domain.permissions.decision",
     "actors.domain.ids": "actors.domain.values.ids",

@@ -6,7 +6,8 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from actors.domain import allowances, approvals, budget, capabilities
+from actors.domain import approvals, budget, capabilities
+from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.session import machine as session
 from actors.durable.entity import Machine
 

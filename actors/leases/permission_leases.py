@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from actors.domain.allowances import Allowance, valid
 from actors.domain.permissions.actions import Action
+from actors.domain.permissions.allowances.machine import Allowance, valid
 from actors.domain.permissions.patterns import matches
 
 LEASE_S = 3.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.domain.allowances import Allowance
 from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
+from actors.domain.permissions.allowances.machine import Allowance
 from actors.domain.permissions.patterns import Pattern
 from actors.domain.values.money import Usd
 from actors.durable.audit import Report

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.domain import allowances, approvals, budget, capabilities
+from actors.domain import approvals, budget, capabilities
+from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.durable.audit import Report

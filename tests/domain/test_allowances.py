@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.allowances import (
+from actors.domain.errors import InvalidValue, NotFound, TroupeError
+from actors.domain.permissions.actions import Action, FileRead, McpToolCall
+from actors.domain.permissions.allowances.machine import (
     Allowance,
     CleanupExpired,
     ClearSession,
@@ -40,8 +42,6 @@ from actors.domain.allowances import (
     signing_bytes,
     valid,
 )
-from actors.domain.errors import InvalidValue, NotFound, TroupeError
-from actors.domain.permissions.actions import Action, FileRead, McpToolCall
 from actors.domain.permissions.patterns import ExactTool, FilePattern, Pattern, ServerTools
 
 NOW = 1_000
@@ -310,7 +310,7 @@ def test_only_what_may_match_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
         looked_at.append(pattern)
         return True
 
-    monkeypatch.setattr("actors.domain.allowances.matches", match)
+    monkeypatch.setattr("actors.domain.permissions.allowances.machine.matches", match)
     store.consume("op", FileRead("/ws/77"))
     assert looked_at == [FilePattern("/ws/77", "read")]
 

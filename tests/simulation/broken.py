@@ -16,7 +16,8 @@ from msgspec import structs
 
 from actors.agent import calls
 from actors.agent.process import wire
-from actors.domain import allowances, budget, capabilities
+from actors.domain import budget, capabilities
+from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.session import machine as session
 from actors.durable.brakes import Brakes
 from actors.durable.entity import Committer, Entity

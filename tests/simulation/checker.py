@@ -27,8 +27,9 @@ from typing import Any
 
 import msgspec
 
-from actors.domain import allowances, approvals, budget, capabilities
+from actors.domain import approvals, budget, capabilities
 from actors.domain.errors import TroupeError
+from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message

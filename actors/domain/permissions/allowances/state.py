@@ -8,8 +8,8 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors.domain.allowance import Allowance
 from actors.domain.permissions.actions import Action
+from actors.domain.permissions.allowances.allowance import Allowance
 from actors.domain.permissions.patterns import index_key, index_keys
 from actors.domain.values.record import Record
 

@@ -20,8 +20,10 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from actors.domain.allowance import Allowance, signing_bytes, valid
-from actors.domain.allowance_book import (
+from actors.domain.errors import InvalidValue, NotFound
+from actors.domain.permissions.actions import Action
+from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes, valid
+from actors.domain.permissions.allowances.state import (
     Event,
     ExpiredRemoved,
     Granted,
@@ -33,8 +35,6 @@ from actors.domain.allowance_book import (
     initial,
     of_session,
 )
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.permissions.actions import Action
 from actors.domain.permissions.patterns import matches
 from actors.domain.values.record import Record
 
