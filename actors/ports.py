@@ -7,7 +7,6 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope
 from actors.domain.budget import (
     Admit,
     Admitted,
@@ -26,6 +25,7 @@ from actors.domain.budget import (
 from actors.domain.capability_token import Token
 from actors.domain.permissions.actions import Action
 from actors.domain.permissions.allowances.machine import Allowance
+from actors.domain.permissions.approvals.machine import ApprovalRequest, Decision, Entry, Scope
 from actors.domain.permissions.patterns import Pattern
 from actors.domain.session.machine import ChildSpec, Profile
 from actors.domain.session.result import Result

@@ -13,8 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
 from actors import Boundary, McpToolCall, Policy
-from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.permissions.allowances.machine import Allowance
+from actors.domain.permissions.approvals.machine import (
+    ApprovalRequest,
+    Decision,
+    Entry,
+    Scope,
+    Status,
+)
 from actors.domain.permissions.boundary import EscapeState
 from actors.domain.session import machine as session
 from actors.domain.session.settings import Limits

@@ -6,11 +6,11 @@ from typing import cast
 
 import pytest
 
-from actors.domain.approvals import Scope, request_for
 from actors.domain.budget import Cap, OpenFamily, Want
 from actors.domain.errors import Fenced, NotFound
 from actors.domain.permissions.actions import ExecuteCommand
 from actors.domain.permissions.allowances.machine import Allowance
+from actors.domain.permissions.approvals.machine import Scope, request_for
 from actors.domain.permissions.patterns import CommandPattern
 from actors.domain.values.ids import derived_id
 from actors.domain.values.keyring import Keyring

@@ -6,8 +6,9 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from actors.domain import approvals, budget, capabilities
+from actors.domain import budget, capabilities
 from actors.domain.permissions.allowances import machine as allowances
+from actors.domain.permissions.approvals import machine as approvals
 from actors.domain.session import machine as session
 from actors.durable.entity import Machine
 

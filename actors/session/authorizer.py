@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from actors.domain.approvals import Entry, Scope, Status, request_for
 from actors.domain.budget import Exceeded, Warning, describe
 from actors.domain.permissions import boundary as boundaries
 from actors.domain.permissions import policy as policies
@@ -27,6 +26,7 @@ from actors.domain.permissions.actions import (
     PluginFileAccess,
     argument_hash,
 )
+from actors.domain.permissions.approvals.machine import Entry, Scope, Status, request_for
 from actors.domain.permissions.boundary import EscapeState, Operation
 from actors.domain.permissions.decision import Decision
 from actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest

@@ -7,12 +7,18 @@ from typing import cast
 
 from msgspec import structs
 
-from actors.domain import approvals
-from actors.domain.approvals import ApprovalRequest, Decision, Entry, Scope, Status
 from actors.domain.errors import Tampered
 from actors.domain.permissions.actions import Action
 from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.permissions.allowances.machine import Allowance
+from actors.domain.permissions.approvals import machine as approvals
+from actors.domain.permissions.approvals.machine import (
+    ApprovalRequest,
+    Decision,
+    Entry,
+    Scope,
+    Status,
+)
 from actors.domain.permissions.patterns import Pattern, from_action
 from actors.domain.values.ids import derived_id
 from actors.durable.machines import ALLOWANCES, APPROVALS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
-from actors.domain.approvals import Decision, Entry, Scope
 from actors.domain.errors import InvalidValue
 from actors.domain.permissions.actions import Action
+from actors.domain.permissions.approvals.machine import Decision, Entry, Scope
 from actors.domain.permissions.patterns import Pattern
 from cluster.calls import Calls
 

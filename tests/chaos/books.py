@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.domain import approvals, budget, capabilities
+from actors.domain import budget, capabilities
 from actors.domain.permissions.allowances import machine as allowances
+from actors.domain.permissions.approvals import machine as approvals
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.durable.audit import Report

@@ -10,8 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain import approvals
-from actors.domain.approvals import (
+from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
+from actors.domain.permissions.actions import (
+    AccessControlChange,
+    Action,
+    CapabilityGrant,
+    FileDelete,
+    FileList,
+    FileRead,
+    FinancialTransaction,
+    McpToolCall,
+    TransmitData,
+    argument_hash,
+)
+from actors.domain.permissions.approvals import machine as approvals
+from actors.domain.permissions.approvals.machine import (
     DEFERRED_US,
     RETENTION_US,
     WAIT_US,
@@ -41,19 +54,6 @@ from actors.domain.approvals import (
     open_requests,
     pending_for,
     request_for,
-)
-from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
-from actors.domain.permissions.actions import (
-    AccessControlChange,
-    Action,
-    CapabilityGrant,
-    FileDelete,
-    FileList,
-    FileRead,
-    FinancialTransaction,
-    McpToolCall,
-    TransmitData,
-    argument_hash,
 )
 
 T = TypeVar("T")

@@ -27,9 +27,10 @@ from typing import Any
 
 import msgspec
 
-from actors.domain import approvals, budget, capabilities
+from actors.domain import budget, capabilities
 from actors.domain.errors import TroupeError
 from actors.domain.permissions.allowances import machine as allowances
+from actors.domain.permissions.approvals import machine as approvals
 from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message

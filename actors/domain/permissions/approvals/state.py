@@ -8,7 +8,7 @@ from typing import TypeAlias, assert_never
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from actors.domain.approval_request import ApprovalRequest, Decision, Scope
+from actors.domain.permissions.approvals.request import ApprovalRequest, Decision, Scope
 from actors.domain.values.record import Record
 
 RETENTION_US = 24 * 60 * 60 * 1_000_000

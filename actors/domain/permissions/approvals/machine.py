@@ -25,7 +25,19 @@ from typing import TypeAlias, assert_never
 
 from msgspec.structs import force_setattr
 
-from actors.domain.approval_book import (
+from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
+from actors.domain.permissions.actions import argument_hash
+from actors.domain.permissions.approvals.request import (
+    WAIT_US,
+    ApprovalRequest,
+    Decision,
+    Fallback,
+    Priority,
+    Scope,
+    grantable,
+    request_for,
+)
+from actors.domain.permissions.approvals.state import (
     RETENTION_US,
     Asked,
     Claimed,
@@ -41,18 +53,6 @@ from actors.domain.approval_book import (
     evolve,
     grant_key,
 )
-from actors.domain.approval_request import (
-    WAIT_US,
-    ApprovalRequest,
-    Decision,
-    Fallback,
-    Priority,
-    Scope,
-    grantable,
-    request_for,
-)
-from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
-from actors.domain.permissions.actions import argument_hash
 from actors.domain.values.fields import choice
 from actors.domain.values.record import Record
 
