@@ -22,10 +22,10 @@ from actors.domain.budget import (
     Standing,
     Want,
 )
-from actors.domain.capability_token import Token
 from actors.domain.permissions.actions import Action
 from actors.domain.permissions.allowances.machine import Allowance
 from actors.domain.permissions.approvals.machine import ApprovalRequest, Decision, Entry, Scope
+from actors.domain.permissions.capabilities.token import Token
 from actors.domain.permissions.patterns import Pattern
 from actors.domain.session.machine import ChildSpec, Profile
 from actors.domain.session.result import Result

@@ -20,8 +20,8 @@ from msgspec import Struct, structs
 
 from actors.agent.shipping import Parcel
 from actors.domain.budget import Brake
-from actors.domain.capability_token import Token, mint
 from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from actors.domain.permissions.capabilities.token import Token, mint
 from actors.domain.session.machine import Profile
 from actors.domain.session.messages import Message
 from actors.domain.values.ids import derived_id

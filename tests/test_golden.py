@@ -17,10 +17,10 @@ from msgspec import Struct
 from actors.agent.shipping import Parcel, unship
 from actors.agent.turn import Turn
 from actors.agent.versions import PYTHON
-from actors.domain.capability_token import Token
-from actors.domain.capability_token import verify as verify_token
 from actors.domain.errors import CorruptState, InvalidAgent
 from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from actors.domain.permissions.capabilities.token import Token
+from actors.domain.permissions.capabilities.token import verify as verify_token
 from actors.domain.session.messages import Message
 from actors.domain.values.record import Record
 from actors.durable.audit import Head, verify

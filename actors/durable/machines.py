@@ -6,9 +6,10 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from actors.domain import budget, capabilities
+from actors.domain import budget
 from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.permissions.approvals import machine as approvals
+from actors.domain.permissions.capabilities import machine as capabilities
 from actors.domain.session import machine as session
 from actors.durable.entity import Machine
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from actors.domain import capabilities
-from actors.domain.capability_token import Token, mint, verify
 from actors.domain.permissions.actions import Action, resource
 from actors.domain.permissions.approvals.machine import ApprovalRequest
+from actors.domain.permissions.capabilities import machine as capabilities
+from actors.domain.permissions.capabilities.token import Token, mint, verify
 from actors.domain.permissions.resource_pattern import exactly
 from actors.domain.values.ids import derived_id
 from actors.durable.machines import CAPABILITIES

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.domain import budget, capabilities
+from actors.domain import budget
 from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.permissions.approvals import machine as approvals
+from actors.domain.permissions.capabilities import machine as capabilities
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.durable.audit import Report

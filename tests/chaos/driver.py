@@ -31,7 +31,7 @@ from actors import (
     SessionEnded,
     Unavailable,
 )
-from actors.domain.capability_token import Token
+from actors.domain.permissions.capabilities.token import Token
 from actors.domain.values.money import to_usd
 from cluster import InboxRequest, Session, Troupe, Workspace, connect
 from cluster.running import Running, running

@@ -11,8 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from actors.domain.capability_token import Token, mint
 from actors.domain.permissions.allowances.machine import Allowance
+from actors.domain.permissions.capabilities.token import Token, mint
 from actors.domain.permissions.patterns import ExactTool
 from actors.domain.session.settings import Isolation
 from actors.domain.values.ids import derived_id

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actors.domain.capabilities import (
+from actors.domain.errors import CallError, InvalidValue, NotFound
+from actors.domain.permissions.capabilities.machine import (
     SKEW_US,
     Accepted,
     Add,
@@ -37,7 +38,6 @@ from actors.domain.capabilities import (
     refusal,
     usable,
 )
-from actors.domain.errors import CallError, InvalidValue, NotFound
 from actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actors.domain.capability_token import (
+from actors.domain.errors import InvalidValue, Tampered
+from actors.domain.permissions.capabilities.token import (
     PERMISSIONS,
     SKEW_US,
     Token,
@@ -21,7 +22,6 @@ from actors.domain.capability_token import (
     verify,
     wrong_time,
 )
-from actors.domain.errors import InvalidValue, Tampered
 from actors.domain.permissions.resource_pattern import matches
 from actors.domain.values.keyring import Keyring
 

@@ -16,8 +16,9 @@ from msgspec import structs
 
 from actors.agent import calls
 from actors.agent.process import wire
-from actors.domain import budget, capabilities
+from actors.domain import budget
 from actors.domain.permissions.allowances import machine as allowances
+from actors.domain.permissions.capabilities import machine as capabilities
 from actors.domain.session import machine as session
 from actors.durable.brakes import Brakes
 from actors.durable.entity import Committer, Entity

@@ -27,10 +27,11 @@ from typing import Any
 
 import msgspec
 
-from actors.domain import budget, capabilities
+from actors.domain import budget
 from actors.domain.errors import TroupeError
 from actors.domain.permissions.allowances import machine as allowances
 from actors.domain.permissions.approvals import machine as approvals
+from actors.domain.permissions.capabilities import machine as capabilities
 from actors.domain.permissions.decision import Decision
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message

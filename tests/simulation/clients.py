@@ -8,10 +8,10 @@ from functools import partial
 from typing import TypeVar, cast
 
 from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
-from actors.domain.capability_token import Token, mint
 from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
 from actors.domain.permissions.allowances.machine import Allowance
 from actors.domain.permissions.approvals.machine import Scope
+from actors.domain.permissions.capabilities.token import Token, mint
 from actors.domain.permissions.patterns import CommandPattern
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message

@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
 
-from actors.domain.capability_token import Token, wrong_time
 from actors.domain.errors import NotFound
+from actors.domain.permissions.capabilities.token import Token, wrong_time
 from actors.domain.permissions.resource_pattern import Resource, index_key, index_keys
 from actors.domain.values.record import Record
 

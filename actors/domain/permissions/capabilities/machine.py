@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
-from actors.domain.capability_book import (
+from actors.domain.errors import InvalidValue
+from actors.domain.permissions.capabilities.state import (
     Event,
     Forgotten,
     Reason,
@@ -33,7 +34,7 @@ from actors.domain.capability_book import (
     refusal,
     unrevoked_of,
 )
-from actors.domain.capability_token import (
+from actors.domain.permissions.capabilities.token import (
     PERMISSIONS,
     SKEW_US,
     Permission,
@@ -48,7 +49,6 @@ from actors.domain.capability_token import (
     signing_bytes,
     verify,
 )
-from actors.domain.errors import InvalidValue
 from actors.domain.permissions.resource_pattern import (
     Resource,
     covers,
