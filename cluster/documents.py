@@ -8,8 +8,8 @@ from typing import cast
 
 import msgspec
 
-from actors.domain.budget_snapshot import BudgetSnapshot
-from actors.domain.document import (
+from actors.domain.documents.budget_snapshot import BudgetSnapshot
+from actors.domain.documents.document import (
     EscapeState,
     GitState,
     Metadata,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from actors.domain import document
+from actors.domain.documents import document
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.values.json_value import JsonValue
 from cluster.agent_file import load_agent

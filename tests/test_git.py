@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.domain.document import GitState
+from actors.domain.documents.document import GitState
 from actors.git import capture_git_state
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -16,7 +16,7 @@ from msgspec import structs
 from actors.agent.shipping import name_of, ship
 from actors.agent.turn import AgentFunction
 from actors.domain.budget import Cap, OpenWorkspace, Standing
-from actors.domain.document import SessionDocument, SkippedMessage
+from actors.domain.documents.document import SessionDocument, SkippedMessage
 from actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,

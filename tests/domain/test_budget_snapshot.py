@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.budget_snapshot import (
+from actors.domain.documents.budget_snapshot import (
     SPEND_KEYS,
     BudgetSnapshot,
     snapshot_from_json,

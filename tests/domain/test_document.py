@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.budget_snapshot import BudgetSnapshot
-from actors.domain.document import (
+from actors.domain.documents.budget_snapshot import BudgetSnapshot
+from actors.domain.documents.document import (
     EscapeState,
     GitState,
     Metadata,

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.message_json import (
+from actors.domain.documents.message_json import (
     content_from_json,
     content_to_json,
     message_from_json,
     message_to_json,
 )
+from actors.domain.errors import InvalidValue
 from actors.domain.session.messages import (
     ROLES,
     Content,

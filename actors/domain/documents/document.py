@@ -18,9 +18,13 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from actors.domain.budget_snapshot import BudgetSnapshot, snapshot_from_json, snapshot_to_json
+from actors.domain.documents.budget_snapshot import (
+    BudgetSnapshot,
+    snapshot_from_json,
+    snapshot_to_json,
+)
+from actors.domain.documents.message_json import message_from_json, message_to_json
 from actors.domain.errors import InvalidValue
-from actors.domain.message_json import message_from_json, message_to_json
 from actors.domain.session.messages import Message
 from actors.domain.values.ids import parse_user, parse_uuid
 from actors.domain.values.json_object import JsonObject, with_extra

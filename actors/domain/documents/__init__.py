@@ -1,0 +1,1 @@
+"""Sessions as documents that leave the system and come back."""
