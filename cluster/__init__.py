@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cluster.client.client import Troupe, connect
     from cluster.client.inbox import InboxRequest
     from cluster.client.session import Session
+    from cluster.client.tree import SessionTree
     from cluster.client.workspace import Workspace
-    from cluster.tree import SessionTree
 
 __all__ = [
     "BudgetStatus",
@@ -31,7 +31,7 @@ _HOME = {
     "BudgetStatus": "cluster.client.budgets",
     "InboxRequest": "cluster.client.inbox",
     "Session": "cluster.client.session",
-    "SessionTree": "cluster.tree",
+    "SessionTree": "cluster.client.tree",
     "Troupe": "cluster.client.client",
     "Workspace": "cluster.client.workspace",
     "connect": "cluster.client.client",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster import remote
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 from cluster.client.client import Troupe
 from cluster.cluster_doctor import Cluster, Examined
 from cluster.joining import outlives_us

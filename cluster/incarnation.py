@@ -23,7 +23,7 @@ import msgspec
 from actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
 from cluster import bootstrap
 from cluster import running as up
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.settings import ClusterSettings, disk_wait
 from cluster.terminal.outcome import OK, report

@@ -19,9 +19,9 @@ from actors.session.listing import parse_cursor
 from cluster import console
 from cluster.brake_commands import say_held
 from cluster.cli_common import connected
+from cluster.client.times import parse_moment
 from cluster.console import Folding, say
 from cluster.lookup import find_request, find_session
-from cluster.moments import parse_moment
 from cluster.overview import (
     ALL,
     INTERRUPTED,

@@ -17,7 +17,7 @@ from actors.domain.values.json_value import JsonValue
 from actors.domain.values.money import usd_text
 from actors.domain.values.rfc3339 import to_rfc3339
 from actors.views import SessionSummary
-from cluster.tree import SessionTree, build_tree
+from cluster.client.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:
     from cluster.client.budgets import BudgetStatus

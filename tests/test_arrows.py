@@ -43,7 +43,13 @@ LAYERS: list[set[str]] = [
         "cluster.progress",
     },
     {"cluster", "cluster.client.client"},
-    {"cluster.calls", "cluster.documents", "cluster.handles", "cluster.moments", "cluster.tree"},
+    {
+        "cluster.client.calls",
+        "cluster.client.documents",
+        "cluster.handles",
+        "cluster.client.times",
+        "cluster.client.tree",
+    },
     {"cluster.bootstrap", "cluster.joining", "cluster.running"},
     {"cluster.roles"},
     {
@@ -66,7 +72,7 @@ LAYERS: list[set[str]] = [
         "cluster.state",
         "cluster.status",
         "cluster.tie",
-        "cluster.whoami",
+        "cluster.client.whoami",
     },
     {"actors"},
     {"actors.domain"},

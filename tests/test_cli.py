@@ -39,18 +39,18 @@ from cluster.agent_file import load_agent
 from cluster.cli import invoke
 from cluster.client.client import SessionList
 from cluster.client.inbox import Answer, InboxRequest
+from cluster.client.times import parse_moment, to_micros
+from cluster.client.tree import build_tree
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
 from cluster.follow import conclusion
 from cluster.lookup import check_fragment, the_only_one
-from cluster.moments import parse_moment, to_micros
 from cluster.overview import Filters, list_sessions, result_json, summed_up, tree_json
 from cluster.progress import Counts, Progress
 from cluster.redis.server import holder
 from cluster.running import Running, announce, hold, running, withdraw
 from cluster.settings import ClusterSettings
 from cluster.terminal.outcome import report
-from cluster.tree import build_tree
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors.domain.documents.document import GitState
-from actors.git import capture_git_state
+from cluster.client.git_state import capture_git_state
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

@@ -78,6 +78,7 @@ MOVED: Mapping[str, str] = {
     "cluster.handles:Workspace": "cluster.client.workspace:Workspace",
     "cluster.handles:cap_of": "cluster.client.budgets:cap_of",
     "cluster.handles:cap_text": "cluster.client.budgets:cap_text",
+    "cluster.tree": "cluster.client.tree",
 }
 """What stored agents name, ``module`` or ``module:name``, and what that is now."""
 

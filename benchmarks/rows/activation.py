@@ -13,7 +13,7 @@ from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, in_turns, median, timed
 from cluster import Session
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 
 MESSAGES = 10
 

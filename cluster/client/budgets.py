@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from actors.domain.budget import Cap, Level
 from actors.domain.values.money import Usd, to_nano, to_usd, usd_text
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 
 
 class BudgetStatus(Struct, frozen=True):

@@ -35,14 +35,14 @@ from actors.session.listing import check_states, parse_cursor
 from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from cluster import bootstrap
 from cluster import running as up
-from cluster.calls import Calls
 from cluster.client.budgets import cap_of, cap_text
+from cluster.client.calls import Calls
+from cluster.client.documents import imported_state, read_document
 from cluster.client.inbox import ApprovalHandler, InboxRequest
 from cluster.client.session import Session
+from cluster.client.times import to_micros
 from cluster.client.workspace import Workspace
-from cluster.documents import imported_state, read_document
 from cluster.joining import ADDRESS, address_or_none
-from cluster.moments import to_micros
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
 from cluster.status import ClusterStatus
 from cluster.tie import TIE

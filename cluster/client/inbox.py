@@ -9,7 +9,7 @@ from actors.domain.errors import InvalidValue
 from actors.domain.permissions.actions import Action
 from actors.domain.permissions.approvals.machine import Decision, Entry, Scope
 from actors.domain.permissions.patterns import Pattern
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 
 ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 

@@ -12,10 +12,10 @@ from actors.domain.session.result import Result
 from actors.domain.values.money import Usd, to_nano
 from actors.telemetry import tracing
 from actors.views import FeedEvent, SessionSummary, SessionView
-from cluster.calls import Calls
 from cluster.client.budgets import BudgetStatus, budget_status
-from cluster.documents import export_document
-from cluster.tree import FamilyStats, SessionTree, build_tree, family_stats
+from cluster.client.calls import Calls
+from cluster.client.documents import export_document
+from cluster.client.tree import FamilyStats, SessionTree, build_tree, family_stats
 
 _POLL_S = 20.0
 

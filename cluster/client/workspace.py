@@ -11,8 +11,8 @@ from actors.domain.values.money import Usd
 from actors.durable.audit import Report
 from actors.views import WorkspaceSettings
 from cluster.audit_export import render_audit
-from cluster.calls import Calls
 from cluster.client.budgets import BudgetStatus, budget_status, cap_of
+from cluster.client.calls import Calls
 from cluster.client.inbox import InboxRequest
 from cluster.client.session import Session
 

@@ -29,7 +29,7 @@ from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
 from cluster import bootstrap
-from cluster.calls import Calls
+from cluster.client.calls import Calls
 from cluster.guard import Guard, mark_process
 from cluster.settings import ClusterSettings
 from cluster.state import ensure_key

@@ -29,7 +29,7 @@ _PAUSE_S = 0.02
 
 
 class Client:
-    """Calls sessions wherever they are, as `cluster.calls` does."""
+    """Calls sessions wherever they are, as `cluster.client.calls` does."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

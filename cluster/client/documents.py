@@ -24,8 +24,8 @@ from actors.domain.permissions.allowances.machine import Allowance, valid
 from actors.domain.session import machine as session
 from actors.domain.session.messages import Message
 from actors.domain.values.json_value import JsonValue
-from actors.git import capture_git_state
-from cluster.calls import Calls
+from cluster.client.calls import Calls
+from cluster.client.git_state import capture_git_state
 
 
 async def export_document(calls: Calls, session_id: str) -> str:

@@ -25,11 +25,11 @@ from actors.views import (
     WorkspaceSettings,
 )
 from cluster.audit_log import StrandKey
+from cluster.client.whoami import actor_name
 from cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
 from cluster.status import ClusterStatus, NodeStatus
-from cluster.whoami import actor_name
 
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.1
