@@ -28,8 +28,9 @@ from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.telemetry import tracing
 from cluster import nodes, remote
-from cluster.audit_log import CLUSTER_SCOPE
-from cluster.directory import Directory, HostControl
+from cluster.directory.audit_log import CLUSTER_SCOPE
+from cluster.directory.directory import Directory, HostControl
+from cluster.directory.pool import Pool
 from cluster.metrics import Exporter
 from cluster.names import (
     CAPABILITIES,
@@ -39,7 +40,6 @@ from cluster.names import (
     budget_name,
     scope_of,
 )
-from cluster.pool import Pool
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
@@ -182,7 +182,7 @@ class DirectoryActor(_Process, Directory):
 
 
 class RayLauncher:
-    """Implements `cluster.directory.Launcher`."""
+    """Implements `cluster.directory.directory.Launcher`."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings

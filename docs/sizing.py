@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from cluster.pool import PROCESSES_PER_HOST, SHARED_PER_HOST
+from cluster.directory.pool import PROCESSES_PER_HOST, SHARED_PER_HOST
 from cluster.settings import ClusterSettings
 
 HERE = Path(__file__).resolve().parent

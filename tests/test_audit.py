@@ -12,7 +12,7 @@ from actors.domain.errors import Tampered
 from actors.domain.permissions.allowances.machine import SessionCleared
 from actors.domain.values.keyring import Keyring
 from actors.durable.audit import Head, Report, Strand, verify
-from cluster.audit_export import check_audit, render_audit, sign_audit
+from cluster.directory.audit_export import check_audit, render_audit, sign_audit
 
 KEYRING = Keyring(b"k" * 32)
 

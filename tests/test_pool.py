@@ -7,8 +7,15 @@ from collections import Counter
 import pytest
 
 from actors.domain.errors import InvalidValue, NotFound
-from cluster.directory import find_node
-from cluster.pool import HOST_WORTH, NODE_WORTH, ON_ITS_WAY_S, PROCESSES_PER_HOST, Isolation, Pool
+from cluster.directory.directory import find_node
+from cluster.directory.pool import (
+    HOST_WORTH,
+    NODE_WORTH,
+    ON_ITS_WAY_S,
+    PROCESSES_PER_HOST,
+    Isolation,
+    Pool,
+)
 from cluster.status import Node
 
 A, B, C = "aa11", "bb22", "bb33"

@@ -24,8 +24,8 @@ from actors.views import (
     SessionView,
     WorkspaceSettings,
 )
-from cluster.audit_log import StrandKey
 from cluster.client.whoami import actor_name
+from cluster.directory.audit_log import StrandKey
 from cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
 from cluster.remote import Proxy
 from cluster.settings import ClusterSettings

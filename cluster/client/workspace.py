@@ -10,11 +10,11 @@ from actors.domain.permissions.patterns import Pattern
 from actors.domain.values.money import Usd
 from actors.durable.audit import Report
 from actors.views import WorkspaceSettings
-from cluster.audit_export import render_audit
 from cluster.client.budgets import BudgetStatus, budget_status, cap_of
 from cluster.client.calls import Calls
 from cluster.client.inbox import InboxRequest
 from cluster.client.session import Session
+from cluster.directory.audit_export import render_audit
 
 
 class Workspace:
@@ -118,7 +118,7 @@ class Workspace:
         return [await self._calls.directory.audit_report(key) for key in keys]
 
     async def export_audit(self) -> str:
-        """The audit log as a JSON document that carries a signature; see `cluster.audit_export`."""
+        """The audit log as a JSON document that carries a signature; see `cluster.directory.audit_export`."""
         return await self._calls.directory.sign_audit(render_audit(self.path, await self.audit()))
 
     async def inbox(self) -> list[InboxRequest]:

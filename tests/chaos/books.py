@@ -19,7 +19,7 @@ from actors.durable.journal import Key
 from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from actors.durable.runtime import Wiring
 from actors.views import SessionSummary
-from cluster.audit_log import CLUSTER_SCOPE, report, strands
+from cluster.directory.audit_log import CLUSTER_SCOPE, report, strands
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ALL = 1 << 30

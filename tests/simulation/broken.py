@@ -32,7 +32,7 @@ from actors.stores import capabilities as capability_store
 from actors.stores import permissions as permission_store
 from actors.views import SessionSummary
 from cluster import guard
-from cluster.gate import Gate
+from cluster.directory.concurrency import Gate
 from tests.simulation.processes import SimulatedProcesses
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]

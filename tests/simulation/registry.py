@@ -18,7 +18,7 @@ from actors.views import (
     SessionSummary,
     WorkspaceSettings,
 )
-from cluster.slots import Slots
+from cluster.directory.slots import Slots
 
 
 class Books:

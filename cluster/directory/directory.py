@@ -23,11 +23,11 @@ from actors.domain.errors import (
 )
 from actors.durable.runtime import Wiring
 from actors.views import FeedEvent, WorkspaceSettings
-from cluster.archive import Archive
-from cluster.feed import Feed
+from cluster.directory.feed import Feed
+from cluster.directory.pool import Isolation, Pool
+from cluster.directory.queries import Archive
+from cluster.directory.slots import Slots
 from cluster.names import DIRECTORY, HOST_PREFIX, scope_of
-from cluster.pool import Isolation, Pool
-from cluster.slots import Slots
 from cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
 
 _PING_EVERY_S = 1.0

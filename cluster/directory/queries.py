@@ -8,8 +8,8 @@ from actors.domain.budget import Hold
 from actors.durable.audit import Report
 from actors.durable.runtime import Wiring
 from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
-from cluster.audit_export import sign_audit
-from cluster.audit_log import StrandKey, report, strands
+from cluster.directory.audit_export import sign_audit
+from cluster.directory.audit_log import StrandKey, report, strands
 
 
 class Archive:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from actors.telemetry import metrics
-from cluster.feed import wait_on
-from cluster.gate import Gate
+from cluster.directory.concurrency import Gate
+from cluster.directory.feed import wait_on
 
 
 class Slots:

@@ -1,0 +1,1 @@
+"""Where sessions are, and where the next ones go."""
