@@ -17,7 +17,7 @@ from actors.agent.turn import AgentFunction
 from benchmarks.harness import each, until
 from benchmarks.peer import Peer
 from cluster import Session, Troupe, Workspace
-from cluster.remote import Proxy
+from cluster.ray.actors import Proxy
 
 PLENTY = BudgetConfig(session_max_usd=1_000_000)
 _HOSTS_LIMIT_S = 90.0

@@ -24,7 +24,7 @@ _AGENTS = 16
 _LIMIT_S = 30.0
 _SETTLE_S = 2.0
 _MIB = 2**20
-_HOST = "import cluster.roles, sys; print('ready', flush=True); sys.stdin.read()"
+_HOST = "import cluster.ray.roles, sys; print('ready', flush=True); sys.stdin.read()"
 
 
 async def waits(turn: Turn, prompt: str) -> None:

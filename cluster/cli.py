@@ -29,8 +29,8 @@ from cluster import (
 )
 from cluster.cli_common import run_until_done
 from cluster.console import Folding, say
+from cluster.ray.tie import TIE
 from cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
-from cluster.tie import TIE
 
 _SIBLINGS = 20
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import cluster
 from cluster.display import waiting
-from cluster.joining import outlives_us
+from cluster.ray.joining import outlives_us
 from cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
-from cluster import remote
 from cluster.client.calls import Calls
 from cluster.client.client import Troupe
 from cluster.cluster_doctor import Cluster, Examined
-from cluster.joining import outlives_us
 from cluster.node_report import node_report, software, versions_report
+from cluster.ray import actors as remote
+from cluster.ray.joining import outlives_us
 from cluster.redis.stored_versions import Versions
 from cluster.settings import DEFAULT_NAMESPACE
 from cluster.status import Node

@@ -29,9 +29,9 @@ from cluster.cli_common import connected
 from cluster.console import clean, say
 from cluster.display import Display, make_display
 from cluster.follow import conclusion, follow
-from cluster.joining import outlives_us
 from cluster.lookup import check_fragment, find_session
 from cluster.overview import result_json
+from cluster.ray.joining import outlives_us
 from cluster.terminal.outcome import FAILED, OK, print_json, report
 
 if TYPE_CHECKING:

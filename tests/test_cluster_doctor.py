@@ -20,12 +20,14 @@ from rich.console import Console
 from actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
 from actors.durable.journal import Append, Key
 from actors.durable.machines import SESSION
-from cluster import Troupe, bootstrap, connect, remote
+from cluster import Troupe, connect
 from cluster.cli import invoke
 from cluster.cluster_doctor import Cluster, Examined, as_json, judge
 from cluster.examination import collect, examine
 from cluster.local_commands import _nodes
 from cluster.node_report import NodeReport, RedisView, Software, node_report, software
+from cluster.ray import actors as remote
+from cluster.ray import bootstrap
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.stored_versions import stored_versions

@@ -16,8 +16,8 @@ from actors import BudgetConfig, Policy, Result, Tampered
 from actors.domain.session.settings import Isolation
 from cluster import Session, Troupe
 from cluster.names import DIRECTORY, allowances_name, budget_name
+from cluster.ray.actors import Proxy
 from cluster.redis.connection import short
-from cluster.remote import Proxy
 from tests import cluster_agents as agents
 from tests.actor_pids import pid_of
 from tests.waiting import until

@@ -25,10 +25,10 @@ from cluster import running as up
 from cluster.doctor import local_cluster
 from cluster.incarnation import still_left
 from cluster.incarnation_words import Failed, Lost
+from cluster.ray.tie import Tie
 from cluster.running import Part, Running
 from cluster.settings import ClusterSettings
 from cluster.supervisor import add_failure, out_of_hope
-from cluster.tie import Tie
 from tests.test_cli import AGENTS, ROOT, Finished, Shell
 from tests.waiting import until
 

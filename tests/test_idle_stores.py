@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import connect, remote
+from cluster import connect
 from cluster.names import scope_of
+from cluster.ray import actors as remote
 from tests import cluster_agents as agents
 from tests.local_nodes import LocalNodes
 from tests.waiting import until

@@ -16,12 +16,7 @@ import pytest
 import ray
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
-from cluster.joining import (
-    ADDRESS,
-    address_or_none,
-    require_reachable,
-    require_same_versions,
-)
+from cluster.ray.joining import ADDRESS, address_or_none, require_reachable, require_same_versions
 from tests.ray_head import TOKEN, RayHead
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 CLIENT = """
 import asyncio, json, os, sys, time
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
-from cluster import bootstrap, connect
+from cluster.ray import bootstrap; from cluster import connect
 from actors.domain.errors import TroupeError
 
 bootstrap._HEAD_ANSWERS_S = 3

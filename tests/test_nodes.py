@@ -19,9 +19,11 @@ import pytest_asyncio
 import survey
 from actors.domain.budget import WORKSPACE
 from actors.domain.values.ids import derived_id
-from cluster import Session, SessionTree, Troupe, connect, remote, roles
+from cluster import Session, SessionTree, Troupe, connect
 from cluster.names import DIRECTORY, allowances_name, budget_name
-from cluster.nodes import actors_on
+from cluster.ray import actors as remote
+from cluster.ray import roles
+from cluster.ray.nodes import actors_on
 from cluster.settings import ClusterSettings
 from cluster.status import HostStatus, NodeStatus
 from survey_report import Report

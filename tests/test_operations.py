@@ -43,7 +43,7 @@ LABELS = {
     **{f"ray_{one.name}_bucket": "le" for one in metrics.HISTOGRAMS},
     **{f"ray_{one.name}_{end}": "" for one in metrics.HISTOGRAMS for end in ("sum", "count")},
 }
-"""Our metrics as Prometheus sees them (`cluster.metrics`), each with its label."""
+"""Our metrics as Prometheus sees them (`cluster.ray.metrics`), each with its label."""
 
 OTHERS = {
     "redis_up": "",

@@ -34,13 +34,14 @@ from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import FeedEvent, WorkspaceSettings
-from cluster import bootstrap, remote
 from cluster.doctor import _server
+from cluster.ray import actors as remote
+from cluster.ray import bootstrap
+from cluster.ray.roles import StoreHandles
 from cluster.redis import heads
 from cluster.redis.connection import Connection, short
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
-from cluster.roles import StoreHandles
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
 from tests.redis_outside import Node, wait_for, watched
 

@@ -11,7 +11,7 @@ from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each
 from cluster.names import DIRECTORY, allowances_name, budget_name
-from cluster.remote import Proxy
+from cluster.ray.actors import Proxy
 
 _WARM_UP = 200
 _SETTLE_S = 2.0

@@ -27,7 +27,7 @@ from actors.views import (
 from cluster.client.whoami import actor_name
 from cluster.directory.audit_log import StrandKey
 from cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
-from cluster.remote import Proxy
+from cluster.ray.actors import Proxy
 from cluster.settings import ClusterSettings
 from cluster.status import ClusterStatus, NodeStatus
 

@@ -33,7 +33,6 @@ from actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from actors.domain.values.money import Usd
 from actors.session.listing import check_states, parse_cursor
 from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
-from cluster import bootstrap
 from cluster import running as up
 from cluster.client.budgets import cap_of, cap_text
 from cluster.client.calls import Calls
@@ -42,10 +41,11 @@ from cluster.client.inbox import ApprovalHandler, InboxRequest
 from cluster.client.session import Session
 from cluster.client.times import to_micros
 from cluster.client.workspace import Workspace
-from cluster.joining import ADDRESS, address_or_none
+from cluster.ray import bootstrap
+from cluster.ray.joining import ADDRESS, address_or_none
+from cluster.ray.tie import TIE
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
 from cluster.status import ClusterStatus
-from cluster.tie import TIE
 
 _LOG = logging.getLogger("troupe")
 _WATCH_S = 10.0

@@ -28,9 +28,9 @@ from ray._private.node import Node
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
-from cluster import bootstrap
 from cluster.client.calls import Calls
 from cluster.guard import Guard, mark_process
+from cluster.ray import bootstrap
 from cluster.settings import ClusterSettings
 from cluster.state import ensure_key
 from tests.chaos import processes

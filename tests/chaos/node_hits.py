@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from actors.domain.errors import TroupeError
 from actors.domain.session.messages import Message
-from cluster.remote import Proxy
+from cluster.ray.actors import Proxy
 from cluster.status import HostStatus
 from tests.chaos import processes
 from tests.chaos.cluster import ChaosCluster, raylet_of

@@ -12,7 +12,7 @@ from typing import Any
 from actors.domain import budget
 from actors.domain.errors import TroupeError
 from actors.domain.values.ids import derived_id
-from cluster.roles import wire
+from cluster.ray.roles import wire
 from tests.chaos import helpers, processes
 from tests.chaos.books import read_books, read_budget
 from tests.chaos.checker import check

@@ -27,11 +27,9 @@ from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.telemetry import tracing
-from cluster import nodes, remote
 from cluster.directory.audit_log import CLUSTER_SCOPE
 from cluster.directory.directory import Directory, HostControl
 from cluster.directory.pool import Pool
-from cluster.metrics import Exporter
 from cluster.names import (
     CAPABILITIES,
     DIRECTORY,
@@ -40,10 +38,13 @@ from cluster.names import (
     budget_name,
     scope_of,
 )
+from cluster.ray import actors as remote
+from cluster.ray import nodes
+from cluster.ray.actors import Proxy
+from cluster.ray.metrics import Exporter
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
-from cluster.remote import Proxy
 from cluster.settings import ClusterSettings
 from cluster.state import cluster_key
 from cluster.status import Node

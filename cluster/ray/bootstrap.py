@@ -35,9 +35,11 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
-from cluster import joining, remote, roles
 from cluster.guard import Guard, mark_process
 from cluster.names import DIRECTORY
+from cluster.ray import actors as remote
+from cluster.ray import joining, roles
+from cluster.ray.tie import TIE
 from cluster.redis import heads
 from cluster.redis.connection import Connection
 from cluster.redis.deployment import FORMS, SCHEMES
@@ -45,7 +47,6 @@ from cluster.redis.server import EmbeddedRedis
 from cluster.running import Part, part
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
 from cluster.state import ensure_key, state_directory
-from cluster.tie import TIE
 
 _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -107,7 +108,7 @@ def join(
 
     With ``durable`` (as for `check_redis`) StoreUnavailable, naming the node, if Redis does not do
     for the cluster's side, or can't be reached from there. ``look`` says, without Ray, why the
-    cluster is lost, or None (`cluster.tie`).
+    cluster is lost, or None (`cluster.ray.tie`).
     """
     owns = _init(address)
     try:

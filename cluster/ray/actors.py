@@ -20,9 +20,9 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain.errors import ClusterUnavailable, TroupeError
+from cluster.ray.tie import TIE
 from cluster.settings import STORE_CPUS, ClusterSettings
 from cluster.status import Node
-from cluster.tie import TIE
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Ray: what runs on it, and how it is joined."""
