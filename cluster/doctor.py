@@ -24,7 +24,7 @@ from cluster.memory import available_memory
 from cluster.overview import hold_text
 from cluster.redis.connection import OLDEST, Connection
 from cluster.redis.deployment import FORMS
-from cluster.redis.explanation import shown
+from cluster.redis.errors import shown
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder

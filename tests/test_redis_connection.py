@@ -16,7 +16,7 @@ from actors.domain.errors import InvalidValue, StoreUnavailable
 from actors.durable.journal import Append, Key, Loaded, Outcome
 from cluster.redis import connection as connections
 from cluster.redis.connection import Connection, Script
-from cluster.redis.explanation import explain, shown
+from cluster.redis.errors import explain, shown
 from cluster.redis.journal import RedisJournal
 from tests.redis_server import Line, Moment, RedisServer
 from tests.waiting import until

@@ -38,7 +38,7 @@ from cluster.doctor import _server
 from cluster.ray import actors as remote
 from cluster.ray import bootstrap
 from cluster.ray.roles import StoreHandles
-from cluster.redis import heads
+from cluster.redis import watermarks
 from cluster.redis.connection import Connection, short
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
@@ -336,22 +336,22 @@ async def test_a_redis_that_went_back_while_nobody_ran_is_refused_at_the_next_st
     await process.wiring.registry.put_workspace(WORKSPACE)
     await process.budget.open_family(OpenFamily(ME, Cap(CAP), CAP, 10))
     await process.lease(1, lent=10)
-    await heads.compare(process.connection, file)
+    await watermarks.compare(process.connection, file)
     node.save_to(place / "copy")
     await process.lease(2, lent=20)
-    await heads.note(process.connection, file)
-    await heads.compare(start(node).connection, file)
+    await watermarks.note(process.connection, file)
+    await watermarks.compare(start(node).connection, file)
     node.roll_back_to(place / "copy")
     for _ in range(2):
         with pytest.raises(RolledBack) as caught:
-            await heads.compare(start(node).connection, file)
+            await watermarks.compare(start(node).connection, file)
     assert caught.value.message == (
         f"Redis at {node.url} went back: budget of workspace {SCOPE} is at epoch 1, row 2, and was "
         "at epoch 1, row 3 when it was last seen from here. Bring back the newest copy, or accept "
         f"the loss: rm '{file}'"
     )
     file.unlink()
-    await heads.compare(start(node).connection, file)
+    await watermarks.compare(start(node).connection, file)
 
 
 async def test_so_is_one_that_lost_everything_but_not_another_one(
@@ -360,13 +360,13 @@ async def test_so_is_one_that_lost_everything_but_not_another_one(
     file, process = place / "heads.json", start(node)
     await process.wiring.registry.put_workspace(WORKSPACE)
     await process.budget.levels([ME])
-    await heads.note(process.connection, file)
+    await watermarks.note(process.connection, file)
     with Node(place / "another") as another:
-        await heads.compare(start(another).connection, file)
+        await watermarks.compare(start(another).connection, file)
     with node.client() as client:
         client.flushall()
     with pytest.raises(RolledBack, match="is at epoch 0, row 0, and was at epoch 1, row 0"):
-        await heads.compare(start(node).connection, file)
+        await watermarks.compare(start(node).connection, file)
 
 
 async def test_a_cluster_does_not_come_up_on_one_that_has_less(

@@ -40,7 +40,7 @@ from cluster.names import DIRECTORY
 from cluster.ray import actors as remote
 from cluster.ray import joining, roles
 from cluster.ray.tie import TIE
-from cluster.redis import heads
+from cluster.redis import watermarks
 from cluster.redis.connection import Connection
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
@@ -91,7 +91,7 @@ class Connected:
         leave = self._owns_ray and TIE.loosen()
         if self._guard:
             with contextlib.suppress(TroupeError, OSError):
-                _apart(_on_heads(self.settings.redis_url, self.settings.namespace, heads.note))
+                _apart(_on_heads(self.settings.redis_url, self.settings.namespace, watermarks.note))
             self._guard.stop()  # first: it ends hosts before agents, and Ray would not
         if leave:
             ray.shutdown()
@@ -141,7 +141,7 @@ def bring_up(
     guard = redis or Guard([])
     try:
         url = redis.url if redis else str(redis_url)
-        _apart(_on_heads(url, namespace, heads.compare))  # before anything can spend
+        _apart(_on_heads(url, namespace, watermarks.compare))  # before anything can spend
         owns = _init(None)
         settings = ClusterSettings(
             redis_url=url,

@@ -21,8 +21,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from actors.domain.errors import StoreUnavailable
 from cluster.redis.deployment import deployment
-from cluster.redis.explanation import explain, is_outage, shown
-from cluster.redis.lines import Lines, Word
+from cluster.redis.errors import explain, is_outage, shown
+from cluster.redis.raw_connections import Lines, Word
 from cluster.settings import ClusterSettings, DiskWait
 
 PATIENCE_S = 30.0

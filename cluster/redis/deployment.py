@@ -28,8 +28,8 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
 from actors.domain.errors import InvalidValue
-from cluster.redis.explanation import shown
-from cluster.redis.lines import Lines
+from cluster.redis.errors import shown
+from cluster.redis.raw_connections import Lines
 
 SCHEMES = (
     "redis://",

@@ -26,7 +26,7 @@ from actors.session.listing import (
 from actors.session.summary import decode_summary
 from actors.views import SessionPage, SessionQuery, SessionSummary
 from cluster.redis.connection import Connection, Script, Value
-from cluster.redis.places import Places, read_place
+from cluster.redis.locations import Places, read_place
 
 _NEWEST = Script("newest")
 _READ_AT_ONCE = 200

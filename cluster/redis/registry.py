@@ -21,7 +21,7 @@ from actors.session.summary import decode_summary
 from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
 from cluster.redis.connection import Connection
 from cluster.redis.listing import Listing
-from cluster.redis.places import Places
+from cluster.redis.locations import Places
 
 _ENCODER = msgspec.msgpack.Encoder()
 _SETTINGS = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])

@@ -17,7 +17,7 @@ import msgspec
 from actors.domain.errors import RolledBack
 from actors.durable.machines import ALLOWANCES, BUDGET
 from cluster.redis.connection import Connection
-from cluster.redis.explanation import shown
+from cluster.redis.errors import shown
 
 _STORES = ((BUDGET.kind, "budget"), (ALLOWANCES.kind, "allowances"))
 
