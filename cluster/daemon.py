@@ -21,9 +21,9 @@ from pathlib import Path
 
 from actors.agent.process import proctree
 from actors.domain.errors import ClusterUnavailable
-from cluster import running as up
-from cluster.guard import MARK
-from cluster.state import state_directory
+from cluster.local import running as up
+from cluster.local.reaper import MARK
+from cluster.local.state import state_directory
 from cluster.supervisor import Supervisor
 from cluster.terminal.outcome import OK, report
 

@@ -20,7 +20,9 @@ import msgspec
 from actors.domain.budget import Hold
 from actors.domain.errors import CallError, RolledBack, TroupeError
 from actors.durable.brakes import open_brake
-from cluster.memory import available_memory
+from cluster.local.memory import available_memory
+from cluster.local.running import Part, Running, alive, announced, running, trouble
+from cluster.local.state import cluster_key, state_directory
 from cluster.overview import hold_text
 from cluster.redis.connection import OLDEST, Connection
 from cluster.redis.deployment import FORMS
@@ -28,9 +30,7 @@ from cluster.redis.errors import shown
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder
-from cluster.running import Part, Running, alive, announced, running, trouble
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
-from cluster.state import cluster_key, state_directory
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
 

@@ -21,9 +21,9 @@ from typing import NoReturn
 import msgspec
 
 from actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
-from cluster import running as up
 from cluster.client.calls import Calls
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
+from cluster.local import running as up
 from cluster.ray import bootstrap
 from cluster.settings import ClusterSettings, disk_wait
 from cluster.terminal.outcome import OK, report

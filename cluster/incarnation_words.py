@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from cluster.running import Part
+from cluster.local.running import Part
 from cluster.settings import ClusterSettings
 
 STOP = b"stop\n"

@@ -14,9 +14,9 @@ from actors.domain.values.json_value import JsonValue
 from cluster import cluster_doctor, daemon, doctor
 from cluster.console import say, show
 from cluster.display import waiting
+from cluster.local.running import alive, trouble
+from cluster.local.state import state_directory
 from cluster.node_report import NodeReport
-from cluster.running import alive, trouble
-from cluster.state import state_directory
 from cluster.terminal.outcome import OK, UNAVAILABLE, print_json
 
 _GIB = 1 << 30

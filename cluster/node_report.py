@@ -10,11 +10,11 @@ import msgspec
 
 from actors.agent.versions import installed
 from actors.domain.errors import TroupeError
-from cluster.memory import available_memory
+from cluster.local.memory import available_memory
+from cluster.local.state import cluster_key
 from cluster.redis.connection import Connection
 from cluster.redis.stored_versions import Versions, stored_versions
 from cluster.settings import ClusterSettings
-from cluster.state import cluster_key
 
 _PATIENCE_S = 2.0
 _ROUNDS = 5

@@ -13,9 +13,9 @@ import time
 import msgspec
 
 from actors.agent.process import proctree
-from cluster import running as up
 from cluster.console import say
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
+from cluster.local import running as up
 from cluster.terminal.outcome import UNAVAILABLE
 
 _START_LIMIT_S = 60.0

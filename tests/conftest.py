@@ -11,7 +11,7 @@ import pytest_asyncio
 from hypothesis import settings
 
 from cluster import Troupe, connect
-from cluster.guard import MARK
+from cluster.local.reaper import MARK
 from cluster.redis.server import EmbeddedRedis
 from tests.redis_outside import redis_cluster
 

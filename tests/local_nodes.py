@@ -25,12 +25,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.cluster_utils import Cluster
 
-from cluster.guard import Guard, mark_process
+from cluster.local.reaper import Guard, mark_process
+from cluster.local.state import ensure_key
 from cluster.names import DIRECTORY
 from cluster.ray import actors as remote
 from cluster.ray import bootstrap, roles
 from cluster.settings import ClusterSettings
-from cluster.state import ensure_key
 from tests.chaos import processes
 from tests.chaos.cluster import raylet_of
 from tests.redis_server import RedisServer

@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import psutil
 
-from cluster.guard import MARK
+from cluster.local.reaper import MARK
 from tests import restart_agents
 
 ROOT = Path(__file__).parent.parent

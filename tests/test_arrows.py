@@ -50,7 +50,7 @@ LAYERS: list[set[str]] = [
         "cluster.client.times",
         "cluster.client.tree",
     },
-    {"cluster.ray.bootstrap", "cluster.ray.joining", "cluster.running"},
+    {"cluster.ray.bootstrap", "cluster.ray.joining", "cluster.local.running"},
     {"cluster.ray.roles"},
     {
         "cluster.directory.queries",
@@ -65,11 +65,11 @@ LAYERS: list[set[str]] = [
     },
     {"cluster.ray.metrics", "cluster.ray.nodes", "cluster.redis", "cluster.ray.actors"},
     {
-        "cluster.guard",
-        "cluster.memory",
+        "cluster.local.reaper",
+        "cluster.local.memory",
         "cluster.names",
         "cluster.settings",
-        "cluster.state",
+        "cluster.local.state",
         "cluster.status",
         "cluster.ray.tie",
         "cluster.client.whoami",

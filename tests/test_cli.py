@@ -44,11 +44,11 @@ from cluster.client.tree import build_tree
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
 from cluster.follow import conclusion
+from cluster.local.running import Running, announce, hold, running, withdraw
 from cluster.lookup import check_fragment, the_only_one
 from cluster.overview import Filters, list_sessions, result_json, summed_up, tree_json
 from cluster.progress import Counts, Progress
 from cluster.redis.server import holder
-from cluster.running import Running, announce, hold, running, withdraw
 from cluster.settings import ClusterSettings
 from cluster.terminal.outcome import report
 from tests.waiting import until

@@ -18,7 +18,7 @@ import redis
 
 import cluster
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable
-from cluster.guard import MARK
+from cluster.local.reaper import MARK
 from cluster.redis import server as embedded
 from cluster.redis.connection import Connection
 from cluster.redis.server import EmbeddedRedis, find_binary

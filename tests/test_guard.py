@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.guard import AGENTS, MARK, waves
+from cluster.local.reaper import AGENTS, MARK, waves
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ while True:
 
 _OWNER = """
 import subprocess, sys, time
-from cluster.guard import Guard, mark_process
+from cluster.local.reaper import Guard, mark_process
 mark_process()
 directory, host, agent, stubborn = sys.argv[1:]
 guard = Guard([sys.executable, "-c", stubborn, directory])

@@ -21,12 +21,12 @@ import psutil
 import pytest
 
 from actors import ClusterUnavailable
-from cluster import running as up
 from cluster.doctor import local_cluster
 from cluster.incarnation import still_left
 from cluster.incarnation_words import Failed, Lost
+from cluster.local import running as up
+from cluster.local.running import Part, Running
 from cluster.ray.tie import Tie
-from cluster.running import Part, Running
 from cluster.settings import ClusterSettings
 from cluster.supervisor import add_failure, out_of_hope
 from tests.test_cli import AGENTS, ROOT, Finished, Shell

@@ -22,7 +22,7 @@ from actors.agent.process.deaths import Death, cause
 from actors.agent.process.supervisor import AGENTS, AgentDied, AgentProcesses
 from actors.agent.shipping import ship
 from actors.domain.errors import NoCapacity
-from cluster import guard
+from cluster.local import reaper
 from tests import cluster_agents as agents
 from tests.waiting import until
 
@@ -377,7 +377,7 @@ def test_memory_is_named_where_it_may_have_been_the_reason() -> None:
 
 
 def test_the_sweep_knows_agents_by_the_same_mark() -> None:
-    assert guard.AGENTS == AGENTS
+    assert reaper.AGENTS == AGENTS
 
 
 def test_children_are_found_also_where_the_kernel_does_not_tell(

@@ -33,7 +33,6 @@ from actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from actors.domain.values.money import Usd
 from actors.session.listing import check_states, parse_cursor
 from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
-from cluster import running as up
 from cluster.client.budgets import cap_of, cap_text
 from cluster.client.calls import Calls
 from cluster.client.documents import imported_state, read_document
@@ -41,6 +40,7 @@ from cluster.client.inbox import ApprovalHandler, InboxRequest
 from cluster.client.session import Session
 from cluster.client.times import to_micros
 from cluster.client.workspace import Workspace
+from cluster.local import running as up
 from cluster.ray import bootstrap
 from cluster.ray.joining import ADDRESS, address_or_none
 from cluster.ray.tie import TIE

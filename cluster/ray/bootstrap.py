@@ -35,7 +35,9 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
-from cluster.guard import Guard, mark_process
+from cluster.local.reaper import Guard, mark_process
+from cluster.local.running import Part, part
+from cluster.local.state import ensure_key, state_directory
 from cluster.names import DIRECTORY
 from cluster.ray import actors as remote
 from cluster.ray import joining, roles
@@ -44,9 +46,7 @@ from cluster.redis import watermarks
 from cluster.redis.connection import Connection
 from cluster.redis.deployment import FORMS, SCHEMES
 from cluster.redis.server import EmbeddedRedis
-from cluster.running import Part, part
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
-from cluster.state import ensure_key, state_directory
 
 _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
-from cluster.running import running
+from cluster.local.running import running
 
 ADDRESS = "RAY_ADDRESS"
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -30,6 +30,7 @@ from actors.telemetry import tracing
 from cluster.directory.audit_log import CLUSTER_SCOPE
 from cluster.directory.directory import Directory, HostControl
 from cluster.directory.pool import Pool
+from cluster.local.state import cluster_key
 from cluster.names import (
     CAPABILITIES,
     DIRECTORY,
@@ -46,7 +47,6 @@ from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.settings import ClusterSettings
-from cluster.state import cluster_key
 from cluster.status import Node
 
 _COLLECT_AFTER = (50_000, 20, 20)

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from actors.domain.errors import ClusterUnavailable, StoreUnavailable
-from cluster.guard import Guard
+from cluster.local.reaper import Guard
 
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0

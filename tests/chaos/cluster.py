@@ -29,10 +29,10 @@ from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
 from cluster.client.calls import Calls
-from cluster.guard import Guard, mark_process
+from cluster.local.reaper import Guard, mark_process
+from cluster.local.state import ensure_key
 from cluster.ray import bootstrap
 from cluster.settings import ClusterSettings
-from cluster.state import ensure_key
 from tests.chaos import processes
 from tests.chaos.line import Order
 from tests.redis_server import RedisServer

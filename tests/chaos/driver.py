@@ -34,9 +34,9 @@ from actors import (
 from actors.domain.permissions.capabilities.token import Token
 from actors.domain.values.money import to_usd
 from cluster import InboxRequest, Session, Troupe, Workspace, connect
-from cluster.running import Running, running
+from cluster.local.running import Running, running
+from cluster.local.state import cluster_key
 from cluster.settings import ClusterSettings
-from cluster.state import cluster_key
 from tests.chaos import helpers, workload
 from tests.chaos.agents import worker
 from tests.chaos.errands import GUARDED, Errand

@@ -19,9 +19,9 @@ from typing import Self
 import psutil
 import redis
 
-from cluster.guard import Guard, mark_process
+from cluster.local.reaper import Guard, mark_process
+from cluster.local.running import running
 from cluster.redis.server import holder
-from cluster.running import running
 from cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.cluster import ROOT

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from cluster.guard import MARK
+from cluster.local.reaper import MARK
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 

@@ -31,8 +31,8 @@ from actors.stores import budget as budget_store
 from actors.stores import capabilities as capability_store
 from actors.stores import permissions as permission_store
 from actors.views import SessionSummary
-from cluster import guard
 from cluster.directory.concurrency import Gate
+from cluster.local import reaper
 from tests.simulation.processes import SimulatedProcesses
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]
@@ -233,7 +233,7 @@ def _keeps_the_slots_of_the_dead() -> Iterator[None]:
 @contextmanager
 def _sweeps_in_any_order() -> Iterator[None]:
     """Everything is taken down at once: agents may die before those who note it."""
-    with patch.object(guard, "waves", lambda ours, agents: [ours]):
+    with patch.object(reaper, "waves", lambda ours, agents: [ours]):
         yield
 
 

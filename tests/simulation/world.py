@@ -30,7 +30,7 @@ from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import WorkspaceSettings
-from cluster import guard
+from cluster.local import reaper
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
 from tests.simulation.loop import Loop, Process
 from tests.simulation.processes import KILLED, SWEPT, Agent, SimulatedProcesses, kill
@@ -177,7 +177,7 @@ class Cluster:
             kill(self.rng.choice(self.agents), KILLED, self.weather.delay())
 
     def _take_down(self) -> None:
-        """Kill everything in the order of `cluster.guard`, and start it again some time later."""
+        """Kill everything in the order of `cluster.local.reaper`, and start it again some time later."""
         self.weather.count("take down")
         self.down = True
         self.loop.create_task(self._sweep(), context=self.outside.copy())
@@ -188,7 +188,7 @@ class Cluster:
         actors = [*self.network.actors.values(), *self.zombies]
         doomed: list[Actor | Agent] = [*actors, *agents]
         is_agent = {at for at, one in enumerate(doomed) if isinstance(one, Agent)}
-        for wave in guard.waves(set(range(len(doomed))), is_agent):
+        for wave in reaper.waves(set(range(len(doomed))), is_agent):
             for at in rng.sample(sorted(wave), len(wave)):
                 await asyncio.sleep(rng.uniform(0.0, 0.002))
                 one = doomed[at]

@@ -20,8 +20,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from actors.domain.errors import ClusterUnavailable
+from cluster.local.state import state_directory
 from cluster.settings import ClusterSettings
-from cluster.state import state_directory
 
 State: TypeAlias = Literal["up", "coming back", "ended"]
 

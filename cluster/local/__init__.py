@@ -1,0 +1,1 @@
+"""A cluster of this machine: its state directory, its processes, its memory."""
