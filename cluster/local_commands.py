@@ -11,12 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.domain.values.json_value import JsonValue
-from cluster import cluster_doctor, daemon, doctor
+from cluster import daemon
 from cluster.console import say, show
 from cluster.display import waiting
+from cluster.doctor import machine as doctor
+from cluster.doctor import nodes as cluster_doctor
+from cluster.doctor.node_report import NodeReport
 from cluster.local.running import alive, trouble
 from cluster.local.state import state_directory
-from cluster.node_report import NodeReport
 from cluster.terminal.outcome import OK, UNAVAILABLE, print_json
 
 _GIB = 1 << 30
@@ -73,9 +75,8 @@ def examine(as_json: bool) -> int:
 
 async def examine_cluster(as_json: bool) -> int:
     """Say of each node what is there, and whether it fits the others."""
-    from cluster.examination import (
-        examine,  # Ray's import takes a second, which others need not wait
-    )
+    # Ray's import takes a second, which others need not wait
+    from cluster.doctor.collect import examine
 
     with waiting("asking every node"):
         found = await examine()

@@ -34,7 +34,7 @@ from actors.agent.shipping import name_of
 from actors.domain.budget import Hold
 from actors.domain.session.result import Result
 from actors.views import FeedEvent, SessionSummary
-from cluster import Troupe, approver, doctor
+from cluster import Troupe, approver
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
 from cluster.client.client import SessionList
@@ -43,6 +43,7 @@ from cluster.client.times import parse_moment, to_micros
 from cluster.client.tree import build_tree
 from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
 from cluster.display import PlainDisplay, tally
+from cluster.doctor import machine as doctor
 from cluster.follow import conclusion
 from cluster.local.running import Running, announce, hold, running, withdraw
 from cluster.lookup import check_fragment, the_only_one

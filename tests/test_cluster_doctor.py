@@ -22,10 +22,10 @@ from actors.durable.journal import Append, Key
 from actors.durable.machines import SESSION
 from cluster import Troupe, connect
 from cluster.cli import invoke
-from cluster.cluster_doctor import Cluster, Examined, as_json, judge
-from cluster.examination import collect, examine
+from cluster.doctor.collect import collect, examine
+from cluster.doctor.node_report import NodeReport, RedisView, Software, node_report, software
+from cluster.doctor.nodes import Cluster, Examined, as_json, judge
 from cluster.local_commands import _nodes
-from cluster.node_report import NodeReport, RedisView, Software, node_report, software
 from cluster.ray import actors as remote
 from cluster.ray import bootstrap
 from cluster.redis.connection import Connection

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from actors import ClusterUnavailable
-from cluster.doctor import local_cluster
+from cluster.doctor.machine import local_cluster
 from cluster.incarnation import still_left
 from cluster.incarnation_words import Failed, Lost
 from cluster.local import running as up

@@ -23,7 +23,7 @@ from actors.domain.values.ids import derived_id, uuid7
 from actors.domain.values.keyring import Keyring
 from actors.durable.journal import Append, Key, Outcome
 from actors.views import Place, SessionQuery
-from cluster.doctor import server_version
+from cluster.doctor.machine import server_version
 from cluster.redis.connection import Connection
 from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry

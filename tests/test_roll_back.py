@@ -34,7 +34,7 @@ from actors.stores.budget import BudgetActor
 from actors.stores.capabilities import CapabilitiesActor
 from actors.stores.permissions import PermissionsActor
 from actors.views import FeedEvent, WorkspaceSettings
-from cluster.doctor import _server
+from cluster.doctor.machine import _server
 from cluster.ray import actors as remote
 from cluster.ray import bootstrap
 from cluster.ray.roles import StoreHandles

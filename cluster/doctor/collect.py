@@ -1,4 +1,4 @@
-"""Asks every node of a cluster for a report, for `cluster.cluster_doctor` to judge."""
+"""Asks every node of a cluster for a report, for `cluster.doctor.nodes` to judge."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from actors.domain.errors import ClusterUnavailable, TroupeError
 from cluster.client.calls import Calls
 from cluster.client.client import Troupe
-from cluster.cluster_doctor import Cluster, Examined
-from cluster.node_report import node_report, software, versions_report
+from cluster.doctor.node_report import node_report, software, versions_report
+from cluster.doctor.nodes import Cluster, Examined
 from cluster.ray import actors as remote
 from cluster.ray.joining import outlives_us
 from cluster.redis.stored_versions import Versions

@@ -1,6 +1,6 @@
 """`troupe doctor --cluster`: each node by its own word, and whether it fits the others.
 
-Pure: what is judged here was collected by `cluster.examination`.
+Pure: what is judged here was collected by `cluster.doctor.collect`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 from msgspec import structs
 
 from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from cluster.doctor import Check
-from cluster.node_report import NodeReport, Software
+from cluster.doctor.machine import Check
+from cluster.doctor.node_report import NodeReport, Software
 from cluster.redis.stored_versions import Versions
 
 NEWEST = {
