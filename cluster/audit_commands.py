@@ -13,10 +13,10 @@ from actors.domain.errors import InvalidValue
 from actors.domain.values.json_value import JsonValue
 from actors.domain.values.rfc3339 import to_rfc3339
 from actors.durable.audit import Entry, Report
-from cluster import console
 from cluster.cli_common import connected
-from cluster.console import say
+from cluster.terminal import render
 from cluster.terminal.outcome import FAILED, OK, print_json
+from cluster.terminal.render import say
 
 if TYPE_CHECKING:
     from cluster.client.client import Troupe
@@ -35,7 +35,7 @@ async def show(directory: Path | None, last: int, as_json: bool) -> int:
         if as_json:
             print_json({"workspace": workspace.path, "entries": [_json(one) for one in newest]})
         else:
-            console.show(_table(newest))
+            render.show(_table(newest))
             if len(entries) > last:
                 say(f"troupe: the newest {last} of {len(entries)}; --last N shows more")
         return _judge(reports)

@@ -8,9 +8,9 @@ from actors.domain.budget import Hold
 from actors.domain.errors import InvalidValue
 from cluster.audit_commands import find_workspace
 from cluster.cli_common import connected
-from cluster.console import say
-from cluster.overview import hold_json, hold_text
 from cluster.terminal.outcome import OK, print_json
+from cluster.terminal.overview import hold_json, hold_text
+from cluster.terminal.render import say
 
 
 async def hold(

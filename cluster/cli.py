@@ -28,9 +28,9 @@ from cluster import (
     session_commands,
 )
 from cluster.cli_common import run_until_done
-from cluster.console import Folding, say
 from cluster.ray.tie import TIE
 from cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
+from cluster.terminal.render import Folding, say
 
 _SIBLINGS = 20
 

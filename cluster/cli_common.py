@@ -10,8 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import cluster
-from cluster.display import waiting
 from cluster.ray.joining import outlives_us
+from cluster.terminal.display import waiting
 from cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:

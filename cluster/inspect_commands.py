@@ -16,13 +16,13 @@ from actors.domain.values.ids import parse_user
 from actors.domain.values.json_value import JsonValue
 from actors.domain.values.money import to_nano, to_usd
 from actors.session.listing import parse_cursor
-from cluster import console
 from cluster.brake_commands import say_held
 from cluster.cli_common import connected
 from cluster.client.times import parse_moment
-from cluster.console import Folding, say
 from cluster.lookup import find_request, find_session
-from cluster.overview import (
+from cluster.terminal import render
+from cluster.terminal.outcome import OK, print_json
+from cluster.terminal.overview import (
     ALL,
     INTERRUPTED,
     Filters,
@@ -36,7 +36,7 @@ from cluster.overview import (
     status_of,
     tree_json,
 )
-from cluster.terminal.outcome import OK, print_json
+from cluster.terminal.render import Folding, say
 
 if TYPE_CHECKING:
     from cluster.client.budgets import BudgetStatus
@@ -100,7 +100,7 @@ async def ps(options: PsOptions, as_json: bool) -> int:
                 }
             )
         elif listed:
-            console.show(console.sessions_table(listed, console.stdout().width))
+            render.show(render.sessions_table(listed, render.stdout().width))
         elif filters != ALL or options.after:
             say("troupe: no session fits")
         else:
@@ -121,7 +121,7 @@ async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
         if as_json:
             print_json(tree_json(found, live))
         else:
-            console.show(console.tree_view(found, live, folding))
+            render.show(render.tree_view(found, live, folding))
         if status_of(found.summary, live) == INTERRUPTED:
             _hint_at_resume([found.summary.family_id])
     return OK
@@ -157,11 +157,11 @@ async def show(session_id: str, messages: int, as_json: bool) -> int:
                 }
             )
         else:
-            console.show(console.session_details(view, status, budget, agents, found.total))
+            render.show(render.session_details(view, status, budget, agents, found.total))
             if view.results:
-                console.show("\n[bold]runs[/bold]", console.results_view(view.results.values()))
+                render.show("\n[bold]runs[/bold]", render.results_view(view.results.values()))
             if history:
-                console.show("\n[bold]last messages[/bold]", console.messages_view(history))
+                render.show("\n[bold]last messages[/bold]", render.messages_view(history))
         if status == INTERRUPTED:
             _hint_at_resume([view.summary.family_id])
     return OK
@@ -209,7 +209,7 @@ async def budget(
                 }
             )
         elif found:
-            console.show(console.budgets_table(found))
+            render.show(render.budgets_table(found))
             for name, _ in found:
                 if hold := held.get(name):
                     say_held(name, hold)
@@ -225,7 +225,7 @@ async def list_approvals(as_json: bool) -> int:
         if as_json:
             print_json({"approvals": [request_json(one) for one in requests]})
         elif requests:
-            console.show(console.requests_view(requests))
+            render.show(render.requests_view(requests))
             say("troupe: decide with `troupe approvals ID approve` or `troupe approvals ID deny`")
         else:
             say("troupe: nothing waits for a decision")

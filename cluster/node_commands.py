@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from cluster.cli_common import connected
-from cluster.console import say
 from cluster.status import NodeStatus
 from cluster.terminal.outcome import OK, print_json
+from cluster.terminal.render import say
 
 _POLL_S = 0.3
 _SHOWN = 8

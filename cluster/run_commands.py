@@ -24,15 +24,15 @@ from actors.domain.session.settings import BudgetConfig, Isolation
 from actors.domain.values.ids import parse_uuid
 from actors.domain.values.money import to_nano
 from cluster.agent_file import load_agent
-from cluster.approver import Asker, approve_all, can_ask
 from cluster.cli_common import connected
-from cluster.console import clean, say
-from cluster.display import Display, make_display
-from cluster.follow import conclusion, follow
 from cluster.lookup import check_fragment, find_session
-from cluster.overview import result_json
 from cluster.ray.joining import outlives_us
+from cluster.terminal.approver import Asker, approve_all, can_ask
+from cluster.terminal.display import Display, make_display
+from cluster.terminal.follow import conclusion, follow
 from cluster.terminal.outcome import FAILED, OK, print_json, report
+from cluster.terminal.overview import result_json
+from cluster.terminal.render import clean, say
 
 if TYPE_CHECKING:
     from cluster.client.client import Troupe

@@ -10,9 +10,9 @@ from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.values.json_value import JsonValue
 from cluster.agent_file import load_agent
 from cluster.cli_common import connected
-from cluster.console import say
 from cluster.lookup import find_session
 from cluster.terminal.outcome import OK, print_json
+from cluster.terminal.render import say
 
 _STANDARD = "-"
 

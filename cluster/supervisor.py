@@ -13,10 +13,10 @@ import time
 import msgspec
 
 from actors.agent.process import proctree
-from cluster.console import say
 from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.local import running as up
 from cluster.terminal.outcome import UNAVAILABLE
+from cluster.terminal.render import say
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0

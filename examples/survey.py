@@ -43,9 +43,9 @@ from actors import (
 )
 from actors.agent.turn import AgentFunction
 from cluster import InboxRequest, Troupe, connect
-from cluster.console import say, stdout
-from cluster.display import make_display, waiting
-from cluster.follow import follow
+from cluster.terminal.display import make_display, waiting
+from cluster.terminal.follow import follow
+from cluster.terminal.render import say, stdout
 from survey_report import Report, as_json, show, totals
 
 STDLIB = os.path.realpath(sysconfig.get_path("stdlib"))

@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from actors import Result
 from cluster import BudgetStatus, SessionTree
-from cluster.console import usd
+from cluster.terminal.render import usd
 
 if TYPE_CHECKING:
     from survey import Findings, Survey

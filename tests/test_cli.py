@@ -34,24 +34,25 @@ from actors.agent.shipping import name_of
 from actors.domain.budget import Hold
 from actors.domain.session.result import Result
 from actors.views import FeedEvent, SessionSummary
-from cluster import Troupe, approver
+from cluster import Troupe
 from cluster.agent_file import load_agent
 from cluster.cli import invoke
 from cluster.client.client import SessionList
 from cluster.client.inbox import Answer, InboxRequest
 from cluster.client.times import parse_moment, to_micros
 from cluster.client.tree import build_tree
-from cluster.console import Folding, clean, lasting, one_line, sessions_table, tree_view
-from cluster.display import PlainDisplay, tally
 from cluster.doctor import machine as doctor
-from cluster.follow import conclusion
 from cluster.local.running import Running, announce, hold, running, withdraw
 from cluster.lookup import check_fragment, the_only_one
-from cluster.overview import Filters, list_sessions, result_json, summed_up, tree_json
-from cluster.progress import Counts, Progress
 from cluster.redis.server import holder
 from cluster.settings import ClusterSettings
+from cluster.terminal import approver
+from cluster.terminal.display import PlainDisplay, tally
+from cluster.terminal.follow import conclusion
 from cluster.terminal.outcome import report
+from cluster.terminal.overview import Filters, list_sessions, result_json, summed_up, tree_json
+from cluster.terminal.progress import Counts, Progress
+from cluster.terminal.render import Folding, clean, lasting, one_line, sessions_table, tree_view
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent

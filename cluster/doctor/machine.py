@@ -23,7 +23,6 @@ from actors.durable.brakes import open_brake
 from cluster.local.memory import available_memory
 from cluster.local.running import Part, Running, alive, announced, running, trouble
 from cluster.local.state import cluster_key, state_directory
-from cluster.overview import hold_text
 from cluster.redis.connection import OLDEST, Connection
 from cluster.redis.deployment import FORMS
 from cluster.redis.errors import shown
@@ -31,6 +30,7 @@ from cluster.redis.journal import RedisJournal
 from cluster.redis.registry import RedisRegistry
 from cluster.redis.server import find_binary, holder
 from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+from cluster.terminal.overview import hold_text
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
 

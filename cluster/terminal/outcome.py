@@ -8,7 +8,7 @@ import traceback
 
 from actors.domain.errors import CallError, TroupeError
 from actors.domain.values.json_value import JsonValue
-from cluster.console import say
+from cluster.terminal.render import say
 
 OK = 0
 FAILED = 1

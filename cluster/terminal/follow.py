@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from actors.domain.errors import TroupeError
 from actors.domain.session.result import Result
-from cluster.console import lasting, usd
-from cluster.display import Display
-from cluster.progress import Progress
+from cluster.terminal.display import Display
+from cluster.terminal.progress import Progress
+from cluster.terminal.render import lasting, usd
 
 if TYPE_CHECKING:
     from cluster.client.session import Session

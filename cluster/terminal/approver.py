@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from actors.domain.permissions.actions import argument_hash
-from cluster.console import clean, one_line, say
-from cluster.display import Display
+from cluster.terminal.display import Display
+from cluster.terminal.render import clean, one_line, say
 
 if TYPE_CHECKING:
     from cluster.client.inbox import Answer, InboxRequest

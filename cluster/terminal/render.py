@@ -22,7 +22,7 @@ from actors.domain.session.result import Result
 from actors.domain.values.money import usd_text
 from actors.views import SessionView
 from cluster.client.tree import SessionTree
-from cluster.overview import HELD, INTERRUPTED, Overview, status_of
+from cluster.terminal.overview import HELD, INTERRUPTED, Overview, status_of
 
 if TYPE_CHECKING:
     from cluster.client.budgets import BudgetStatus
