@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.domain.values.json_value import JsonValue
-from cluster import daemon
 from cluster.doctor import machine as doctor
 from cluster.doctor import nodes as cluster_doctor
 from cluster.doctor.node_report import NodeReport
@@ -20,6 +19,7 @@ from cluster.local.state import state_directory
 from cluster.terminal.display import waiting
 from cluster.terminal.outcome import OK, UNAVAILABLE, print_json
 from cluster.terminal.render import say, show
+from cluster.up import daemon
 
 _GIB = 1 << 30
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("problem", "bold red")}

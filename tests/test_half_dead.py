@@ -22,13 +22,13 @@ import pytest
 
 from actors import ClusterUnavailable
 from cluster.doctor.machine import local_cluster
-from cluster.incarnation import still_left
-from cluster.incarnation_words import Failed, Lost
 from cluster.local import running as up
 from cluster.local.running import Part, Running
 from cluster.ray.tie import Tie
 from cluster.settings import ClusterSettings
-from cluster.supervisor import add_failure, out_of_hope
+from cluster.up.incarnation import still_left
+from cluster.up.protocol import Failed, Lost
+from cluster.up.supervisor import add_failure, out_of_hope
 from tests.test_cli import AGENTS, ROOT, Finished, Shell
 from tests.waiting import until
 

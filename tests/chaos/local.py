@@ -36,7 +36,7 @@ _UP_LIMIT_S = 90.0
 _GONE_LIMIT_S = 20.0
 _LOOK_EVERY_S = 0.25
 _OTHERS = ("RAY_", "TROUPE_")
-_DAEMONS = ("cluster.daemon", "cluster.incarnation")
+_DAEMONS = ("cluster.up.daemon", "cluster.up.incarnation")
 
 
 class LocalCluster:

@@ -1,6 +1,6 @@
 """One life of the cluster behind `troupe up`: brings it up, watches its parts, and ends with them.
 
-``python -m cluster.incarnation FD`` is started by `cluster.daemon`, its supervisor. It reads orders
+``python -m cluster.up.incarnation FD`` is started by `cluster.up.daemon`, its supervisor. It reads orders
 from standard input, a line each: what to begin with, and when to stop. What it has to say goes to
 FD. It makes its imports before the first order, so that they take place while the life before is
 swept away. When the input ends without a word the supervisor was killed, and all ends at once: the
@@ -22,11 +22,11 @@ import msgspec
 
 from actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
 from cluster.client.calls import Calls
-from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.local import running as up
 from cluster.ray import bootstrap
 from cluster.settings import ClusterSettings, disk_wait
 from cluster.terminal.outcome import OK, report
+from cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
 
 _EAR = 0
 _LOOK_EVERY_S = 0.25

@@ -13,10 +13,10 @@ import time
 import msgspec
 
 from actors.agent.process import proctree
-from cluster.incarnation_words import STOP, Failed, Left, Lost, Order, Said, Up
 from cluster.local import running as up
 from cluster.terminal.outcome import UNAVAILABLE
 from cluster.terminal.render import say
+from cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
@@ -125,7 +125,7 @@ class Child:
         ear, mouth = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.incarnation", str(mouth)],
+                [sys.executable, "-m", "cluster.up.incarnation", str(mouth)],
                 stdin=subprocess.PIPE,
                 pass_fds=(mouth,),
             )
