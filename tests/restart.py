@@ -112,7 +112,7 @@ class _Round:
         options = ("--workspace", str(self._workspace), "--isolation", self._case.where)
         what = ("run", f"{AGENTS}:{self._case.what}", "--prompt", str(self._home), "--json")
         return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", *what, *options],
+            [sys.executable, "-m", "cluster.cli.app", *what, *options],
             cwd=ROOT,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -177,7 +177,7 @@ class _Round:
 
     def _troupe(self, *arguments: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.cli", *arguments, "--json"],
+            [sys.executable, "-m", "cluster.cli.app", *arguments, "--json"],
             cwd=ROOT,
             env=self._environment,
             capture_output=True,

@@ -35,15 +35,15 @@ from actors.domain.budget import Hold
 from actors.domain.session.result import Result
 from actors.views import FeedEvent, SessionSummary
 from cluster import Troupe
-from cluster.agent_file import load_agent
-from cluster.cli import invoke
+from cluster.cli.agent_file import load_agent
+from cluster.cli.app import invoke
+from cluster.cli.lookup import check_fragment, the_only_one
 from cluster.client.client import SessionList
 from cluster.client.inbox import Answer, InboxRequest
 from cluster.client.times import parse_moment, to_micros
 from cluster.client.tree import build_tree
 from cluster.doctor import machine as doctor
 from cluster.local.running import Running, announce, hold, running, withdraw
-from cluster.lookup import check_fragment, the_only_one
 from cluster.redis.server import holder
 from cluster.settings import ClusterSettings
 from cluster.terminal import approver
@@ -704,7 +704,7 @@ class Shell:
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", *arguments],
+            [sys.executable, "-m", "cluster.cli.app", *arguments],
             env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -21,11 +21,11 @@ from actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavaila
 from actors.durable.journal import Append, Key
 from actors.durable.machines import SESSION
 from cluster import Troupe, connect
-from cluster.cli import invoke
+from cluster.cli.app import invoke
+from cluster.cli.local import _nodes
 from cluster.doctor.collect import collect, examine
 from cluster.doctor.node_report import NodeReport, RedisView, Software, node_report, software
 from cluster.doctor.nodes import Cluster, Examined, as_json, judge
-from cluster.local_commands import _nodes
 from cluster.ray import actors as remote
 from cluster.ray import bootstrap
 from cluster.redis.connection import Connection
@@ -294,7 +294,7 @@ async def test_a_client_of_another_process_joins_by_rays_address_and_token(
     environment |= {"RAY_ADDRESS": bootstrap.gcs_address(), "RAY_AUTH_TOKEN": token}
     environment["TROUPE_REDIS_URL"] = troupe.calls.settings.redis_url
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cluster.cli", "doctor", "--cluster", "--json"),
+        *(sys.executable, "-m", "cluster.cli.app", "doctor", "--cluster", "--json"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,

@@ -239,7 +239,7 @@ class House:
         directory.mkdir()
         options = ["--prompt", str(directory), "--workspace", str(directory), "--approve", "all"]
         command = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "run", f"{AGENTS}:step_by_step", *options],
+            [sys.executable, "-m", "cluster.cli.app", "run", f"{AGENTS}:step_by_step", *options],
             env=self.shell.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -243,7 +243,7 @@ async def _stepping_on_every_node(
 def _troupe(nodes: LocalNodes, *words: str) -> subprocess.CompletedProcess[str]:
     """A command, as if it were given on one of the nodes."""
     return subprocess.run(
-        [sys.executable, "-m", "cluster.cli", *words, "--json"],
+        [sys.executable, "-m", "cluster.cli.app", *words, "--json"],
         env={**os.environ, "RAY_ADDRESS": nodes.address, "TROUPE_REDIS_URL": nodes.redis_url},
         cwd=ROOT,
         capture_output=True,

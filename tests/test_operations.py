@@ -20,7 +20,7 @@ import yaml
 from actors.domain.permissions.decision import Decision
 from actors.domain.session.result import FINAL
 from actors.telemetry import metrics
-from cluster.cli import app
+from cluster.cli.app import app
 from docs import sizing
 
 ROOT = Path(__file__).parent.parent

@@ -18,16 +18,14 @@ from typer.exceptions import Abort, TyperException
 
 from actors.domain.errors import ClusterUnavailable, InvalidValue
 from actors.domain.session.settings import Isolation
-from cluster import (
-    audit_commands,
-    brake_commands,
-    inspect_commands,
-    local_commands,
-    node_commands,
-    run_commands,
-    session_commands,
-)
-from cluster.cli_common import run_until_done
+from cluster.cli import audit as audit_commands
+from cluster.cli import brake as brake_commands
+from cluster.cli import inspect as inspect_commands
+from cluster.cli import local as local_commands
+from cluster.cli import node as node_commands
+from cluster.cli import run as run_commands
+from cluster.cli import session as session_commands
+from cluster.cli.common import run_until_done
 from cluster.ray.tie import TIE
 from cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
 from cluster.terminal.render import Folding, say

@@ -8,9 +8,9 @@ from pathlib import Path
 from actors.domain.documents import document
 from actors.domain.errors import InvalidValue, NotFound
 from actors.domain.values.json_value import JsonValue
-from cluster.agent_file import load_agent
-from cluster.cli_common import connected
-from cluster.lookup import find_session
+from cluster.cli.agent_file import load_agent
+from cluster.cli.common import connected
+from cluster.cli.lookup import find_session
 from cluster.terminal.outcome import OK, print_json
 from cluster.terminal.render import say
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.cli_common import connected
+from cluster.cli.common import connected
 from cluster.status import NodeStatus
 from cluster.terminal.outcome import OK, print_json
 from cluster.terminal.render import say

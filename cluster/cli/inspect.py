@@ -16,10 +16,10 @@ from actors.domain.values.ids import parse_user
 from actors.domain.values.json_value import JsonValue
 from actors.domain.values.money import to_nano, to_usd
 from actors.session.listing import parse_cursor
-from cluster.brake_commands import say_held
-from cluster.cli_common import connected
+from cluster.cli.brake import say_held
+from cluster.cli.common import connected
+from cluster.cli.lookup import find_request, find_session
 from cluster.client.times import parse_moment
-from cluster.lookup import find_request, find_session
 from cluster.terminal import render
 from cluster.terminal.outcome import OK, print_json
 from cluster.terminal.overview import (

@@ -23,9 +23,9 @@ from actors.domain.session.result import Result
 from actors.domain.session.settings import BudgetConfig, Isolation
 from actors.domain.values.ids import parse_uuid
 from actors.domain.values.money import to_nano
-from cluster.agent_file import load_agent
-from cluster.cli_common import connected
-from cluster.lookup import check_fragment, find_session
+from cluster.cli.agent_file import load_agent
+from cluster.cli.common import connected
+from cluster.cli.lookup import check_fragment, find_session
 from cluster.ray.joining import outlives_us
 from cluster.terminal.approver import Asker, approve_all, can_ask
 from cluster.terminal.display import Display, make_display

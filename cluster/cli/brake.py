@@ -6,8 +6,8 @@ from pathlib import Path
 
 from actors.domain.budget import Hold
 from actors.domain.errors import InvalidValue
-from cluster.audit_commands import find_workspace
-from cluster.cli_common import connected
+from cluster.cli.audit import find_workspace
+from cluster.cli.common import connected
 from cluster.terminal.outcome import OK, print_json
 from cluster.terminal.overview import hold_json, hold_text
 from cluster.terminal.render import say

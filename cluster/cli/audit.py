@@ -13,7 +13,7 @@ from actors.domain.errors import InvalidValue
 from actors.domain.values.json_value import JsonValue
 from actors.domain.values.rfc3339 import to_rfc3339
 from actors.durable.audit import Entry, Report
-from cluster.cli_common import connected
+from cluster.cli.common import connected
 from cluster.terminal import render
 from cluster.terminal.outcome import FAILED, OK, print_json
 from cluster.terminal.render import say
