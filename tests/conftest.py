@@ -13,7 +13,7 @@ from hypothesis import settings
 from cluster import Troupe, connect
 from cluster.local.reaper import MARK
 from cluster.redis.server import EmbeddedRedis
-from tests.redis_outside import redis_cluster
+from tests.kit.redis_outside import redis_cluster
 
 settings.register_profile("troupe", deadline=None, max_examples=50)
 settings.register_profile("troupe-ci", settings.get_profile("troupe"), derandomize=True)

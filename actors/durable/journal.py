@@ -1,6 +1,6 @@
 """The journal port: what an entity needs from durable storage, and nothing more.
 
-The contract, which `tests/test_journal.py` holds for every implementation:
+The contract, which `tests/actors/durable/test_journal.py` holds for every implementation:
 
 1. ``activate`` raises the entity's epoch and returns snapshot and tail in one atomic step.
 2. ``append`` takes rows only from the current epoch and only in sequence. An older epoch gets

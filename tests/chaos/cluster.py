@@ -35,7 +35,7 @@ from cluster.ray import bootstrap
 from cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.line import Order
-from tests.redis_server import RedisServer
+from tests.kit.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,61 @@
+"""Ray's autoscaler, with its fake provider: a node comes when sessions wait, and goes when idle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster import Session, Troupe, connect
+from tests.kit import cluster_agents as agents
+from tests.kit.local_nodes import Autoscaled
+from tests.kit.waiting import until
+from tests.system.test_faults import ASKS_FOR_PARSE
+
+pytestmark = [pytest.mark.cluster, pytest.mark.own_cluster, pytest.mark.timeout(180)]
+
+PATIENCE_S = 90.0
+SESSIONS = 5
+"""The head has room for three hosts of a quarter of a processor each, and for some stores."""
+
+
+async def test_queued_sessions_bring_a_node_and_idle_ones_let_it_go(directory: Path) -> None:
+    with Autoscaled(1, 1, max_hosts=SESSIONS, warm_hosts=1, idle_s=2.0) as nodes:
+        nodes.join()
+        async with connect(nodes.address, redis_url=nodes.redis_url) as troupe:
+            await until(lambda: _nodes_are(troupe, 1))
+            sessions = [await _at_work(troupe, directory, at) for at in range(SESSIONS)]
+            await until(lambda: _nodes_are(troupe, 2), PATIENCE_S)
+            for at in range(SESSIONS):
+                await until((directory / str(at) / "second").exists, PATIENCE_S)
+            status = await troupe.status()
+            assert len({host.node for host in status.hosts if host.sessions}) == 2
+            assert status.queued == 0
+
+            for at, (session, run) in enumerate(sessions):
+                (directory / str(at) / "go").touch()
+                assert (await session.result(run)).output == "1 1"
+            await until(lambda: _nodes_are(troupe, 1), PATIENCE_S)
+            assert len((await troupe.status()).hosts) == 1
+            for session, _ in sessions:
+                assert (await session.budget()).spent_usd == 2
+
+
+async def _at_work(troupe: Troupe, directory: Path, at: int) -> tuple[Session, str]:
+    """A session with a run that lasts until a file named go is there."""
+    (directory / str(at)).mkdir()
+    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE)
+
+    async def approve(request: object) -> str:
+        return "workspace"
+
+    session = await troupe.create_session(
+        agents.step_by_step,
+        workspace=workspace,
+        on_approval=approve,  # type: ignore[arg-type]
+    )
+    return session, await session.start(str(directory / str(at)))
+
+
+async def _nodes_are(troupe: Troupe, count: int) -> bool:
+    return len((await troupe.status()).nodes) == count
