@@ -22,6 +22,7 @@ print(*project['dependencies'], *project['optional-dependencies']['kubernetes'],
 COPY README.md LICENSE ./
 COPY actors actors
 COPY cluster cluster
+COPY retinue retinue
 RUN pip install --no-deps --no-build-isolation .
 
 # The agents of the examples are imported on every node.

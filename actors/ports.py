@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from actors.domain.budget import (
+from retinue.actors.domain.budget import (
     Admit,
     Admitted,
     Exceeded,
@@ -22,14 +22,19 @@ from actors.domain.budget import (
     Standing,
     Want,
 )
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.approvals.machine import ApprovalRequest, Decision, Entry, Scope
-from actors.domain.permissions.capabilities.token import Token
-from actors.domain.permissions.patterns import Pattern
-from actors.domain.session.machine import ChildSpec, Profile
-from actors.domain.session.result import Result
-from actors.views import (
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.approvals.machine import (
+    ApprovalRequest,
+    Decision,
+    Entry,
+    Scope,
+)
+from retinue.actors.domain.permissions.capabilities.token import Token
+from retinue.actors.domain.permissions.patterns import Pattern
+from retinue.actors.domain.session.machine import ChildSpec, Profile
+from retinue.actors.domain.session.result import Result
+from retinue.actors.views import (
     FeedEvent,
     Place,
     SessionPage,

@@ -6,12 +6,12 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from actors.domain.permissions.boundary import Boundary
-from actors.domain.permissions.policy import Policy
-from actors.domain.session.machine import Profile
-from actors.domain.session.result import Result
-from actors.domain.values.money import to_usd
-from actors.domain.values.record import Record
+from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.policy import Policy
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.money import to_usd
+from retinue.actors.domain.values.record import Record
 
 
 class WorkspaceSettings(Record, frozen=True):

@@ -21,7 +21,7 @@ from benchmarks.figures import KEYS
 from benchmarks.machine import machine, versions
 from benchmarks.peer import ROOT, apart
 from benchmarks.report import Report
-from cluster import connect
+from retinue import connect
 
 _ROW_LIMIT_S = 900.0
 _OURS = ("TROUPE_REDIS_URL", "TROUPE_KEY", "TROUPE_KEY_FILE", "TROUPE_ALWAYS_REPLAY")

@@ -8,7 +8,7 @@ import random
 import time
 from pathlib import Path
 
-from actors import FileRead, Message, Task, Turn
+from retinue import FileRead, Message, Task, Turn
 
 READ = FileRead(path="a.txt")
 """The action that is authorised: a file inside the workspace, which nobody has to approve."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from actors import BudgetConfig, Result
-from actors.agent.turn import AgentFunction
 from benchmarks.harness import each, until
 from benchmarks.peer import Peer
-from cluster import Session, Troupe, Workspace
-from cluster.ray.actors import Proxy
+from retinue import BudgetConfig, Result, Session, Troupe, Workspace
+from retinue.actors.agent.turn import AgentFunction
+from retinue.cluster.ray.actors import Proxy
 
 PLENTY = BudgetConfig(session_max_usd=1_000_000)
 _HOSTS_LIMIT_S = 90.0

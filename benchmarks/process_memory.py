@@ -14,17 +14,17 @@ from pathlib import Path
 
 import psutil
 
-from actors import Turn
-from actors.agent import calls
-from actors.agent.process.supervisor import AgentProcesses
-from actors.agent.shipping import ship
 from benchmarks.harness import median, until
+from retinue import Turn
+from retinue.actors.agent import calls
+from retinue.actors.agent.process.supervisor import AgentProcesses
+from retinue.actors.agent.shipping import ship
 
 _AGENTS = 16
 _LIMIT_S = 30.0
 _SETTLE_S = 2.0
 _MIB = 2**20
-_HOST = "import cluster.ray.roles, sys; print('ready', flush=True); sys.stdin.read()"
+_HOST = "import retinue.cluster.ray.roles, sys; print('ready', flush=True); sys.stdin.read()"
 
 
 async def waits(turn: Turn, prompt: str) -> None:

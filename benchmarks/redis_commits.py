@@ -15,19 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from actors.domain.permissions.decision import Decision
-from actors.domain.session import machine as session
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Limits
-from actors.domain.values.keyring import Keyring
-from actors.durable.entity import Committer, Entity
-from actors.durable.journal import Key
-from actors.durable.machines import SESSION
-from actors.session.history import SessionEntity
 from benchmarks.harness import median, timed
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.server import EmbeddedRedis
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.entity import Committer, Entity
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.machines import SESSION
+from retinue.actors.session.history import SessionEntity
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.server import EmbeddedRedis
 
 TOGETHER = 256
 """So many sessions of one process commit at once: as many as fit into one group."""

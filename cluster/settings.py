@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue
 
 DEFAULT_NAMESPACE = "troupe"
 _MIB = 1024 * 1024
@@ -31,7 +31,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     """Where Redis is, where the key is, and how the pool behaves. Times in seconds.
 
     ``redis_url`` is redis://, rediss:// (TLS), unix://, redis+sentinel://host:26379,host:26379/name
-    or redis+cluster://host:7000,host:7001; `cluster.redis.deployment` has it in full.
+    or redis+cluster://host:7000,host:7001; `retinue.cluster.redis.deployment` has it in full.
     ``wait_for_disk`` has every commit wait until it is on disk, which takes Redis 7.2 or newer.
     ``host_cpus`` and ``*_memory`` (bytes) are what an actor asks Ray for; it may use more.
     """

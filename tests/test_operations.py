@@ -17,11 +17,11 @@ import pytest
 import typer.main
 import yaml
 
-from actors.domain.permissions.decision import Decision
-from actors.domain.session.result import FINAL
-from actors.telemetry import metrics
-from cluster.cli.app import app
 from docs import sizing
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session.result import FINAL
+from retinue.actors.telemetry import metrics
+from retinue.cluster.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -43,7 +43,7 @@ LABELS = {
     **{f"ray_{one.name}_bucket": "le" for one in metrics.HISTOGRAMS},
     **{f"ray_{one.name}_{end}": "" for one in metrics.HISTOGRAMS for end in ("sum", "count")},
 }
-"""Our metrics as Prometheus sees them (`cluster.ray.metrics`), each with its label."""
+"""Our metrics as Prometheus sees them (`retinue.cluster.ray.metrics`), each with its label."""
 
 OTHERS = {
     "redis_up": "",

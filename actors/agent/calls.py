@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.decision import Decision
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Isolation
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation
 
 
 class Shipped(Struct, frozen=True):

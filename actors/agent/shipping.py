@@ -27,12 +27,12 @@ from typing import TypeAlias, cast
 import cloudpickle
 import msgspec
 
-from actors.agent.calls import Shipped
-from actors.agent.versions import PYTHON, installed
-from actors.domain.errors import InvalidAgent
+from retinue.actors.agent.calls import Shipped
+from retinue.actors.agent.versions import PYTHON, installed
+from retinue.actors.domain.errors import InvalidAgent
 
 Agent: TypeAlias = Callable[..., Awaitable[object]]
-"""Any async callable; `actors.agent.turn.AgentFunction` says what it is called with."""
+"""Any async callable; `retinue.actors.agent.turn.AgentFunction` says what it is called with."""
 
 _INSTALLED = tuple(
     str(Path(path).resolve())
@@ -41,44 +41,49 @@ _INSTALLED = tuple(
 )
 
 
-_FRONT_DOORS = ("actors", "cluster")
-"""Where public names are found; what belongs to the second is imported when it is asked for."""
+_FRONT_DOOR = "retinue"
+"""Where public names are found; the client's are imported when they are asked for."""
 
 MOVED: Mapping[str, str] = {
-    "actors.agents": "actors.agent.shipping",
-    "actors.calls": "actors.agent.calls",
-    "actors.domain.actions": "actors.domain.permissions.actions",
-    "actors.domain.allowance": "actors.domain.permissions.allowances.allowance",
-    "actors.domain.allowances": "actors.domain.permissions.allowances.machine",
-    "actors.domain.boundary": "actors.domain.permissions.boundary",
-    "actors.domain.decision": "actors.domain.permissions.decision",
-    "actors.domain.ids": "actors.domain.values.ids",
-    "actors.domain.json_value": "actors.domain.values.json_value",
-    "actors.domain.messages": "actors.domain.session.messages",
-    "actors.domain.money": "actors.domain.values.money",
-    "actors.domain.patterns": "actors.domain.permissions.patterns",
-    "actors.domain.policy": "actors.domain.permissions.policy",
-    "actors.domain.result": "actors.domain.session.result",
-    "actors.domain.settings": "actors.domain.session.settings",
-    "actors.ports:FeedEvent": "actors.views:FeedEvent",
-    "actors.ports:Place": "actors.views:Place",
-    "actors.ports:SessionPage": "actors.views:SessionPage",
-    "actors.ports:SessionQuery": "actors.views:SessionQuery",
-    "actors.ports:SessionSummary": "actors.views:SessionSummary",
-    "actors.ports:SessionView": "actors.views:SessionView",
-    "actors.ports:WorkspaceSettings": "actors.views:WorkspaceSettings",
-    "actors.turn": "actors.agent.turn",
-    "cluster.client": "cluster.client.client",
-    "cluster.handles:Answer": "cluster.client.inbox:Answer",
-    "cluster.handles:ApprovalHandler": "cluster.client.inbox:ApprovalHandler",
-    "cluster.handles:ApprovalScope": "cluster.client.inbox:ApprovalScope",
-    "cluster.handles:BudgetStatus": "cluster.client.budgets:BudgetStatus",
-    "cluster.handles:InboxRequest": "cluster.client.inbox:InboxRequest",
-    "cluster.handles:Session": "cluster.client.session:Session",
-    "cluster.handles:Workspace": "cluster.client.workspace:Workspace",
-    "cluster.handles:cap_of": "cluster.client.budgets:cap_of",
-    "cluster.handles:cap_text": "cluster.client.budgets:cap_text",
-    "cluster.tree": "cluster.client.tree",
+    "actors": "retinue",
+    "actors.agents": "retinue.actors.agent.shipping",
+    "actors.calls": "retinue.actors.agent.calls",
+    "actors.domain.actions": "retinue.actors.domain.permissions.actions",
+    "actors.domain.allowance": "retinue.actors.domain.permissions.allowances.allowance",
+    "actors.domain.allowances": "retinue.actors.domain.permissions.allowances.machine",
+    "actors.domain.boundary": "retinue.actors.domain.permissions.boundary",
+    "actors.domain.budget": "retinue.actors.domain.budget",
+    "actors.domain.decision": "retinue.actors.domain.permissions.decision",
+    "actors.domain.errors": "retinue.actors.domain.errors",
+    "actors.domain.ids": "retinue.actors.domain.values.ids",
+    "actors.domain.json_value": "retinue.actors.domain.values.json_value",
+    "actors.domain.messages": "retinue.actors.domain.session.messages",
+    "actors.domain.money": "retinue.actors.domain.values.money",
+    "actors.domain.patterns": "retinue.actors.domain.permissions.patterns",
+    "actors.domain.policy": "retinue.actors.domain.permissions.policy",
+    "actors.domain.result": "retinue.actors.domain.session.result",
+    "actors.domain.settings": "retinue.actors.domain.session.settings",
+    "actors.ports": "retinue.actors.ports",
+    "actors.ports:FeedEvent": "retinue.actors.views:FeedEvent",
+    "actors.ports:Place": "retinue.actors.views:Place",
+    "actors.ports:SessionPage": "retinue.actors.views:SessionPage",
+    "actors.ports:SessionQuery": "retinue.actors.views:SessionQuery",
+    "actors.ports:SessionSummary": "retinue.actors.views:SessionSummary",
+    "actors.ports:SessionView": "retinue.actors.views:SessionView",
+    "actors.ports:WorkspaceSettings": "retinue.actors.views:WorkspaceSettings",
+    "actors.turn": "retinue.actors.agent.turn",
+    "cluster": "retinue",
+    "cluster.client": "retinue.cluster.client.client",
+    "cluster.handles:Answer": "retinue.cluster.client.inbox:Answer",
+    "cluster.handles:ApprovalHandler": "retinue.cluster.client.inbox:ApprovalHandler",
+    "cluster.handles:ApprovalScope": "retinue.cluster.client.inbox:ApprovalScope",
+    "cluster.handles:BudgetStatus": "retinue.cluster.client.budgets:BudgetStatus",
+    "cluster.handles:InboxRequest": "retinue.cluster.client.inbox:InboxRequest",
+    "cluster.handles:Session": "retinue.cluster.client.session:Session",
+    "cluster.handles:Workspace": "retinue.cluster.client.workspace:Workspace",
+    "cluster.handles:cap_of": "retinue.cluster.client.budgets:cap_of",
+    "cluster.handles:cap_text": "retinue.cluster.client.budgets:cap_text",
+    "cluster.tree": "retinue.cluster.client.tree",
 }
 """What stored agents name, ``module`` or ``module:name``, and what that is now."""
 
@@ -244,14 +249,12 @@ def _moved(module: str, name: str) -> tuple[str, str]:
 
 
 def _public(name: str) -> object:
-    for door in map(import_module, _FRONT_DOORS):
-        if name in door.__all__:
-            return getattr(door, name)
-    return None
+    door = import_module(_FRONT_DOOR)
+    return getattr(door, name) if name in door.__all__ else None
 
 
 def _of_ours(value: type | FunctionType) -> bool:
-    return str(value.__module__).partition(".")[0] in _FRONT_DOORS
+    return str(value.__module__).partition(".")[0] == _FRONT_DOOR
 
 
 def _is_installed(module: ModuleType) -> bool:

@@ -16,15 +16,15 @@ from typing import Protocol, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
-from actors.agent import calls
-from actors.agent.shipping import name_of, ship
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import Action, describe
-from actors.domain.permissions.decision import Decision, NotAuthorized
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.domain.session.settings import DEFAULT_TIMEOUT_S, Isolation
-from actors.domain.values.money import Usd, to_nano
+from retinue.actors.agent import calls
+from retinue.actors.agent.shipping import name_of, ship
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import Action, describe
+from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import DEFAULT_TIMEOUT_S, Isolation
+from retinue.actors.domain.values.money import Usd, to_nano
 
 T = TypeVar("T")
 

@@ -24,9 +24,9 @@ from typing import TypeAlias
 
 from msgspec import Struct, field
 
-from actors.domain.errors import CorruptState, InvalidValue, NotFound
-from actors.domain.values.money import MAX_NANO, usd_text
-from actors.domain.values.record import Record
+from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound
+from retinue.actors.domain.values.money import MAX_NANO, usd_text
+from retinue.actors.domain.values.record import Record
 
 WORKSPACE = "workspace"
 

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 from msgspec import structs
 
-from actors.domain.errors import Tampered
-from actors.domain.values.keyring import Keyring
+from retinue.actors.domain.errors import Tampered
+from retinue.actors.domain.values.keyring import Keyring
 
 _MARK_BYTES = 20
 _ENCODER = msgspec.msgpack.Encoder()

@@ -19,11 +19,11 @@ from typing import TypeVar
 
 import msgspec
 
-from actors.domain.budget import Brake, Hold
-from actors.domain.errors import CorruptState, TroupeError, Unavailable, WorkspaceHeld
-from actors.domain.values.keyring import Keyring
-from actors.domain.values.rfc3339 import to_rfc3339
-from actors.durable.journal import Journal
+from retinue.actors.domain.budget import Brake, Hold
+from retinue.actors.domain.errors import CorruptState, TroupeError, Unavailable, WorkspaceHeld
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.domain.values.rfc3339 import to_rfc3339
+from retinue.actors.durable.journal import Journal
 
 BRAKE_FORM = 1
 """The version of the stored form of a brake: its number, then [version, brake] sealed."""

@@ -20,8 +20,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from actors.domain.budget import Brake
-from actors.domain.errors import (
+from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
@@ -29,11 +29,11 @@ from actors.domain.errors import (
     StoreUnavailable,
     TroupeError,
 )
-from actors.domain.values.keyring import Keyring
-from actors.durable.audit import Head, Strand
-from actors.durable.brakes import seal_brake
-from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
-from actors.telemetry import metrics
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.audit import Head, Strand
+from retinue.actors.durable.brakes import seal_brake
+from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
+from retinue.actors.telemetry import metrics
 
 S = TypeVar("S")
 C = TypeVar("C")

@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 VERSION_AT = 21
 """Where the version stands in a row: behind its mark and the head of a list. One byte, below 128.
 
-`actors.durable.entity.Codec` makes rows, and ``activate.lua`` looks there too."""
+`retinue.actors.durable.entity.Codec` makes rows, and ``activate.lua`` looks there too."""
 
 SNAPSHOT_HEADER = 8
 """A snapshot is a row behind its sequence number, which takes so many bytes."""
@@ -56,7 +56,7 @@ class Summary(NamedTuple):
     """A line about a session for listings, filed under its family.
 
     ``listed`` is where the scope's index of root sessions has it from now on: the code of its
-    state, and its position (`actors.session.listing`). None leaves the index alone.
+    state, and its position (`retinue.actors.session.listing`). None leaves the index alone.
     """
 
     family: str

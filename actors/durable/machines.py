@@ -6,12 +6,12 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from actors.domain import budget
-from actors.domain.permissions.allowances import machine as allowances
-from actors.domain.permissions.approvals import machine as approvals
-from actors.domain.permissions.capabilities import machine as capabilities
-from actors.domain.session import machine as session
-from actors.durable.entity import Machine
+from retinue.actors.domain import budget
+from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.session import machine as session
+from retinue.actors.durable.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from actors.domain.errors import RolledBack
-from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary, stored_version
+from retinue.actors.domain.errors import RolledBack
+from retinue.actors.durable.journal import (
+    Append,
+    Key,
+    Loaded,
+    Outcome,
+    Outcomes,
+    Summary,
+    stored_version,
+)
 
 
 @dataclass(slots=True)
@@ -21,7 +29,7 @@ class _Stored:
 
 
 class MemoryJournal:
-    """Implements `actors.durable.journal.Journal` with a dictionary; lost when the process ends."""
+    """Implements `retinue.actors.durable.journal.Journal` with a dictionary; lost when the process ends."""
 
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}

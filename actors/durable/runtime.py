@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from actors.domain.values.ids import uuid7
-from actors.domain.values.keyring import Keyring
-from actors.durable.brakes import Brakes
-from actors.durable.entity import Clock, Committer
-from actors.durable.journal import Journal
-from actors.ports import Registry
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.brakes import Brakes
+from retinue.actors.durable.entity import Clock, Committer
+from retinue.actors.durable.journal import Journal
+from retinue.actors.ports import Registry
 
 
 def system_clock() -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, TypeVar
 
-from actors.domain.errors import Fenced, RolledBack
-from actors.durable.entity import Entity, Machine
-from actors.durable.journal import Key
-from actors.durable.runtime import Wiring
+from retinue.actors.domain.errors import Fenced, RolledBack
+from retinue.actors.durable.entity import Entity, Machine
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.runtime import Wiring
 
 S = TypeVar("S")
 C = TypeVar("C")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from actors.domain.errors import CallError
+from retinue.actors.domain.errors import CallError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from actors.domain.budget import Exceeded, Granted, Want, Warning
-from actors.domain.errors import Fenced, Unavailable
-from actors.domain.session.machine import State, committed_money
-from actors.telemetry import metrics
+from retinue.actors.domain.budget import Exceeded, Granted, Want, Warning
+from retinue.actors.domain.errors import Fenced, Unavailable
+from retinue.actors.domain.session.machine import State, committed_money
+from retinue.actors.telemetry import metrics
 
 Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from actors.domain.budget import Exceeded, Granted, Want
-from actors.domain.errors import TroupeError
-from actors.durable.brakes import Brakes
-from actors.leases.batcher import Batcher
-from actors.leases.budget_lease import Purse
-from actors.leases.permission_leases import PermissionLeases
-from actors.ports import Stores
+from retinue.actors.domain.budget import Exceeded, Granted, Want
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.durable.brakes import Brakes
+from retinue.actors.leases.batcher import Batcher
+from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.permission_leases import PermissionLeases
+from retinue.actors.ports import Stores
 
 _POLL_S = 20.0
 _OUTAGE_PAUSE_S = 1.0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.allowances.machine import Allowance, valid
-from actors.domain.permissions.patterns import matches
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.allowances.machine import Allowance, valid
+from retinue.actors.domain.permissions.patterns import matches
 
 LEASE_S = 3.0
 """For how long a positive answer may be used again, in seconds."""

@@ -9,24 +9,24 @@ from typing import cast
 
 from msgspec import structs
 
-from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
-from actors.domain.errors import NotFound, RolledBack, Unavailable
-from actors.domain.permissions.boundary import EscapeState
-from actors.domain.session import machine as session
-from actors.domain.session.machine import Profile
-from actors.domain.session.result import Result
-from actors.durable.entity import Entity
-from actors.durable.journal import Key, Summary
-from actors.durable.machines import SESSION
-from actors.durable.runtime import Wiring
-from actors.leases.budget_lease import Lend, Purse
-from actors.leases.permission_leases import PermissionLeases
-from actors.ports import Stores
-from actors.session.authorizer import Interceptor
-from actors.session.history import History, SessionEntity
-from actors.session.listing import CODES, position
-from actors.session.summary import encode_summary, shown, summarise
-from actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
+from retinue.actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
+from retinue.actors.domain.errors import NotFound, RolledBack, Unavailable
+from retinue.actors.domain.permissions.boundary import EscapeState
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.result import Result
+from retinue.actors.durable.entity import Entity
+from retinue.actors.durable.journal import Key, Summary
+from retinue.actors.durable.machines import SESSION
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.leases.budget_lease import Lend, Purse
+from retinue.actors.leases.permission_leases import PermissionLeases
+from retinue.actors.ports import Stores
+from retinue.actors.session.authorizer import Interceptor
+from retinue.actors.session.history import History, SessionEntity
+from retinue.actors.session.listing import CODES, position
+from retinue.actors.session.summary import encode_summary, shown, summarise
+from retinue.actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
 
 
 class Activation:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from actors.domain.budget import Exceeded, Warning, describe
-from actors.domain.permissions import boundary as boundaries
-from actors.domain.permissions import policy as policies
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.budget import Exceeded, Warning, describe
+from retinue.actors.domain.permissions import boundary as boundaries
+from retinue.actors.domain.permissions import policy as policies
+from retinue.actors.domain.permissions.actions import (
     Action,
     FileDelete,
     FileList,
@@ -26,19 +26,19 @@ from actors.domain.permissions.actions import (
     PluginFileAccess,
     argument_hash,
 )
-from actors.domain.permissions.approvals.machine import Entry, Scope, Status, request_for
-from actors.domain.permissions.boundary import EscapeState, Operation
-from actors.domain.permissions.decision import Decision
-from actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
-from actors.domain.session.machine import Profile
-from actors.domain.values.ids import derived_id
-from actors.domain.values.money import usd_text
-from actors.durable.entity import Clock
-from actors.leases.budget_lease import Purse
-from actors.leases.permission_leases import PermissionLeases
-from actors.ports import Stores
-from actors.telemetry import metrics
-from actors.views import WorkspaceSettings
+from retinue.actors.domain.permissions.approvals.machine import Entry, Scope, Status, request_for
+from retinue.actors.domain.permissions.boundary import EscapeState, Operation
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.money import usd_text
+from retinue.actors.durable.entity import Clock
+from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.permission_leases import PermissionLeases
+from retinue.actors.ports import Stores
+from retinue.actors.telemetry import metrics
+from retinue.actors.views import WorkspaceSettings
 
 _OPERATIONS: dict[type[Action], Operation] = {
     FileRead: Operation.READ,

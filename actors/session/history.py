@@ -6,10 +6,10 @@ from collections import deque
 
 import msgspec
 
-from actors.domain.errors import InvalidValue
-from actors.domain.session import machine as session
-from actors.domain.session.messages import Message, estimated_tokens
-from actors.durable.entity import Entity
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.messages import Message, estimated_tokens
+from retinue.actors.durable.entity import Entity
 
 WINDOW = 64
 """How many of the newest messages are kept in memory."""

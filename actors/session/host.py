@@ -10,8 +10,8 @@ from collections.abc import Coroutine
 
 from msgspec import structs
 
-from actors.agent.process.supervisor import Runner
-from actors.domain.errors import (
+from retinue.actors.agent.process.supervisor import Runner
+from retinue.actors.domain.errors import (
     CallError,
     Fenced,
     NotFound,
@@ -19,20 +19,20 @@ from actors.domain.errors import (
     TroupeError,
     Unavailable,
 )
-from actors.domain.session import machine as session
-from actors.domain.session.machine import ChildSpec, Imported, Profile
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.durable.runtime import Wiring
-from actors.leases.budget_lease import Purse
-from actors.leases.host_leases import Borrowing
-from actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
-from actors.session.activation import Activation, new_entity, require_known, stored_entity
-from actors.session.history import SessionEntity
-from actors.session.outbox import Outbox
-from actors.session.runs import Runs
-from actors.telemetry import metrics
-from actors.views import FeedEvent, SessionView, WorkspaceSettings
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import ChildSpec, Imported, Profile
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.host_leases import Borrowing
+from retinue.actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
+from retinue.actors.session.activation import Activation, new_entity, require_known, stored_entity
+from retinue.actors.session.history import SessionEntity
+from retinue.actors.session.outbox import Outbox
+from retinue.actors.session.runs import Runs
+from retinue.actors.telemetry import metrics
+from retinue.actors.views import FeedEvent, SessionView, WorkspaceSettings
 
 IDLE_S = 600.0
 """After this time without a call a session is deactivated, in seconds."""
@@ -44,7 +44,7 @@ _ABANDON_LIMIT_S = 5.0
 
 
 class SessionHost:
-    """Implements `actors.ports.HostPort`, and what clients call."""
+    """Implements `retinue.actors.ports.HostPort`, and what clients call."""
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import uuid
 
-from actors.domain.errors import InvalidValue
-from actors.views import SessionQuery, SessionSummary
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.views import SessionQuery, SessionSummary
 
 CODES = {
     "idle": b"i",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from actors.domain.errors import Fenced
-from actors.domain.session.result import Result
+from retinue.actors.domain.errors import Fenced
+from retinue.actors.domain.session.result import Result
 
 
 class Outbox:

@@ -7,22 +7,22 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-from actors.agent.calls import TurnInfo
-from actors.agent.process import strays, wire
-from actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
-from actors.agent.process.watchdog import Watchdog, exit_process
-from actors.agent.shipping import unship
-from actors.agent.turn import AgentFunction, Turn
-from actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
-from actors.domain.session import machine as session
-from actors.domain.session.machine import ChildSpec
-from actors.domain.session.result import Result
-from actors.durable.brakes import TimeLimit
-from actors.ports import Batch, HostProvider, Registry
-from actors.session.activation import Activation
-from actors.session.spawn import Fanout
-from actors.session.turn_engine import TurnEngine
-from actors.telemetry import metrics, tracing
+from retinue.actors.agent.calls import TurnInfo
+from retinue.actors.agent.process import strays, wire
+from retinue.actors.agent.process.supervisor import AgentDied, AgentProcesses, Runner
+from retinue.actors.agent.process.watchdog import Watchdog, exit_process
+from retinue.actors.agent.shipping import unship
+from retinue.actors.agent.turn import AgentFunction, Turn
+from retinue.actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import ChildSpec
+from retinue.actors.domain.session.result import Result
+from retinue.actors.durable.brakes import TimeLimit
+from retinue.actors.ports import Batch, HostProvider, Registry
+from retinue.actors.session.activation import Activation
+from retinue.actors.session.spawn import Fanout
+from retinue.actors.session.turn_engine import TurnEngine
+from retinue.actors.telemetry import metrics, tracing
 
 _CANCEL_PAUSE_S = 5.0
 _CANCEL_TRIES = 6

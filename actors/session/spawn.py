@@ -12,15 +12,15 @@ import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 
-from actors.domain import budget
-from actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
-from actors.domain.session import machine as session
-from actors.domain.session.machine import Child, ChildSpec
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Isolation
-from actors.ports import Batch, HostPort, HostProvider, Slot
-from actors.session.activation import Activation
-from actors.telemetry import metrics
+from retinue.actors.domain import budget
+from retinue.actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import Child, ChildSpec
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.ports import Batch, HostPort, HostProvider, Slot
+from retinue.actors.session.activation import Activation
+from retinue.actors.telemetry import metrics
 
 _POLL_S = 20.0
 _RETRY_S = 0.2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import structs
 
-from actors.domain.session import machine as session
-from actors.views import SessionSummary
+from retinue.actors.domain.session import machine as session
+from retinue.actors.views import SessionSummary
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(SessionSummary)

@@ -9,19 +9,19 @@ from typing import cast
 
 import msgspec
 
-from actors.agent import calls
-from actors.domain.errors import SessionEnded, StepInterrupted
-from actors.domain.permissions.actions import argument_hash, describe, kind
-from actors.domain.permissions.decision import Decision
-from actors.domain.session import machine as session
-from actors.domain.session.replay import Replay
-from actors.domain.session.result import Result
-from actors.domain.values.ids import uuid7
-from actors.durable.runtime import Wiring
-from actors.session.activation import Activation
-from actors.session.spawn import Fanout, Spread
-from actors.telemetry import metrics, tracing
-from actors.views import Place
+from retinue.actors.agent import calls
+from retinue.actors.domain.errors import SessionEnded, StepInterrupted
+from retinue.actors.domain.permissions.actions import argument_hash, describe, kind
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.replay import Replay
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.session.activation import Activation
+from retinue.actors.session.spawn import Fanout, Spread
+from retinue.actors.telemetry import metrics, tracing
+from retinue.actors.views import Place
 
 DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""
@@ -32,7 +32,7 @@ _DECISION = msgspec.msgpack.Decoder(Decision)
 
 
 class TurnEngine:
-    """The engine of one run; implements `actors.agent.turn.Engine`."""
+    """The engine of one run; implements `retinue.actors.agent.turn.Engine`."""
 
     def __init__(
         self, activation: Activation, run_id: str, fanout: Fanout, always_replay: bool = False

@@ -1,1 +1,1 @@
-"""The shared stores as actors: thin shells around the state machines of `actors.domain`."""
+"""The shared stores as actors: thin shells around the state machines of `retinue.actors.domain`."""

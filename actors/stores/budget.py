@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from actors.domain import budget
-from actors.domain.errors import CallError
-from actors.domain.values.money import NANO
-from actors.durable.machines import BUDGET
-from actors.durable.runtime import Wiring
-from actors.durable.singleton import Holder
-from actors.leases.recall import Recall
-from actors.telemetry import metrics
+from retinue.actors.domain import budget
+from retinue.actors.domain.errors import CallError
+from retinue.actors.domain.values.money import NANO
+from retinue.actors.durable.machines import BUDGET
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.singleton import Holder
+from retinue.actors.leases.recall import Recall
+from retinue.actors.telemetry import metrics
 
 _SLACK_LIMIT_S = 2.0
 """How long the budget waits for a host to return its slack, in seconds."""
 
 
 class BudgetActor:
-    """``budget/<workspace>``: implements `actors.ports.BudgetPort`."""
+    """``budget/<workspace>``: implements `retinue.actors.ports.BudgetPort`."""
 
     def __init__(self, wiring: Wiring, scope: str) -> None:
         self._scope = scope

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from actors.domain.permissions.actions import Action, resource
-from actors.domain.permissions.approvals.machine import ApprovalRequest
-from actors.domain.permissions.capabilities import machine as capabilities
-from actors.domain.permissions.capabilities.token import Token, mint, verify
-from actors.domain.permissions.resource_pattern import exactly
-from actors.domain.values.ids import derived_id
-from actors.durable.machines import CAPABILITIES
-from actors.durable.runtime import Wiring
-from actors.durable.singleton import Holder
+from retinue.actors.domain.permissions.actions import Action, resource
+from retinue.actors.domain.permissions.approvals.machine import ApprovalRequest
+from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.capabilities.token import Token, mint, verify
+from retinue.actors.domain.permissions.resource_pattern import exactly
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.durable.machines import CAPABILITIES
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.singleton import Holder
 
 ALWAYS_US = 60 * 60 * 1_000_000
 """How long the token of an approval "always" is good for: one hour."""
 
 
 class CapabilitiesActor:
-    """``capabilities``: implements `actors.ports.CapabilitiesPort`."""
+    """``capabilities``: implements `retinue.actors.ports.CapabilitiesPort`."""
 
     def __init__(self, wiring: Wiring, scope: str) -> None:
         self._wiring = wiring

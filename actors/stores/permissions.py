@@ -7,26 +7,26 @@ from typing import cast
 
 from msgspec import structs
 
-from actors.domain.errors import Tampered
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.allowances import machine as allowances
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.approvals import machine as approvals
-from actors.domain.permissions.approvals.machine import (
+from retinue.actors.domain.errors import Tampered
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
     Decision,
     Entry,
     Scope,
     Status,
 )
-from actors.domain.permissions.patterns import Pattern, from_action
-from actors.domain.values.ids import derived_id
-from actors.durable.machines import ALLOWANCES, APPROVALS
-from actors.durable.runtime import Wiring
-from actors.durable.singleton import Holder
-from actors.leases.permission_leases import LEASE_S
-from actors.leases.recall import Recall
-from actors.ports import Asked
+from retinue.actors.domain.permissions.patterns import Pattern, from_action
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.singleton import Holder
+from retinue.actors.leases.permission_leases import LEASE_S
+from retinue.actors.leases.recall import Recall
+from retinue.actors.ports import Asked
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
@@ -34,7 +34,7 @@ _COME_BACK_S = 3.0
 
 
 class PermissionsActor:
-    """``allowances/<workspace>``: implements `actors.ports.PermissionsPort`."""
+    """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
     def __init__(self, wiring: Wiring, scope: str) -> None:
         self._wiring = wiring

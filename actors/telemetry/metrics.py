@@ -1,6 +1,6 @@
 """What this process has counted and measured. To count costs an addition, so hot paths may.
 
-The figures stay here until somebody exports them; `cluster.ray.metrics` does so for Ray's endpoint.
+The figures stay here until somebody exports them; `retinue.cluster.ray.metrics` does so for Ray's endpoint.
 Times are in seconds. Names and labels are those of Prometheus.
 """
 

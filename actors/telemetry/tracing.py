@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer

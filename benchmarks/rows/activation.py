@@ -12,8 +12,8 @@ from benchmarks import agents
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, in_turns, median, timed
-from cluster import Session
-from cluster.client.calls import Calls
+from retinue import Session
+from retinue.cluster.client.calls import Calls
 
 MESSAGES = 10
 

@@ -9,7 +9,7 @@ from benchmarks import agents
 from benchmarks.bench import Bench, answer, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, in_turns, median, ratios
-from cluster import Session
+from retinue import Session
 
 _FEW = 100
 _FILLED_AT_ONCE = 500

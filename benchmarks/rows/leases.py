@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from actors.domain.budget import WORKSPACE
 from benchmarks import agents
 from benchmarks.bench import Bench, answer, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, until
-from cluster import Session, Workspace
+from retinue import Session, Workspace
+from retinue.actors.domain.budget import WORKSPACE
 
 RACERS = 56
 HOLDERS = 8

@@ -10,8 +10,8 @@ from benchmarks import agents
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each
-from cluster.names import DIRECTORY, allowances_name, budget_name
-from cluster.ray.actors import Proxy
+from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
+from retinue.cluster.ray.actors import Proxy
 
 _WARM_UP = 200
 _SETTLE_S = 2.0

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from actors.agent.shipping import ship
-from actors.agent.turn import AgentFunction
-from actors.domain.errors import InvalidAgent, NotFound
+from retinue.actors.agent.shipping import ship
+from retinue.actors.agent.turn import AgentFunction
+from retinue.actors.domain.errors import InvalidAgent, NotFound
 
 
 def load_agent(text: str) -> AgentFunction:

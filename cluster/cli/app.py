@@ -16,19 +16,19 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 from typer.exceptions import Abort, TyperException
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue
-from actors.domain.session.settings import Isolation
-from cluster.cli import audit as audit_commands
-from cluster.cli import brake as brake_commands
-from cluster.cli import inspect as inspect_commands
-from cluster.cli import local as local_commands
-from cluster.cli import node as node_commands
-from cluster.cli import run as run_commands
-from cluster.cli import session as session_commands
-from cluster.cli.common import run_until_done
-from cluster.ray.tie import TIE
-from cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
-from cluster.terminal.render import Folding, say
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
+from retinue.actors.domain.session.settings import Isolation
+from retinue.cluster.cli import audit as audit_commands
+from retinue.cluster.cli import brake as brake_commands
+from retinue.cluster.cli import inspect as inspect_commands
+from retinue.cluster.cli import local as local_commands
+from retinue.cluster.cli import node as node_commands
+from retinue.cluster.cli import run as run_commands
+from retinue.cluster.cli import session as session_commands
+from retinue.cluster.cli.common import run_until_done
+from retinue.cluster.ray.tie import TIE
+from retinue.cluster.terminal.outcome import INTERRUPTED, OK, WRONG_CALL, print_json, report
+from retinue.cluster.terminal.render import Folding, say
 
 _SIBLINGS = 20
 

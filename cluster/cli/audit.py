@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, cast
 from rich.table import Table
 from rich.text import Text
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import JsonValue
-from actors.domain.values.rfc3339 import to_rfc3339
-from actors.durable.audit import Entry, Report
-from cluster.cli.common import connected
-from cluster.terminal import render
-from cluster.terminal.outcome import FAILED, OK, print_json
-from cluster.terminal.render import say
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.rfc3339 import to_rfc3339
+from retinue.actors.durable.audit import Entry, Report
+from retinue.cluster.cli.common import connected
+from retinue.cluster.terminal import render
+from retinue.cluster.terminal.outcome import FAILED, OK, print_json
+from retinue.cluster.terminal.render import say
 
 if TYPE_CHECKING:
-    from cluster.client.client import Troupe
-    from cluster.client.workspace import Workspace
+    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.workspace import Workspace
 
 _LONGEST_DETAIL = 100
 

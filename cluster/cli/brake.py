@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.domain.budget import Hold
-from actors.domain.errors import InvalidValue
-from cluster.cli.audit import find_workspace
-from cluster.cli.common import connected
-from cluster.terminal.outcome import OK, print_json
-from cluster.terminal.overview import hold_json, hold_text
-from cluster.terminal.render import say
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.errors import InvalidValue
+from retinue.cluster.cli.audit import find_workspace
+from retinue.cluster.cli.common import connected
+from retinue.cluster.terminal.outcome import OK, print_json
+from retinue.cluster.terminal.overview import hold_json, hold_text
+from retinue.cluster.terminal.render import say
 
 
 async def hold(

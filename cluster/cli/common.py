@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import cluster
-from cluster.ray.joining import outlives_us
-from cluster.terminal.display import waiting
-from cluster.terminal.outcome import INTERRUPTED
+import retinue
+from retinue.cluster.ray.joining import outlives_us
+from retinue.cluster.terminal.display import waiting
+from retinue.cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:
-    from cluster.client.client import Troupe
+    from retinue.cluster.client.client import Troupe
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,9 +42,9 @@ async def connected(*, elsewhere: bool = False, actor: str | None = None) -> Asy
     text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
     async with contextlib.AsyncExitStack() as stack:
         with waiting(text):
-            troupe = await stack.enter_async_context(cluster.connect(address, actor=actor))
+            client = await stack.enter_async_context(retinue.connect(address, actor=actor))
         stack.enter_context(_cancelling(_SIGNALS))
-        yield troupe
+        yield client
         if not joining:
             stack.enter_context(waiting("stopping the cluster"))
 

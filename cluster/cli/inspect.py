@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from actors.domain.budget import Hold
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.values.ids import parse_user
-from actors.domain.values.json_value import JsonValue
-from actors.domain.values.money import to_nano, to_usd
-from actors.session.listing import parse_cursor
-from cluster.cli.brake import say_held
-from cluster.cli.common import connected
-from cluster.cli.lookup import find_request, find_session
-from cluster.client.times import parse_moment
-from cluster.terminal import render
-from cluster.terminal.outcome import OK, print_json
-from cluster.terminal.overview import (
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.values.ids import parse_user
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.money import to_nano, to_usd
+from retinue.actors.session.listing import parse_cursor
+from retinue.cluster.cli.brake import say_held
+from retinue.cluster.cli.common import connected
+from retinue.cluster.cli.lookup import find_request, find_session
+from retinue.cluster.client.times import parse_moment
+from retinue.cluster.terminal import render
+from retinue.cluster.terminal.outcome import OK, print_json
+from retinue.cluster.terminal.overview import (
     ALL,
     INTERRUPTED,
     Filters,
@@ -36,13 +36,13 @@ from cluster.terminal.overview import (
     status_of,
     tree_json,
 )
-from cluster.terminal.render import Folding, say
+from retinue.cluster.terminal.render import Folding, say
 
 if TYPE_CHECKING:
-    from cluster.client.budgets import BudgetStatus
-    from cluster.client.client import Troupe
-    from cluster.client.inbox import ApprovalScope, InboxRequest
-    from cluster.client.workspace import Workspace
+    from retinue.cluster.client.budgets import BudgetStatus
+    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.inbox import ApprovalScope, InboxRequest
+    from retinue.cluster.client.workspace import Workspace
 
 State: TypeAlias = Literal[
     "idle",

@@ -10,16 +10,16 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from actors.domain.values.json_value import JsonValue
-from cluster.doctor import machine as doctor
-from cluster.doctor import nodes as cluster_doctor
-from cluster.doctor.node_report import NodeReport
-from cluster.local.running import alive, trouble
-from cluster.local.state import state_directory
-from cluster.terminal.display import waiting
-from cluster.terminal.outcome import OK, UNAVAILABLE, print_json
-from cluster.terminal.render import say, show
-from cluster.up import daemon
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.cluster.doctor import machine as doctor
+from retinue.cluster.doctor import nodes as cluster_doctor
+from retinue.cluster.doctor.node_report import NodeReport
+from retinue.cluster.local.running import alive, trouble
+from retinue.cluster.local.state import state_directory
+from retinue.cluster.terminal.display import waiting
+from retinue.cluster.terminal.outcome import OK, UNAVAILABLE, print_json
+from retinue.cluster.terminal.render import say, show
+from retinue.cluster.up import daemon
 
 _GIB = 1 << 30
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("problem", "bold red")}
@@ -76,7 +76,7 @@ def examine(as_json: bool) -> int:
 async def examine_cluster(as_json: bool) -> int:
     """Say of each node what is there, and whether it fits the others."""
     # Ray's import takes a second, which others need not wait
-    from cluster.doctor.collect import examine
+    from retinue.cluster.doctor.collect import examine
 
     with waiting("asking every node"):
         found = await examine()

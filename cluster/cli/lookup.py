@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.values.ids import parse_uuid
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.values.ids import parse_uuid
 
 if TYPE_CHECKING:
-    from cluster.client.client import Troupe
-    from cluster.client.inbox import InboxRequest
-    from cluster.client.session import Session
+    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.inbox import InboxRequest
+    from retinue.cluster.client.session import Session
 
 SHORTEST = 6
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.cli.common import connected
-from cluster.status import NodeStatus
-from cluster.terminal.outcome import OK, print_json
-from cluster.terminal.render import say
+from retinue.cluster.cli.common import connected
+from retinue.cluster.status import NodeStatus
+from retinue.cluster.terminal.outcome import OK, print_json
+from retinue.cluster.terminal.render import say
 
 _POLL_S = 0.3
 _SHOWN = 8

@@ -10,34 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.agent.shipping import name_of
-from actors.agent.turn import AgentFunction
-from actors.domain.errors import (
+from retinue.actors.agent.shipping import name_of
+from retinue.actors.agent.turn import AgentFunction
+from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidAgent,
     InvalidValue,
     NotFound,
     TroupeError,
 )
-from actors.domain.session.result import Result
-from actors.domain.session.settings import BudgetConfig, Isolation
-from actors.domain.values.ids import parse_uuid
-from actors.domain.values.money import to_nano
-from cluster.cli.agent_file import load_agent
-from cluster.cli.common import connected
-from cluster.cli.lookup import check_fragment, find_session
-from cluster.ray.joining import outlives_us
-from cluster.terminal.approver import Asker, approve_all, can_ask
-from cluster.terminal.display import Display, make_display
-from cluster.terminal.follow import conclusion, follow
-from cluster.terminal.outcome import FAILED, OK, print_json, report
-from cluster.terminal.overview import result_json
-from cluster.terminal.render import clean, say
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import BudgetConfig, Isolation
+from retinue.actors.domain.values.ids import parse_uuid
+from retinue.actors.domain.values.money import to_nano
+from retinue.cluster.cli.agent_file import load_agent
+from retinue.cluster.cli.common import connected
+from retinue.cluster.cli.lookup import check_fragment, find_session
+from retinue.cluster.ray.joining import outlives_us
+from retinue.cluster.terminal.approver import Asker, approve_all, can_ask
+from retinue.cluster.terminal.display import Display, make_display
+from retinue.cluster.terminal.follow import conclusion, follow
+from retinue.cluster.terminal.outcome import FAILED, OK, print_json, report
+from retinue.cluster.terminal.overview import result_json
+from retinue.cluster.terminal.render import clean, say
 
 if TYPE_CHECKING:
-    from cluster.client.client import Troupe
-    from cluster.client.inbox import ApprovalHandler
-    from cluster.client.session import Session
+    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.inbox import ApprovalHandler
+    from retinue.cluster.client.session import Session
 
 T = TypeVar("T")
 

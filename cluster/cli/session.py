@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from actors.domain.documents import document
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.values.json_value import JsonValue
-from cluster.cli.agent_file import load_agent
-from cluster.cli.common import connected
-from cluster.cli.lookup import find_session
-from cluster.terminal.outcome import OK, print_json
-from cluster.terminal.render import say
+from retinue.actors.domain.documents import document
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.cluster.cli.agent_file import load_agent
+from retinue.cluster.cli.common import connected
+from retinue.cluster.cli.lookup import find_session
+from retinue.cluster.terminal.outcome import OK, print_json
+from retinue.cluster.terminal.render import say
 
 _STANDARD = "-"
 

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from actors.domain.budget import Cap, Level
-from actors.domain.values.money import Usd, to_nano, to_usd, usd_text
-from cluster.client.calls import Calls
+from retinue.actors.domain.budget import Cap, Level
+from retinue.actors.domain.values.money import Usd, to_nano, to_usd, usd_text
+from retinue.cluster.client.calls import Calls
 
 
 class BudgetStatus(Struct, frozen=True):

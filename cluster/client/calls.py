@@ -7,15 +7,15 @@ import os
 import time
 from typing import Protocol, cast
 
-from actors.domain.budget import Hold
-from actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
-from actors.domain.session import machine as session
-from actors.domain.session.machine import Imported, Profile
-from actors.domain.session.messages import Message
-from actors.domain.values.ids import parse_uuid, uuid7
-from actors.durable.audit import Report
-from actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
-from actors.views import (
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import Imported, Profile
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.values.ids import parse_uuid, uuid7
+from retinue.actors.durable.audit import Report
+from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
+from retinue.actors.views import (
     FeedEvent,
     Place,
     SessionPage,
@@ -24,12 +24,12 @@ from actors.views import (
     SessionView,
     WorkspaceSettings,
 )
-from cluster.client.whoami import actor_name
-from cluster.directory.audit_log import StrandKey
-from cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
-from cluster.ray.actors import Proxy
-from cluster.settings import ClusterSettings
-from cluster.status import ClusterStatus, NodeStatus
+from retinue.cluster.client.whoami import actor_name
+from retinue.cluster.directory.audit_log import StrandKey
+from retinue.cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
+from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.status import ClusterStatus, NodeStatus
 
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.1

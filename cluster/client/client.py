@@ -13,39 +13,39 @@ from typing import Self
 
 from msgspec import structs
 
-from actors.agent.shipping import name_of, ship
-from actors.agent.turn import AgentFunction
-from actors.domain.budget import Cap, OpenWorkspace, Standing
-from actors.domain.documents.document import SessionDocument, SkippedMessage
-from actors.domain.errors import (
+from retinue.actors.agent.shipping import name_of, ship
+from retinue.actors.agent.turn import AgentFunction
+from retinue.actors.domain.budget import Cap, OpenWorkspace, Standing
+from retinue.actors.domain.documents.document import SessionDocument, SkippedMessage
+from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
     NotFound,
     TroupeError,
     Unavailable,
 )
-from actors.domain.permissions.boundary import Boundary
-from actors.domain.permissions.policy import Policy
-from actors.domain.session.machine import Agent, Budget, Imported, Profile
-from actors.domain.session.messages import Message
-from actors.domain.session.settings import BudgetConfig, Isolation, Limits
-from actors.domain.values.ids import derived_id, parse_user, parse_uuid
-from actors.domain.values.money import Usd
-from actors.session.listing import check_states, parse_cursor
-from actors.views import SessionQuery, SessionSummary, WorkspaceSettings
-from cluster.client.budgets import cap_of, cap_text
-from cluster.client.calls import Calls
-from cluster.client.documents import imported_state, read_document
-from cluster.client.inbox import ApprovalHandler, InboxRequest
-from cluster.client.session import Session
-from cluster.client.times import to_micros
-from cluster.client.workspace import Workspace
-from cluster.local import running as up
-from cluster.ray import bootstrap
-from cluster.ray.joining import ADDRESS, address_or_none
-from cluster.ray.tie import TIE
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
-from cluster.status import ClusterStatus
+from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.policy import Policy
+from retinue.actors.domain.session.machine import Agent, Budget, Imported, Profile
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
+from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid
+from retinue.actors.domain.values.money import Usd
+from retinue.actors.session.listing import check_states, parse_cursor
+from retinue.actors.views import SessionQuery, SessionSummary, WorkspaceSettings
+from retinue.cluster.client.budgets import cap_of, cap_text
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.client.documents import imported_state, read_document
+from retinue.cluster.client.inbox import ApprovalHandler, InboxRequest
+from retinue.cluster.client.session import Session
+from retinue.cluster.client.times import to_micros
+from retinue.cluster.client.workspace import Workspace
+from retinue.cluster.local import running as up
+from retinue.cluster.ray import bootstrap
+from retinue.cluster.ray.joining import ADDRESS, address_or_none
+from retinue.cluster.ray.tie import TIE
+from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
+from retinue.cluster.status import ClusterStatus
 
 _LOG = logging.getLogger("troupe")
 _WATCH_S = 10.0

@@ -8,8 +8,8 @@ from typing import cast
 
 import msgspec
 
-from actors.domain.documents.budget_snapshot import BudgetSnapshot
-from actors.domain.documents.document import (
+from retinue.actors.domain.documents.budget_snapshot import BudgetSnapshot
+from retinue.actors.domain.documents.document import (
     EscapeState,
     GitState,
     Metadata,
@@ -19,13 +19,13 @@ from actors.domain.documents.document import (
     render,
     usable_escapes,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.allowances.machine import Allowance, valid
-from actors.domain.session import machine as session
-from actors.domain.session.messages import Message
-from actors.domain.values.json_value import JsonValue
-from cluster.client.calls import Calls
-from cluster.client.git_state import capture_git_state
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.allowances.machine import Allowance, valid
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.client.git_state import capture_git_state
 
 
 async def export_document(calls: Calls, session_id: str) -> str:

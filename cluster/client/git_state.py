@@ -10,7 +10,7 @@ import signal
 from contextlib import suppress
 from typing import Final
 
-from actors.domain.documents.document import GitState
+from retinue.actors.domain.documents.document import GitState
 
 TIME_LIMIT_S: Final = 2.0
 

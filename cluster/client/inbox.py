@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.approvals.machine import Decision, Entry, Scope
-from actors.domain.permissions.patterns import Pattern
-from cluster.client.calls import Calls
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.approvals.machine import Decision, Entry, Scope
+from retinue.actors.domain.permissions.patterns import Pattern
+from retinue.cluster.client.calls import Calls
 
 ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 

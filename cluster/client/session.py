@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from actors.domain.budget import Cap, SetCap
-from actors.domain.errors import ClusterUnavailable, InvalidValue
-from actors.domain.session.machine import Describe
-from actors.domain.session.messages import Message, check_message
-from actors.domain.session.result import Result
-from actors.domain.values.money import Usd, to_nano
-from actors.telemetry import tracing
-from actors.views import FeedEvent, SessionSummary, SessionView
-from cluster.client.budgets import BudgetStatus, budget_status
-from cluster.client.calls import Calls
-from cluster.client.documents import export_document
-from cluster.client.tree import FamilyStats, SessionTree, build_tree, family_stats
+from retinue.actors.domain.budget import Cap, SetCap
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
+from retinue.actors.domain.session.machine import Describe
+from retinue.actors.domain.session.messages import Message, check_message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.money import Usd, to_nano
+from retinue.actors.telemetry import tracing
+from retinue.actors.views import FeedEvent, SessionSummary, SessionView
+from retinue.cluster.client.budgets import BudgetStatus, budget_status
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.client.documents import export_document
+from retinue.cluster.client.tree import FamilyStats, SessionTree, build_tree, family_stats
 
 _POLL_S = 20.0
 

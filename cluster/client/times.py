@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.rfc3339 import from_rfc3339
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.rfc3339 import from_rfc3339
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AGO = re.compile(r"([0-9]{1,9})(s|min|h|d)")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from actors.domain.errors import NotFound
-from actors.domain.values.money import to_usd
-from actors.views import SessionSummary
+from retinue.actors.domain.errors import NotFound
+from retinue.actors.domain.values.money import to_usd
+from retinue.actors.views import SessionSummary
 
 
 @dataclass(frozen=True)

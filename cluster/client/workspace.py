@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.patterns import Pattern
-from actors.domain.values.money import Usd
-from actors.durable.audit import Report
-from actors.views import WorkspaceSettings
-from cluster.client.budgets import BudgetStatus, budget_status, cap_of
-from cluster.client.calls import Calls
-from cluster.client.inbox import InboxRequest
-from cluster.client.session import Session
-from cluster.directory.audit_export import render_audit
+from retinue.actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.patterns import Pattern
+from retinue.actors.domain.values.money import Usd
+from retinue.actors.durable.audit import Report
+from retinue.actors.views import WorkspaceSettings
+from retinue.cluster.client.budgets import BudgetStatus, budget_status, cap_of
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.client.inbox import InboxRequest
+from retinue.cluster.client.session import Session
+from retinue.cluster.directory.audit_export import render_audit
 
 
 class Workspace:
@@ -118,7 +118,7 @@ class Workspace:
         return [await self._calls.directory.audit_report(key) for key in keys]
 
     async def export_audit(self) -> str:
-        """The audit log as a JSON document that carries a signature; see `cluster.directory.audit_export`."""
+        """The audit log as a JSON document that carries a signature; see `retinue.cluster.directory.audit_export`."""
         return await self._calls.directory.sign_audit(render_audit(self.path, await self.audit()))
 
     async def inbox(self) -> list[InboxRequest]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.values.keyring import Keyring
-from actors.domain.values.rfc3339 import to_rfc3339
-from actors.durable.audit import Report
+from retinue.actors.domain.errors import InvalidValue, Tampered
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.domain.values.rfc3339 import to_rfc3339
+from retinue.actors.durable.audit import Report
 
 _PURPOSE = b"troupe audit log, version 1\n"
 

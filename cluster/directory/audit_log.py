@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from actors.domain.errors import TroupeError
-from actors.durable.audit import Head, Report, verify
-from actors.durable.entity import Machine, read, read_with_head
-from actors.durable.journal import Key
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.durable.runtime import Wiring
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.durable.audit import Head, Report, verify
+from retinue.actors.durable.entity import Machine, read, read_with_head
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.durable.runtime import Wiring
 
 CLUSTER_SCOPE = "cluster"
 """The scope of what belongs to no workspace."""

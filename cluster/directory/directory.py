@@ -14,21 +14,21 @@ from typing import Protocol
 
 from msgspec import structs
 
-from actors.domain.errors import (
+from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
     NotFound,
     TroupeError,
     Unavailable,
 )
-from actors.durable.runtime import Wiring
-from actors.views import FeedEvent, WorkspaceSettings
-from cluster.directory.feed import Feed
-from cluster.directory.pool import Isolation, Pool
-from cluster.directory.queries import Archive
-from cluster.directory.slots import Slots
-from cluster.names import DIRECTORY, HOST_PREFIX, scope_of
-from cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.views import FeedEvent, WorkspaceSettings
+from retinue.cluster.directory.feed import Feed
+from retinue.cluster.directory.pool import Isolation, Pool
+from retinue.cluster.directory.queries import Archive
+from retinue.cluster.directory.slots import Slots
+from retinue.cluster.names import DIRECTORY, HOST_PREFIX, scope_of
+from retinue.cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
 
 _PING_EVERY_S = 1.0
 _PING_LIMIT_S = 5.0
@@ -69,7 +69,7 @@ class Launcher(Protocol):
 
 
 class Directory(Archive):
-    """Implements `actors.ports.DirectoryPort`, and what clients call."""
+    """Implements `retinue.actors.ports.DirectoryPort`, and what clients call."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 
-from actors.views import FeedEvent
+from retinue.actors.views import FeedEvent
 
 _LENGTH = 20_000
 _COMES_BACK_S = 30.0  # so long after its last question a watcher may come back

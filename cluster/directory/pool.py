@@ -19,7 +19,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from cluster.status import Node
+from retinue.cluster.status import Node
 
 PROCESSES_PER_HOST = 16
 SHARED_PER_HOST = 20_000

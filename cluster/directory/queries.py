@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.domain.budget import Hold
-from actors.durable.audit import Report
-from actors.durable.runtime import Wiring
-from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
-from cluster.directory.audit_export import sign_audit
-from cluster.directory.audit_log import StrandKey, report, strands
+from retinue.actors.domain.budget import Hold
+from retinue.actors.durable.audit import Report
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from retinue.cluster.directory.audit_export import sign_audit
+from retinue.cluster.directory.audit_log import StrandKey, report, strands
 
 
 class Archive:

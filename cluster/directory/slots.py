@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from actors.telemetry import metrics
-from cluster.directory.concurrency import Gate
-from cluster.directory.feed import wait_on
+from retinue.actors.telemetry import metrics
+from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.directory.feed import wait_on
 
 
 class Slots:

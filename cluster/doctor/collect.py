@@ -1,20 +1,20 @@
-"""Asks every node of a cluster for a report, for `cluster.doctor.nodes` to judge."""
+"""Asks every node of a cluster for a report, for `retinue.cluster.doctor.nodes` to judge."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from actors.domain.errors import ClusterUnavailable, TroupeError
-from cluster.client.calls import Calls
-from cluster.client.client import Troupe
-from cluster.doctor.node_report import node_report, software, versions_report
-from cluster.doctor.nodes import Cluster, Examined
-from cluster.ray import actors as remote
-from cluster.ray.joining import outlives_us
-from cluster.redis.stored_versions import Versions
-from cluster.settings import DEFAULT_NAMESPACE
-from cluster.status import Node
+from retinue.actors.domain.errors import ClusterUnavailable, TroupeError
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.client.client import Troupe
+from retinue.cluster.doctor.node_report import node_report, software, versions_report
+from retinue.cluster.doctor.nodes import Cluster, Examined
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray.joining import outlives_us
+from retinue.cluster.redis.stored_versions import Versions
+from retinue.cluster.settings import DEFAULT_NAMESPACE
+from retinue.cluster.status import Node
 
 _NODE_LIMIT_S = 30.0
 

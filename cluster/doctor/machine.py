@@ -17,20 +17,20 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.budget import Hold
-from actors.domain.errors import CallError, RolledBack, TroupeError
-from actors.durable.brakes import open_brake
-from cluster.local.memory import available_memory
-from cluster.local.running import Part, Running, alive, announced, running, trouble
-from cluster.local.state import cluster_key, state_directory
-from cluster.redis.connection import OLDEST, Connection
-from cluster.redis.deployment import FORMS
-from cluster.redis.errors import shown
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
-from cluster.redis.server import find_binary, holder
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
-from cluster.terminal.overview import hold_text
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.errors import CallError, RolledBack, TroupeError
+from retinue.actors.durable.brakes import open_brake
+from retinue.cluster.local.memory import available_memory
+from retinue.cluster.local.running import Part, Running, alive, announced, running, trouble
+from retinue.cluster.local.state import cluster_key, state_directory
+from retinue.cluster.redis.connection import OLDEST, Connection
+from retinue.cluster.redis.deployment import FORMS
+from retinue.cluster.redis.errors import shown
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
+from retinue.cluster.redis.server import find_binary, holder
+from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+from retinue.cluster.terminal.overview import hold_text
 
 Verdict: TypeAlias = Literal["ok", "note", "problem"]
 

@@ -8,13 +8,13 @@ import time
 
 import msgspec
 
-from actors.agent.versions import installed
-from actors.domain.errors import TroupeError
-from cluster.local.memory import available_memory
-from cluster.local.state import cluster_key
-from cluster.redis.connection import Connection
-from cluster.redis.stored_versions import Versions, stored_versions
-from cluster.settings import ClusterSettings
+from retinue.actors.agent.versions import installed
+from retinue.actors.domain.errors import TroupeError
+from retinue.cluster.local.memory import available_memory
+from retinue.cluster.local.state import cluster_key
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.stored_versions import Versions, stored_versions
+from retinue.cluster.settings import ClusterSettings
 
 _PATIENCE_S = 2.0
 _ROUNDS = 5

@@ -1,6 +1,6 @@
 """`troupe doctor --cluster`: each node by its own word, and whether it fits the others.
 
-Pure: what is judged here was collected by `cluster.doctor.collect`.
+Pure: what is judged here was collected by `retinue.cluster.doctor.collect`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import cast
 import msgspec
 from msgspec import structs
 
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from cluster.doctor.machine import Check
-from cluster.doctor.node_report import NodeReport, Software
-from cluster.redis.stored_versions import Versions
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.cluster.doctor.machine import Check
+from retinue.cluster.doctor.node_report import NodeReport, Software
+from retinue.cluster.redis.stored_versions import Versions
 
 NEWEST = {
     machine.kind: machine.version

@@ -19,9 +19,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.errors import ClusterUnavailable
-from cluster.local.state import state_directory
-from cluster.settings import ClusterSettings
+from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.cluster.local.state import state_directory
+from retinue.cluster.settings import ClusterSettings
 
 State: TypeAlias = Literal["up", "coming back", "ended"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.keyring import Keyring
-from cluster.settings import ClusterSettings
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.cluster.settings import ClusterSettings
 
 
 def state_directory() -> Path:

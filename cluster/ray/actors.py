@@ -19,10 +19,10 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.domain.errors import ClusterUnavailable, TroupeError
-from cluster.ray.tie import TIE
-from cluster.settings import STORE_CPUS, ClusterSettings
-from cluster.status import Node
+from retinue.actors.domain.errors import ClusterUnavailable, TroupeError
+from retinue.cluster.ray.tie import TIE
+from retinue.cluster.settings import STORE_CPUS, ClusterSettings
+from retinue.cluster.status import Node
 
 T = TypeVar("T")
 

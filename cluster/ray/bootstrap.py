@@ -34,19 +34,19 @@ from ray.actor import ActorHandle
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
-from cluster.local.reaper import Guard, mark_process
-from cluster.local.running import Part, part
-from cluster.local.state import ensure_key, state_directory
-from cluster.names import DIRECTORY
-from cluster.ray import actors as remote
-from cluster.ray import joining, roles
-from cluster.ray.tie import TIE
-from cluster.redis import watermarks
-from cluster.redis.connection import Connection
-from cluster.redis.deployment import FORMS, SCHEMES
-from cluster.redis.server import EmbeddedRedis
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
+from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.running import Part, part
+from retinue.cluster.local.state import ensure_key, state_directory
+from retinue.cluster.names import DIRECTORY
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import joining, roles
+from retinue.cluster.ray.tie import TIE
+from retinue.cluster.redis import watermarks
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.deployment import FORMS, SCHEMES
+from retinue.cluster.redis.server import EmbeddedRedis
+from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait
 
 _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -108,7 +108,7 @@ def join(
 
     With ``durable`` (as for `check_redis`) StoreUnavailable, naming the node, if Redis does not do
     for the cluster's side, or can't be reached from there. ``look`` says, without Ray, why the
-    cluster is lost, or None (`cluster.ray.tie`).
+    cluster is lost, or None (`retinue.cluster.ray.tie`).
     """
     owns = _init(address)
     try:

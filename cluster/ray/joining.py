@@ -6,8 +6,8 @@ import os
 import socket
 from collections.abc import Mapping
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue
-from cluster.local.running import running
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
+from retinue.cluster.local.running import running
 
 ADDRESS = "RAY_ADDRESS"
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

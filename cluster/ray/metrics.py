@@ -1,4 +1,4 @@
-"""Carries the figures of `actors.telemetry.metrics` to Ray, which serves them to Prometheus with ``ray_``
+"""Carries the figures of `retinue.actors.telemetry.metrics` to Ray, which serves them to Prometheus with ``ray_``
 in front of their names.
 
 A histogram goes as three gauges with the names that Prometheus has for it. Ray would be called for
@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from ray.util.metrics import Counter, Gauge
 
-from actors.telemetry import metrics
+from retinue.actors.telemetry import metrics
 
 EVERY_S = 5.0
 

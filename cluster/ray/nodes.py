@@ -11,8 +11,8 @@ from ray._private.worker import global_worker
 from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.exceptions import RayError
 
-from actors.domain.errors import ClusterUnavailable
-from cluster.status import Node
+from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.cluster.status import Node
 
 _NOT_TO_BE_REFUSED = "DRAIN_NODE_REASON_PREEMPTION"
 

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors.agent.process.watchdog import exit_process
-from actors.domain.errors import StoreUnavailable
-from actors.durable.runtime import Wiring
-from actors.ports import (
+from retinue.actors.agent.process.watchdog import exit_process
+from retinue.actors.domain.errors import StoreUnavailable
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import (
     BudgetPort,
     CapabilitiesPort,
     DirectoryPort,
@@ -22,16 +22,16 @@ from actors.ports import (
     PermissionsPort,
     Stores,
 )
-from actors.session.host import SessionHost
-from actors.stores.budget import BudgetActor
-from actors.stores.capabilities import CapabilitiesActor
-from actors.stores.permissions import PermissionsActor
-from actors.telemetry import tracing
-from cluster.directory.audit_log import CLUSTER_SCOPE
-from cluster.directory.directory import Directory, HostControl
-from cluster.directory.pool import Pool
-from cluster.local.state import cluster_key
-from cluster.names import (
+from retinue.actors.session.host import SessionHost
+from retinue.actors.stores.budget import BudgetActor
+from retinue.actors.stores.capabilities import CapabilitiesActor
+from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.telemetry import tracing
+from retinue.cluster.directory.audit_log import CLUSTER_SCOPE
+from retinue.cluster.directory.directory import Directory, HostControl
+from retinue.cluster.directory.pool import Pool
+from retinue.cluster.local.state import cluster_key
+from retinue.cluster.names import (
     CAPABILITIES,
     DIRECTORY,
     HOST_PREFIX,
@@ -39,15 +39,15 @@ from cluster.names import (
     budget_name,
     scope_of,
 )
-from cluster.ray import actors as remote
-from cluster.ray import nodes
-from cluster.ray.actors import Proxy
-from cluster.ray.metrics import Exporter
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
-from cluster.settings import ClusterSettings
-from cluster.status import Node
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import nodes
+from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.ray.metrics import Exporter
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.status import Node
 
 _COLLECT_AFTER = (50_000, 20, 20)
 """Objects made, and collections of the generation before, between two collections."""
@@ -183,7 +183,7 @@ class DirectoryActor(_Process, Directory):
 
 
 class RayLauncher:
-    """Implements `cluster.directory.directory.Launcher`."""
+    """Implements `retinue.cluster.directory.directory.Launcher`."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings

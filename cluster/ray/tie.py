@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from actors.domain.errors import ClusterUnavailable
+from retinue.actors.domain.errors import ClusterUnavailable
 
 T = TypeVar("T")
 

@@ -19,11 +19,11 @@ from typing import TypeAlias, TypeVar, cast
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from actors.domain.errors import StoreUnavailable
-from cluster.redis.deployment import deployment
-from cluster.redis.errors import explain, is_outage, shown
-from cluster.redis.raw_connections import Lines, Word
-from cluster.settings import ClusterSettings, DiskWait
+from retinue.actors.domain.errors import StoreUnavailable
+from retinue.cluster.redis.deployment import deployment
+from retinue.cluster.redis.errors import explain, is_outage, shown
+from retinue.cluster.redis.raw_connections import Lines, Word
+from retinue.cluster.settings import ClusterSettings, DiskWait
 
 PATIENCE_S = 30.0
 """How long a command waits for Redis to come back, in seconds."""
@@ -71,7 +71,7 @@ class Connection:
         patience_s: float = PATIENCE_S,
         wait_for_disk: DiskWait | None = None,
     ) -> None:
-        """``url`` is in one of the forms of `cluster.redis.deployment`."""
+        """``url`` is in one of the forms of `retinue.cluster.redis.deployment`."""
         self.url = url
         self.wait_for_disk = wait_for_disk
         self._prefix = namespace

@@ -27,9 +27,9 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
-from actors.domain.errors import InvalidValue
-from cluster.redis.errors import shown
-from cluster.redis.raw_connections import Lines
+from retinue.actors.domain.errors import InvalidValue
+from retinue.cluster.redis.errors import shown
+from retinue.cluster.redis.raw_connections import Lines
 
 SCHEMES = (
     "redis://",
@@ -52,7 +52,7 @@ Address: TypeAlias = tuple[str, int]
 
 
 class Deployment(Protocol):
-    """What `cluster.redis.connection` needs to know."""
+    """What `retinue.cluster.redis.connection` needs to know."""
 
     @property
     def clustered(self) -> bool: ...
@@ -270,7 +270,7 @@ def _common() -> Options:
     return {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,  # `cluster.redis.connection` has one for each exchange
+        "socket_timeout": None,  # `retinue.cluster.redis.connection` has one for each exchange
         "socket_connect_timeout": 5,
     }
 

@@ -11,7 +11,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from actors.domain.errors import StoreUnavailable
+from retinue.actors.domain.errors import StoreUnavailable
 
 _SIGNS = {
     "CERTIFICATE_VERIFY_FAILED": (

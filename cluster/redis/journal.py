@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from actors.domain.errors import RolledBack
-from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
-from actors.session.listing import CODES
-from cluster.redis.connection import Connection, Script
-from cluster.redis.listing import roots_of
+from retinue.actors.domain.errors import RolledBack
+from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
+from retinue.actors.session.listing import CODES
+from retinue.cluster.redis.connection import Connection, Script
+from retinue.cluster.redis.listing import roots_of
 
 _APPEND = Script("append")
 _ACTIVATE = Script("activate")
@@ -24,7 +24,7 @@ _STATES = b"".join(CODES.values())
 
 
 class RedisJournal:
-    """Implements `actors.durable.journal.Journal`."""
+    """Implements `retinue.actors.durable.journal.Journal`."""
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection

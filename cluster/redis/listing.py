@@ -1,6 +1,6 @@
 """Root sessions in order of time, found through indexes: what a page costs depends on its length.
 
-An index is a sorted set of positions (`actors.session.listing`), all with the same score: one of all root
+An index is a sorted set of positions (`retinue.actors.session.listing`), all with the same score: one of all root
 sessions and one for each user, which the registry writes before the session comes to be, and one
 for each scope, in which the position follows the state and which the journal writes together with
 the summary. A page reads the index that has the least to offer for its query, and takes what the
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, cast
 
-from actors.session.listing import (
+from retinue.actors.session.listing import (
     CODES,
     check_states,
     id_at,
@@ -23,10 +23,10 @@ from actors.session.listing import (
     position,
     wanted,
 )
-from actors.session.summary import decode_summary
-from actors.views import SessionPage, SessionQuery, SessionSummary
-from cluster.redis.connection import Connection, Script, Value
-from cluster.redis.locations import Places, read_place
+from retinue.actors.session.summary import decode_summary
+from retinue.actors.views import SessionPage, SessionQuery, SessionSummary
+from retinue.cluster.redis.connection import Connection, Script, Value
+from retinue.cluster.redis.locations import Places, read_place
 
 _NEWEST = Script("newest")
 _READ_AT_ONCE = 200

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Sequence
 from typing import cast
 
-from actors.domain.errors import NotFound
-from actors.views import Place
-from cluster.redis.connection import Connection, Script, Value
+from retinue.actors.domain.errors import NotFound
+from retinue.actors.views import Place
+from retinue.cluster.redis.connection import Connection, Script, Value
 
 _REGISTER = Script("register")
 _BUCKET_DIGITS = 3

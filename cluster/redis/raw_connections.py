@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
-from cluster.redis.resp import packing
+from retinue.cluster.redis.resp import packing
 
 Word: TypeAlias = bytes | str | int
 

@@ -1,4 +1,4 @@
-"""What is found by name and not by activation, in Redis: implements `actors.ports.Registry`.
+"""What is found by name and not by activation, in Redis: implements `retinue.actors.ports.Registry`.
 
 The sets kept here are supersets of the truth, which is in the journals: an entry is written before
 what it points to and removed after it, so that a crash in between leaves an entry too many, which
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-from actors.domain.errors import CorruptState, InvalidAgent
-from actors.domain.permissions.boundary import Boundary
-from actors.domain.permissions.policy import Policy
-from actors.domain.session.machine import Profile
-from actors.domain.values.keyring import Keyring
-from actors.durable.entity import written_by_newer
-from actors.session.summary import decode_summary
-from actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
-from cluster.redis.connection import Connection
-from cluster.redis.listing import Listing
-from cluster.redis.locations import Places
+from retinue.actors.domain.errors import CorruptState, InvalidAgent
+from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.policy import Policy
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.entity import written_by_newer
+from retinue.actors.session.summary import decode_summary
+from retinue.actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.listing import Listing
+from retinue.cluster.redis.locations import Places
 
 _ENCODER = msgspec.msgpack.Encoder()
 _SETTINGS = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])

@@ -20,8 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from actors.domain.errors import ClusterUnavailable, StoreUnavailable
-from cluster.local.reaper import Guard
+from retinue.actors.domain.errors import ClusterUnavailable, StoreUnavailable
+from retinue.cluster.local.reaper import Guard
 
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypeAlias
 
-from actors.durable.journal import SNAPSHOT_HEADER, VERSION_AT
-from cluster.redis.connection import Connection
+from retinue.actors.durable.journal import SNAPSHOT_HEADER, VERSION_AT
+from retinue.cluster.redis.connection import Connection
 
 Versions: TypeAlias = dict[str, dict[int, int]]
 """By kind of entity: how many there are of each version, of those that were looked at."""

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from actors.domain.errors import RolledBack
-from actors.durable.machines import ALLOWANCES, BUDGET
-from cluster.redis.connection import Connection
-from cluster.redis.errors import shown
+from retinue.actors.domain.errors import RolledBack
+from retinue.actors.durable.machines import ALLOWANCES, BUDGET
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.errors import shown
 
 _STORES = ((BUDGET.kind, "budget"), (ALLOWANCES.kind, "allowances"))
 

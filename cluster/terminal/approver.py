@@ -8,12 +8,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from actors.domain.permissions.actions import argument_hash
-from cluster.terminal.display import Display
-from cluster.terminal.render import clean, one_line, say
+from retinue.actors.domain.permissions.actions import argument_hash
+from retinue.cluster.terminal.display import Display
+from retinue.cluster.terminal.render import clean, one_line, say
 
 if TYPE_CHECKING:
-    from cluster.client.inbox import Answer, InboxRequest
+    from retinue.cluster.client.inbox import Answer, InboxRequest
 
 _QUESTION = "  [o]nce, [s]ession, [w]orkspace, [a]lways (1 h), [d]eny, [l]ater? "
 _ANSWERS: dict[str, Answer] = {

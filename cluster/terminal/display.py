@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from cluster.terminal.progress import Progress
-from cluster.terminal.render import lasting, one_line, say, stderr, usd
+from retinue.cluster.terminal.progress import Progress
+from retinue.cluster.terminal.render import lasting, one_line, say, stderr, usd
 
 _LINES = 5
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from actors.domain.errors import TroupeError
-from actors.domain.session.result import Result
-from cluster.terminal.display import Display
-from cluster.terminal.progress import Progress
-from cluster.terminal.render import lasting, usd
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.session.result import Result
+from retinue.cluster.terminal.display import Display
+from retinue.cluster.terminal.progress import Progress
+from retinue.cluster.terminal.render import lasting, usd
 
 if TYPE_CHECKING:
-    from cluster.client.session import Session
+    from retinue.cluster.client.session import Session
 
 _RECONCILE_S = 5.0
 _RESTRAINT = 20  # looking at all sessions takes at most a twentieth of the time

@@ -6,9 +6,9 @@ import json
 import os
 import traceback
 
-from actors.domain.errors import CallError, TroupeError
-from actors.domain.values.json_value import JsonValue
-from cluster.terminal.render import say
+from retinue.actors.domain.errors import CallError, TroupeError
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.cluster.terminal.render import say
 
 OK = 0
 FAILED = 1

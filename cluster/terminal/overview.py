@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
-from actors.domain.budget import Hold
-from actors.domain.session.result import Result
-from actors.domain.values.json_value import JsonValue
-from actors.domain.values.money import usd_text
-from actors.domain.values.rfc3339 import to_rfc3339
-from actors.views import SessionSummary
-from cluster.client.tree import SessionTree, build_tree
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.money import usd_text
+from retinue.actors.domain.values.rfc3339 import to_rfc3339
+from retinue.actors.views import SessionSummary
+from retinue.cluster.client.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:
-    from cluster.client.budgets import BudgetStatus
-    from cluster.client.client import Troupe
-    from cluster.client.inbox import InboxRequest
-    from cluster.client.workspace import Workspace
+    from retinue.cluster.client.budgets import BudgetStatus
+    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.inbox import InboxRequest
+    from retinue.cluster.client.workspace import Workspace
 
 
 INTERRUPTED = "interrupted"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from actors.views import FeedEvent, SessionSummary
+from retinue.actors.views import FeedEvent, SessionSummary
 
 _FAILED = frozenset({"failed", "timed_out", "cancelled"})
 _DONE = frozenset({"completed", "ended", "idle"})

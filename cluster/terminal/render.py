@@ -17,16 +17,16 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.domain.values.money import usd_text
-from actors.views import SessionView
-from cluster.client.tree import SessionTree
-from cluster.terminal.overview import HELD, INTERRUPTED, Overview, status_of
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.money import usd_text
+from retinue.actors.views import SessionView
+from retinue.cluster.client.tree import SessionTree
+from retinue.cluster.terminal.overview import HELD, INTERRUPTED, Overview, status_of
 
 if TYPE_CHECKING:
-    from cluster.client.budgets import BudgetStatus
-    from cluster.client.inbox import InboxRequest
+    from retinue.cluster.client.budgets import BudgetStatus
+    from retinue.cluster.client.inbox import InboxRequest
 
 _ENDLESS = 100_000  # columns where there is no terminal: lines are the reader's to break
 _SHORT = 60

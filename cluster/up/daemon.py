@@ -1,7 +1,7 @@
 """The process behind `troupe up`, which sees to it that a cluster is up; and its start and stop.
 
-``python -m cluster.up.daemon`` is that process, the supervisor. It has neither Ray nor Redis in it:
-the cluster is brought up by a child of its (`cluster.up.incarnation`) and ends with that as a whole.
+``python -m retinue.cluster.up.daemon`` is that process, the supervisor. It has neither Ray nor Redis in it:
+the cluster is brought up by a child of its (`retinue.cluster.up.incarnation`) and ends with that as a whole.
 If a part of it dies, the next child brings it back on the same state, and what was at work goes on.
 The supervisor is ready when it has announced a cluster, and says in its last line of output why
 there is none.
@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.agent.process import proctree
-from actors.domain.errors import ClusterUnavailable
-from cluster.local import running as up
-from cluster.local.reaper import MARK
-from cluster.local.state import state_directory
-from cluster.terminal.outcome import OK, report
-from cluster.up.supervisor import Supervisor
+from retinue.actors.agent.process import proctree
+from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.cluster.local import running as up
+from retinue.cluster.local.reaper import MARK
+from retinue.cluster.local.state import state_directory
+from retinue.cluster.terminal.outcome import OK, report
+from retinue.cluster.up.supervisor import Supervisor
 
 _START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 30.0
@@ -45,7 +45,7 @@ def start() -> tuple[up.Running, bool]:
         with log.open("wb") as out:
             log.chmod(0o600)
             daemon = subprocess.Popen(
-                [sys.executable, "-m", "cluster.up.daemon"],
+                [sys.executable, "-m", "retinue.cluster.up.daemon"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -141,7 +141,7 @@ def _last_words(log: Path) -> str:
 
 def _environment() -> dict[str, str]:
     """Ours, so that the daemon finds the same state, but no longer as a part of another cluster."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).absolute().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     own = {name: value for name, value in os.environ.items() if name != MARK}
     return {**own, "TROUPE_HOME": str(state_directory()), "PYTHONPATH": path}

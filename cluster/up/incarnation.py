@@ -1,6 +1,6 @@
 """One life of the cluster behind `troupe up`: brings it up, watches its parts, and ends with them.
 
-``python -m cluster.up.incarnation FD`` is started by `cluster.up.daemon`, its supervisor. It reads orders
+``python -m retinue.cluster.up.incarnation FD`` is started by `retinue.cluster.up.daemon`, its supervisor. It reads orders
 from standard input, a line each: what to begin with, and when to stop. What it has to say goes to
 FD. It makes its imports before the first order, so that they take place while the life before is
 swept away. When the input ends without a word the supervisor was killed, and all ends at once: the
@@ -20,13 +20,13 @@ from typing import NoReturn
 
 import msgspec
 
-from actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
-from cluster.client.calls import Calls
-from cluster.local import running as up
-from cluster.ray import bootstrap
-from cluster.settings import ClusterSettings, disk_wait
-from cluster.terminal.outcome import OK, report
-from cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
+from retinue.actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.local import running as up
+from retinue.cluster.ray import bootstrap
+from retinue.cluster.settings import ClusterSettings, disk_wait
+from retinue.cluster.terminal.outcome import OK, report
+from retinue.cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
 
 _EAR = 0
 _LOOK_EVERY_S = 0.25

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from cluster.local.running import Part
-from cluster.settings import ClusterSettings
+from retinue.cluster.local.running import Part
+from retinue.cluster.settings import ClusterSettings
 
 STOP = b"stop\n"
 

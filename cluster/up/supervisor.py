@@ -12,11 +12,11 @@ import time
 
 import msgspec
 
-from actors.agent.process import proctree
-from cluster.local import running as up
-from cluster.terminal.outcome import UNAVAILABLE
-from cluster.terminal.render import say
-from cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
+from retinue.actors.agent.process import proctree
+from retinue.cluster.local import running as up
+from retinue.cluster.terminal.outcome import UNAVAILABLE
+from retinue.cluster.terminal.render import say
+from retinue.cluster.up.protocol import STOP, Failed, Left, Lost, Order, Said, Up
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
@@ -125,7 +125,7 @@ class Child:
         ear, mouth = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.up.incarnation", str(mouth)],
+                [sys.executable, "-m", "retinue.cluster.up.incarnation", str(mouth)],
                 stdin=subprocess.PIPE,
                 pass_fds=(mouth,),
             )

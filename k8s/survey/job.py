@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 
-from cluster import connect
+from retinue import connect
 from survey import STDLIB, run
 from survey_report import as_json
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors import Turn
+from retinue import Turn
 
 
 async def worker(turn: Turn, prompt: str) -> str:

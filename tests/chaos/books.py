@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.domain import budget
-from actors.domain.permissions.allowances import machine as allowances
-from actors.domain.permissions.approvals import machine as approvals
-from actors.domain.permissions.capabilities import machine as capabilities
-from actors.domain.session import machine as session
-from actors.domain.session.messages import Message
-from actors.durable.audit import Report
-from actors.durable.entity import Codec, read
-from actors.durable.journal import Key
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.durable.runtime import Wiring
-from actors.views import SessionSummary
-from cluster.directory.audit_log import CLUSTER_SCOPE, report, strands
+from retinue.actors.domain import budget
+from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.durable.audit import Report
+from retinue.actors.durable.entity import Codec, read
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.views import SessionSummary
+from retinue.cluster.directory.audit_log import CLUSTER_SCOPE, report, strands
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ALL = 1 << 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from actors.domain import budget
+from retinue.actors.domain import budget
 from tests.chaos.books import Books
 from tests.chaos.errands import CENT
 from tests.chaos.findings import Findings

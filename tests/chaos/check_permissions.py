@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from actors.durable.audit import Entry
+from retinue.actors.durable.audit import Entry
 from tests.chaos.books import Books
 from tests.chaos.findings import Findings
 from tests.chaos.records import Records

@@ -28,11 +28,11 @@ from ray._private.node import Node
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
-from cluster.client.calls import Calls
-from cluster.local.reaper import Guard, mark_process
-from cluster.local.state import ensure_key
-from cluster.ray import bootstrap
-from cluster.settings import ClusterSettings
+from retinue.cluster.client.calls import Calls
+from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.state import ensure_key
+from retinue.cluster.ray import bootstrap
+from retinue.cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.line import Order
 from tests.kit.redis_server import RedisServer

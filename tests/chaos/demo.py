@@ -29,7 +29,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.ids import derived_id
 from tests.chaos import processes
 from tests.chaos.cluster import ROOT
 from tests.chaos.local import TROUPE, LocalCluster
@@ -244,7 +244,7 @@ def _killed(
 
 def _agents(cluster: LocalCluster, sources: Path) -> Iterator[int]:
     """The processes that run an agent: they are where it works."""
-    for process in processes.programs(cluster.sign, "actors.agent.process.worker"):
+    for process in processes.programs(cluster.sign, "retinue.actors.agent.process.worker"):
         with contextlib.suppress(psutil.Error):
             if Path(process.cwd()) == sources:
                 yield int(process.pid)

@@ -21,22 +21,26 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from actors import (
+from retinue import (
     Allowance,
     AlreadyDecided,
     BudgetConfig,
+    InboxRequest,
     Message,
     NotFound,
     Policy,
+    Session,
     SessionEnded,
+    Troupe,
     Unavailable,
+    Workspace,
+    connect,
 )
-from actors.domain.permissions.capabilities.token import Token
-from actors.domain.values.money import to_usd
-from cluster import InboxRequest, Session, Troupe, Workspace, connect
-from cluster.local.running import Running, running
-from cluster.local.state import cluster_key
-from cluster.settings import ClusterSettings
+from retinue.actors.domain.permissions.capabilities.token import Token
+from retinue.actors.domain.values.money import to_usd
+from retinue.cluster.local.running import Running, running
+from retinue.cluster.local.state import cluster_key
+from retinue.cluster.settings import ClusterSettings
 from tests.chaos import helpers, workload
 from tests.chaos.agents import worker
 from tests.chaos.errands import GUARDED, Errand

@@ -18,9 +18,9 @@ import sys
 import msgspec
 from msgspec import Struct
 
-from actors import McpToolCall, Message, StepInterrupted, Task, Turn
-from actors.domain.permissions.decision import Decision
-from actors.domain.values.money import to_usd
+from retinue import McpToolCall, Message, StepInterrupted, Task, Turn
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.values.money import to_usd
 from tests.chaos import helpers
 from tests.chaos.agents import worker
 from tests.chaos.ledger import Ledger, Line

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from cluster.settings import ClusterSettings
+from retinue.cluster.settings import ClusterSettings
 from tests.chaos.drivers import Drivers
 from tests.chaos.ledger import Ledger, Line, Reader
 from tests.chaos.plan import Fault

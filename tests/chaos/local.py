@@ -19,10 +19,10 @@ from typing import Self
 import psutil
 import redis
 
-from cluster.local.reaper import Guard, mark_process
-from cluster.local.running import running
-from cluster.redis.server import holder
-from cluster.settings import ClusterSettings
+from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.running import running
+from retinue.cluster.redis.server import holder
+from retinue.cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.cluster import ROOT
 from tests.chaos.processes import Sign
@@ -36,7 +36,7 @@ _UP_LIMIT_S = 90.0
 _GONE_LIMIT_S = 20.0
 _LOOK_EVERY_S = 0.25
 _OTHERS = ("RAY_", "TROUPE_")
-_DAEMONS = ("cluster.up.daemon", "cluster.up.incarnation")
+_DAEMONS = ("retinue.cluster.up.daemon", "retinue.cluster.up.incarnation")
 
 
 class LocalCluster:

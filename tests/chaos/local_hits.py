@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from cluster.local.running import running
+from retinue.cluster.local.running import running
 from tests.chaos import processes
 from tests.chaos.faults import Field
 from tests.chaos.hits import note_orphans

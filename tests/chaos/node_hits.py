@@ -8,10 +8,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
-from actors.domain.errors import TroupeError
-from actors.domain.session.messages import Message
-from cluster.ray.actors import Proxy
-from cluster.status import HostStatus
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.session.messages import Message
+from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.status import HostStatus
 from tests.chaos import processes
 from tests.chaos.cluster import ChaosCluster, raylet_of
 from tests.chaos.faults import Field

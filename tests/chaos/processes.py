@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from cluster.local.reaper import MARK
+from retinue.cluster.local.reaper import MARK
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 

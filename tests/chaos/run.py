@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from actors.domain import budget
-from actors.domain.errors import TroupeError
-from actors.domain.values.ids import derived_id
-from cluster.ray.roles import wire
+from retinue.actors.domain import budget
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.values.ids import derived_id
+from retinue.cluster.ray.roles import wire
 from tests.chaos import helpers, processes
 from tests.chaos.books import read_books, read_budget
 from tests.chaos.checker import check

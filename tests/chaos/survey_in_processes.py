@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import survey as example
-from actors import Task
-from actors.agent.turn import AgentFunction
+from retinue import Task
+from retinue.actors.agent.turn import AgentFunction
 
 
 def _task(agent: AgentFunction, prompt: str, label: str) -> Task:

@@ -11,12 +11,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.capabilities.token import Token, mint
-from actors.domain.permissions.patterns import ExactTool
-from actors.domain.session.settings import Isolation
-from actors.domain.values.ids import derived_id
-from actors.domain.values.keyring import Keyring
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.capabilities.token import Token, mint
+from retinue.actors.domain.permissions.patterns import ExactTool
+from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.keyring import Keyring
 from tests.chaos.errands import CENT, GUARDED
 
 FAMILIES_PER_WAVE = 6

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from actors.domain import budget
-from actors.domain.budget import (
+from retinue.actors.domain import budget
+from retinue.actors.domain.budget import (
     WORKSPACE,
     Account,
     Admit,
@@ -39,13 +39,13 @@ from actors.domain.budget import (
     Want,
     Warning,
 )
-from actors.domain.errors import CorruptState, InvalidValue, NotFound, TroupeError
-from actors.domain.values.keyring import Keyring
-from actors.domain.values.money import MAX_NANO, NANO
-from actors.durable.audit import Head
-from actors.durable.entity import Codec
-from actors.durable.journal import Key
-from actors.durable.machines import BUDGET
+from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.domain.values.money import MAX_NANO, NANO
+from retinue.actors.durable.audit import Head
+from retinue.actors.durable.entity import Codec
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.machines import BUDGET
 
 ROOT, OTHER = "root", "other"
 NOW = 0

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import cloudpickle
 import pytest
 
-from actors.domain import errors
-from actors.domain.errors import CallError, TroupeError, Unavailable
-from actors.domain.permissions.decision import Decision, NotAuthorized
+from retinue.actors.domain import errors
+from retinue.actors.domain.errors import CallError, TroupeError, Unavailable
+from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
 
 
 def below(cls: type[TroupeError]) -> Iterator[type[TroupeError]]:

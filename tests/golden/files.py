@@ -1,7 +1,7 @@
 """Golden files: what each version of each stored form looks like, in bytes and for people.
 
 `python -m tests.golden.files` adds those of today's versions; one that was released is never
-written again. Every change to what is stored takes a new version: see `actors.durable.machines`.
+written again. Every change to what is stored takes a new version: see `retinue.actors.durable.machines`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import cast
 import msgspec
 from msgspec import Struct, structs
 
-from actors.agent.shipping import Parcel
-from actors.domain.budget import Brake
-from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
-from actors.domain.permissions.capabilities.token import Token, mint
-from actors.domain.session.machine import Profile
-from actors.domain.session.messages import Message
-from actors.domain.values.ids import derived_id
-from actors.domain.values.keyring import Keyring
-from actors.durable.audit import Head, Strand
-from actors.durable.brakes import BRAKE_FORM, seal_brake
-from actors.durable.entity import Codec, Machine
-from actors.durable.journal import Append, Key, Summary
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.session.listing import CODES, position
-from actors.session.summary import encode_summary
-from actors.views import Place, SessionSummary, WorkspaceSettings
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import SETTINGS_FORM, RedisRegistry
+from retinue.actors.agent.shipping import Parcel
+from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from retinue.actors.domain.permissions.capabilities.token import Token, mint
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.audit import Head, Strand
+from retinue.actors.durable.brakes import BRAKE_FORM, seal_brake
+from retinue.actors.durable.entity import Codec, Machine
+from retinue.actors.durable.journal import Append, Key, Summary
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.session.listing import CODES, position
+from retinue.actors.session.summary import encode_summary
+from retinue.actors.views import Place, SessionSummary, WorkspaceSettings
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import SETTINGS_FORM, RedisRegistry
 from tests.golden.values import filled, members, width
 from tests.kit.redis_server import RedisServer
 

@@ -14,23 +14,23 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct
 
-from actors.agent.shipping import Parcel, unship
-from actors.agent.turn import Turn
-from actors.agent.versions import PYTHON
-from actors.domain.errors import CorruptState, InvalidAgent
-from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
-from actors.domain.permissions.capabilities.token import Token
-from actors.domain.permissions.capabilities.token import verify as verify_token
-from actors.domain.session.messages import Message
-from actors.domain.values.record import Record
-from actors.durable.audit import Head, verify
-from actors.durable.brakes import open_brake
-from actors.durable.entity import Codec, read
-from actors.session.summary import decode_summary, encode_summary
-from actors.views import Place, SessionQuery, WorkspaceSettings
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
+from retinue.actors.agent.shipping import Parcel, unship
+from retinue.actors.agent.turn import Turn
+from retinue.actors.agent.versions import PYTHON
+from retinue.actors.domain.errors import CorruptState, InvalidAgent
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from retinue.actors.domain.permissions.capabilities.token import Token
+from retinue.actors.domain.permissions.capabilities.token import verify as verify_token
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.values.record import Record
+from retinue.actors.durable.audit import Head, verify
+from retinue.actors.durable.brakes import open_brake
+from retinue.actors.durable.entity import Codec, read
+from retinue.actors.session.summary import decode_summary, encode_summary
+from retinue.actors.views import Place, SessionQuery, WorkspaceSettings
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
 from tests.golden import files
 from tests.golden.files import (
     CHILD,

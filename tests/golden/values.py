@@ -13,8 +13,8 @@ from typing import Literal, TypeVar, Union, cast, get_args, get_origin, get_type
 
 from msgspec import Struct, structs
 
-from actors.domain.values.ids import derived_id
-from actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.json_value import JsonValue
 
 JSON = {"text": "ä", "list": [1, 2.5, None, True], "object": {}}
 

@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cluster.redis.connection import Connection
-from cluster.redis.server import find_binary
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.server import find_binary
 from tests.k8s import network, rules
 from tests.k8s.build import (
     K8S,

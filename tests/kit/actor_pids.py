@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster import Troupe
-from cluster.ray.actors import Proxy
+from retinue import Troupe
+from retinue.cluster.ray.actors import Proxy
 
 
 async def pid_of(troupe: Troupe, name: str) -> int:

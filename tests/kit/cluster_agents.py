@@ -9,16 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from actors import (
-    ExecuteCommand,
-    FileRead,
-    LimitReached,
-    McpToolCall,
-    Message,
-    Task,
-    Turn,
-)
-from actors.domain.session.settings import Isolation
+from retinue import ExecuteCommand, FileRead, LimitReached, McpToolCall, Message, Task, Turn
+from retinue.actors.domain.session.settings import Isolation
 
 
 async def echo(turn: Turn, prompt: str) -> str:

@@ -25,12 +25,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.cluster_utils import Cluster
 
-from cluster.local.reaper import Guard, mark_process
-from cluster.local.state import ensure_key
-from cluster.names import DIRECTORY
-from cluster.ray import actors as remote
-from cluster.ray import bootstrap, roles
-from cluster.settings import ClusterSettings
+from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.state import ensure_key
+from retinue.cluster.names import DIRECTORY
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import bootstrap, roles
+from retinue.cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.cluster import raylet_of
 from tests.kit.redis_server import RedisServer

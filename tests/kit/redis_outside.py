@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cluster.redis.server import find_binary
+from retinue.cluster.redis.server import find_binary
 from tests.kit.redis_server import Line, RedisServer
 
 _LIMIT_S = 20.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cluster.redis.server import find_binary
+from retinue.cluster.redis.server import find_binary
 
 Moment = Literal["before", "after"]
 

@@ -7,19 +7,14 @@ import contextvars
 import random
 from dataclasses import dataclass
 
-from actors.agent.shipping import ship
-from actors.agent.turn import Task, Turn
-from actors.domain.errors import (
-    SessionEnded,
-    StepInterrupted,
-    TroupeError,
-    Unavailable,
-)
-from actors.domain.permissions.actions import Action, ExecuteCommand, McpToolCall
-from actors.domain.permissions.decision import Decision
-from actors.domain.session.messages import Message
-from actors.domain.session.settings import Isolation
-from actors.domain.values.money import to_usd
+from retinue.actors.agent.shipping import ship
+from retinue.actors.agent.turn import Task, Turn
+from retinue.actors.domain.errors import SessionEnded, StepInterrupted, TroupeError, Unavailable
+from retinue.actors.domain.permissions.actions import Action, ExecuteCommand, McpToolCall
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.values.money import to_usd
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster
 

@@ -14,25 +14,25 @@ from unittest.mock import patch
 
 from msgspec import structs
 
-from actors.agent import calls
-from actors.agent.process import wire
-from actors.domain import budget
-from actors.domain.permissions.allowances import machine as allowances
-from actors.domain.permissions.capabilities import machine as capabilities
-from actors.domain.session import machine as session
-from actors.durable.brakes import Brakes
-from actors.durable.entity import Committer, Entity
-from actors.durable.journal import Append, Journal, Outcomes
-from actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
-from actors.durable.memory_journal import MemoryJournal
-from actors.leases.budget_lease import Purse
-from actors.session import activation, host, runs, turn_engine
-from actors.stores import budget as budget_store
-from actors.stores import capabilities as capability_store
-from actors.stores import permissions as permission_store
-from actors.views import SessionSummary
-from cluster.directory.concurrency import Gate
-from cluster.local import reaper
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import wire
+from retinue.actors.domain import budget
+from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.session import machine as session
+from retinue.actors.durable.brakes import Brakes
+from retinue.actors.durable.entity import Committer, Entity
+from retinue.actors.durable.journal import Append, Journal, Outcomes
+from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.session import activation, host, runs, turn_engine
+from retinue.actors.stores import budget as budget_store
+from retinue.actors.stores import capabilities as capability_store
+from retinue.actors.stores import permissions as permission_store
+from retinue.actors.views import SessionSummary
+from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.local import reaper
 from tests.simulation.processes import SimulatedProcesses
 
 AnyEntity: TypeAlias = Entity[Any, Any, Any, Any]

@@ -27,23 +27,23 @@ from typing import Any
 
 import msgspec
 
-from actors.domain import budget
-from actors.domain.errors import TroupeError
-from actors.domain.permissions.allowances import machine as allowances
-from actors.domain.permissions.approvals import machine as approvals
-from actors.domain.permissions.capabilities import machine as capabilities
-from actors.domain.permissions.decision import Decision
-from actors.domain.session import machine as session
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.domain.values.keyring import Keyring
-from actors.durable.brakes import FRESH_S
-from actors.durable.entity import read
-from actors.durable.journal import Append, Key
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.durable.memory_journal import MemoryJournal
-from actors.session.listing import CODES, position
-from actors.session.summary import summarise
+from retinue.actors.domain import budget
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.brakes import FRESH_S
+from retinue.actors.durable.entity import read
+from retinue.actors.durable.journal import Append, Key
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.session.listing import CODES, position
+from retinue.actors.session.summary import summarise
 from tests.simulation.processes import SWEPT
 from tests.simulation.witness import AnyMachine, Shadow
 

@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar, cast
 
-from actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
-from actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.approvals.machine import Scope
-from actors.domain.permissions.capabilities.token import Token, mint
-from actors.domain.permissions.patterns import CommandPattern
-from actors.domain.session import machine as session
-from actors.domain.session.messages import Message
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Isolation, Limits
-from actors.domain.values.ids import uuid7
-from actors.domain.values.money import NANO
+from retinue.actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
+from retinue.actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.approvals.machine import Scope
+from retinue.actors.domain.permissions.capabilities.token import Token, mint
+from retinue.actors.domain.permissions.patterns import CommandPattern
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation, Limits
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.domain.values.money import NANO
 from tests.simulation.agents import AGENT, Stage
 from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 
@@ -29,7 +29,7 @@ _PAUSE_S = 0.02
 
 
 class Client:
-    """Calls sessions wherever they are, as `cluster.client.calls` does."""
+    """Calls sessions wherever they are, as `retinue.cluster.client.calls` does."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

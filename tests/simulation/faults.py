@@ -10,9 +10,9 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
-from actors.agent.process.supervisor import AgentDied
-from actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
-from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
+from retinue.actors.agent.process.supervisor import AgentDied
+from retinue.actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
+from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Weather:
 
 
 class FaultyJournal:
-    """`actors.durable.journal.Journal` as one process sees it: behind a connection that may fail.
+    """`retinue.actors.durable.journal.Journal` as one process sees it: behind a connection that may fail.
 
     A real connection repeats an operation whose answer it missed; that is `Fate.TWICE`. What it
     gives up on is the StoreUnavailable of the others.

@@ -1,4 +1,4 @@
-"""Agents in processes of their own, beside that of their host: for `actors.agent.process.supervisor.Runner`."""
+"""Agents in processes of their own, beside that of their host: for `retinue.actors.agent.process.supervisor.Runner`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from actors.agent import calls
-from actors.agent.process import wire
-from actors.agent.process.supervisor import AgentDied
-from actors.agent.shipping import unship
-from actors.agent.turn import Engine, Turn
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import wire
+from retinue.actors.agent.process.supervisor import AgentDied
+from retinue.actors.agent.shipping import unship
+from retinue.actors.agent.turn import Engine, Turn
 from tests.simulation.loop import Process
 
 KILLED = "killed"

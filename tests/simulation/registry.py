@@ -7,10 +7,10 @@ import contextvars
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from actors.domain.errors import NotFound
-from actors.domain.session.machine import Profile
-from actors.ports import Slot
-from actors.views import (
+from retinue.actors.domain.errors import NotFound
+from retinue.actors.domain.session.machine import Profile
+from retinue.actors.ports import Slot
+from retinue.actors.views import (
     FeedEvent,
     Place,
     SessionPage,
@@ -18,7 +18,7 @@ from actors.views import (
     SessionSummary,
     WorkspaceSettings,
 )
-from cluster.directory.slots import Slots
+from retinue.cluster.directory.slots import Slots
 
 
 class Books:
@@ -32,7 +32,7 @@ class Books:
 
 
 class SimulatedRegistry:
-    """`actors.ports.Registry` in the memory of the schedule."""
+    """`retinue.actors.ports.Registry` in the memory of the schedule."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
@@ -95,7 +95,7 @@ class Hosts(Protocol):
 
 
 class SimulatedDirectory:
-    """`actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
+    """`retinue.actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
 
     def __init__(self, hosts: Hosts, scope: str, outside: contextvars.Context) -> None:
         self.slots = Slots()

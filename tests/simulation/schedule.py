@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from actors.domain.session import machine as session
-from actors.durable import entity
-from actors.durable.memory_journal import MemoryJournal
-from actors.leases import permission_leases, recall
-from actors.session import host, runs
+from retinue.actors.domain.session import machine as session
+from retinue.actors.durable import entity
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.leases import permission_leases, recall
+from retinue.actors.session import host, runs
 from tests.simulation.agents import AGENT, STAGE, Stage
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Client, Operator

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
-from actors.domain.values.keyring import Keyring
-from actors.durable.entity import Codec, Machine
-from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
-from actors.durable.memory_journal import MemoryJournal
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.entity import Codec, Machine
+from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
+from retinue.actors.durable.memory_journal import MemoryJournal
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
 

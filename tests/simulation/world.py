@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors.domain.errors import TroupeError
-from actors.domain.permissions.boundary import Boundary
-from actors.domain.permissions.policy import Policy
-from actors.domain.values.ids import uuid7
-from actors.domain.values.keyring import Keyring
-from actors.durable.runtime import Wiring
-from actors.ports import (
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.policy import Policy
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import (
     BudgetPort,
     CapabilitiesPort,
     DirectoryPort,
@@ -25,12 +25,12 @@ from actors.ports import (
     Registry,
     Stores,
 )
-from actors.session.host import SessionHost
-from actors.stores.budget import BudgetActor
-from actors.stores.capabilities import CapabilitiesActor
-from actors.stores.permissions import PermissionsActor
-from actors.views import WorkspaceSettings
-from cluster.local import reaper
+from retinue.actors.session.host import SessionHost
+from retinue.actors.stores.budget import BudgetActor
+from retinue.actors.stores.capabilities import CapabilitiesActor
+from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.views import WorkspaceSettings
+from retinue.cluster.local import reaper
 from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
 from tests.simulation.loop import Loop, Process
 from tests.simulation.processes import KILLED, SWEPT, Agent, SimulatedProcesses, kill
@@ -177,7 +177,7 @@ class Cluster:
             kill(self.rng.choice(self.agents), KILLED, self.weather.delay())
 
     def _take_down(self) -> None:
-        """Kill everything in the order of `cluster.local.reaper`, and start it again some time later."""
+        """Kill everything in the order of `retinue.cluster.local.reaper`, and start it again some time later."""
         self.weather.count("take down")
         self.down = True
         self.loop.create_task(self._sweep(), context=self.outside.copy())

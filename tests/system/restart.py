@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import psutil
 
-from cluster.local.reaper import MARK
+from retinue.cluster.local.reaper import MARK
 from tests.system import restart_agents
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ class _Round:
         options = ("--workspace", str(self._workspace), "--isolation", self._case.where)
         what = ("run", f"{AGENTS}:{self._case.what}", "--prompt", str(self._home), "--json")
         return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli.app", *what, *options],
+            [sys.executable, "-m", "retinue.cluster.cli.app", *what, *options],
             cwd=ROOT,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -177,7 +177,7 @@ class _Round:
 
     def _troupe(self, *arguments: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.cli.app", *arguments, "--json"],
+            [sys.executable, "-m", "retinue.cluster.cli.app", *arguments, "--json"],
             cwd=ROOT,
             env=self._environment,
             capture_output=True,

@@ -9,7 +9,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from actors import FileRead, Message, Task, Turn
+from retinue import FileRead, Message, Task, Turn
 
 STEPS = 12
 CHILDREN = 48

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from actors import Policy
-from actors.session.runs import ALWAYS_REPLAY
-from cluster import Troupe, connect
+from retinue import Policy, Troupe, connect
+from retinue.actors.session.runs import ALWAYS_REPLAY
 from tests.kit import cluster_agents as agents
 
 pytestmark = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Session, Troupe, connect
+from retinue import Session, Troupe, connect
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import Autoscaled
 from tests.kit.waiting import until

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from actors import ExactTool, WorkspaceHeld
-from actors.domain.session.settings import Isolation
-from actors.durable.brakes import FRESH_S
-from cluster import Session, Troupe, Workspace
+from retinue import ExactTool, Session, Troupe, Workspace, WorkspaceHeld
+from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.durable.brakes import FRESH_S
 from tests.kit import cluster_agents as agents
 from tests.kit.waiting import until
 

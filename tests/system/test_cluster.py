@@ -10,9 +10,10 @@ from typing import cast
 
 import pytest
 
-from actors import (
+from retinue import (
     BudgetConfig,
     ExactTool,
+    InboxRequest,
     InvalidAgent,
     InvalidValue,
     Limits,
@@ -20,9 +21,10 @@ from actors import (
     NotFound,
     Policy,
     SessionEnded,
+    Troupe,
+    Workspace,
 )
-from actors.domain.errors import AlreadyDecided
-from cluster import InboxRequest, Troupe, Workspace
+from retinue.actors.domain.errors import AlreadyDecided
 from tests.kit import cluster_agents as agents
 from tests.kit.waiting import until
 

@@ -12,12 +12,11 @@ import psutil
 import pytest
 import redis
 
-from actors import BudgetConfig, Policy, Result, Tampered
-from actors.domain.session.settings import Isolation
-from cluster import Session, Troupe
-from cluster.names import DIRECTORY, allowances_name, budget_name
-from cluster.ray.actors import Proxy
-from cluster.redis.connection import short
+from retinue import BudgetConfig, Policy, Result, Session, Tampered, Troupe
+from retinue.actors.domain.session.settings import Isolation
+from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
+from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.redis.connection import short
 from tests.kit import cluster_agents as agents
 from tests.kit.actor_pids import pid_of
 from tests.kit.waiting import until
@@ -77,7 +76,7 @@ async def _agent_of(troupe: Troupe, session: Session) -> psutil.Process:
 
 def _is_agent_in(process: psutil.Process, path: str) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "actors.agent.process.worker" in process.cmdline() and process.cwd() == path
+        return "retinue.actors.agent.process.worker" in process.cmdline() and process.cwd() == path
     return False
 
 

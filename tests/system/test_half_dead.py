@@ -20,15 +20,15 @@ import msgspec
 import psutil
 import pytest
 
-from actors import ClusterUnavailable
-from cluster.doctor.machine import local_cluster
-from cluster.local import running as up
-from cluster.local.running import Part, Running
-from cluster.ray.tie import Tie
-from cluster.settings import ClusterSettings
-from cluster.up.incarnation import still_left
-from cluster.up.protocol import Failed, Lost
-from cluster.up.supervisor import add_failure, out_of_hope
+from retinue import ClusterUnavailable
+from retinue.cluster.doctor.machine import local_cluster
+from retinue.cluster.local import running as up
+from retinue.cluster.local.running import Part, Running
+from retinue.cluster.ray.tie import Tie
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.up.incarnation import still_left
+from retinue.cluster.up.protocol import Failed, Lost
+from retinue.cluster.up.supervisor import add_failure, out_of_hope
 from tests.cluster.cli.test_cli import AGENTS, ROOT, Finished, Shell
 from tests.kit.waiting import until
 
@@ -239,7 +239,14 @@ class House:
         directory.mkdir()
         options = ["--prompt", str(directory), "--workspace", str(directory), "--approve", "all"]
         command = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli.app", "run", f"{AGENTS}:step_by_step", *options],
+            [
+                sys.executable,
+                "-m",
+                "retinue.cluster.cli.app",
+                "run",
+                f"{AGENTS}:step_by_step",
+                *options,
+            ],
             env=self.shell.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -430,7 +437,7 @@ def test_a_command_with_its_own_cluster_ends_with_the_way_out(tmp_path: Path, na
 
 _PROGRAM = """
 import asyncio, signal, sys
-from cluster import connect
+from retinue import connect
 
 def own(number, frame):
     print("own handler", flush=True)

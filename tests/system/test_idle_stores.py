@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import connect
-from cluster.names import scope_of
-from cluster.ray import actors as remote
+from retinue import connect
+from retinue.cluster.names import scope_of
+from retinue.cluster.ray import actors as remote
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import Session, Troupe, connect
+from retinue import Session, Troupe, connect
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until

@@ -17,15 +17,15 @@ import pytest
 import pytest_asyncio
 
 import survey
-from actors.domain.budget import WORKSPACE
-from actors.domain.values.ids import derived_id
-from cluster import Session, SessionTree, Troupe, connect
-from cluster.names import DIRECTORY, allowances_name, budget_name
-from cluster.ray import actors as remote
-from cluster.ray import roles
-from cluster.ray.nodes import actors_on
-from cluster.settings import ClusterSettings
-from cluster.status import HostStatus, NodeStatus
+from retinue import Session, SessionTree, Troupe, connect
+from retinue.actors.domain.budget import WORKSPACE
+from retinue.actors.domain.values.ids import derived_id
+from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import roles
+from retinue.cluster.ray.nodes import actors_on
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.status import HostStatus, NodeStatus
 from survey_report import Report
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
@@ -243,7 +243,7 @@ async def _stepping_on_every_node(
 def _troupe(nodes: LocalNodes, *words: str) -> subprocess.CompletedProcess[str]:
     """A command, as if it were given on one of the nodes."""
     return subprocess.run(
-        [sys.executable, "-m", "cluster.cli.app", *words, "--json"],
+        [sys.executable, "-m", "retinue.cluster.cli.app", *words, "--json"],
         env={**os.environ, "RAY_ADDRESS": nodes.address, "TROUPE_REDIS_URL": nodes.redis_url},
         cwd=ROOT,
         capture_output=True,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from cluster import Troupe, connect
+from retinue import Troupe, connect
 from tests.kit.waiting import until
 from tests.system.restart import CASES, Case, play
 
@@ -29,8 +29,8 @@ pytestmark = [
 
 _DRIVER = """
 import asyncio, sys
-from actors import Message, Policy, BudgetConfig
-from cluster import connect
+from retinue import Message, Policy, BudgetConfig
+from retinue import connect
 from tests import cluster_agents as agents
 
 async def main():

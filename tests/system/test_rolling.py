@@ -11,15 +11,15 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct
 
-from actors.domain.errors import CorruptState, Fenced
-from actors.domain.values.keyring import Keyring
-from actors.domain.values.record import Record
-from actors.durable.entity import Codec, Committer, Entity, Machine, read
-from actors.durable.journal import Append, Journal, Key, Loaded, Outcome, stored_version
-from actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from actors.durable.memory_journal import MemoryJournal
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
+from retinue.actors.domain.errors import CorruptState, Fenced
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.domain.values.record import Record
+from retinue.actors.durable.entity import Codec, Committer, Entity, Machine, read
+from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, stored_version
+from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
 from tests.golden.files import AnyMachine
 from tests.golden.values import filled
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import survey
-from cluster import Troupe
+from retinue import Troupe
 from survey_report import Report, as_json, show, totals
 
 STDLIB = Path(sysconfig.get_path("stdlib"))

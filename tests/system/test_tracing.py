@@ -10,9 +10,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from actors import FileRead, InvalidValue, Task, Turn
-from actors.telemetry import tracing
-from cluster import connect
+from retinue import FileRead, InvalidValue, Task, Turn, connect
+from retinue.actors.telemetry import tracing
 from tests.kit import spans
 from tests.kit.waiting import until
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.domain.values.record import Record
+from retinue.actors.domain.values.record import Record
 
 _MIB = 1024 * 1024
 _LOOK_EVERY_S = 1.0

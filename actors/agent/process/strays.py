@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 
-from actors.agent.process import proctree
+from retinue.actors.agent.process import proctree
 
 _SESSION: contextvars.ContextVar[str] = contextvars.ContextVar("session", default="")
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})

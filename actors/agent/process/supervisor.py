@@ -16,12 +16,12 @@ from typing import Protocol, cast
 
 from msgspec import structs
 
-from actors.agent import calls
-from actors.agent.process import wire
-from actors.agent.process.deaths import Death, MemoryKiller, cause
-from actors.agent.process.worker import EXIT
-from actors.agent.turn import Engine
-from actors.domain.errors import NoCapacity, TroupeError
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import wire
+from retinue.actors.agent.process.deaths import Death, MemoryKiller, cause
+from retinue.actors.agent.process.worker import EXIT
+from retinue.actors.agent.turn import Engine
+from retinue.actors.domain.errors import NoCapacity, TroupeError
 
 AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""
@@ -218,11 +218,11 @@ class AgentProcesses:
             return self._control
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        root = str(Path(__file__).resolve().parents[3])
+        root = str(Path(__file__).absolute().parents[4])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
             starter = subprocess.Popen(
-                [sys.executable, "-m", "actors.agent.process.worker", str(there.fileno())],
+                [sys.executable, "-m", "retinue.actors.agent.process.worker", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path, AGENTS: "1"},

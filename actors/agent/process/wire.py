@@ -8,9 +8,9 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from actors.agent import calls
-from actors.domain import errors
-from actors.domain.errors import Detail, Fenced, InvalidValue, StoreUnavailable, TroupeError
+from retinue.actors.agent import calls
+from retinue.actors.domain import errors
+from retinue.actors.domain.errors import Detail, Fenced, InvalidValue, StoreUnavailable, TroupeError
 
 INTERRUPTIONS = (Fenced, StoreUnavailable)
 """What says that an activation can't go on, rather than that its agent has failed."""

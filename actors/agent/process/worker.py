@@ -27,10 +27,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from actors.agent import calls
-from actors.agent.process import proctree, wire
-from actors.agent.shipping import unship
-from actors.agent.turn import Turn
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import proctree, wire
+from retinue.actors.agent.shipping import unship
+from retinue.actors.agent.turn import Turn
 
 EXIT = struct.Struct("!iiq")
 """What the server says of a process that has ended: its id, wait status, most memory in KiB."""

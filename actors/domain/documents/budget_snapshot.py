@@ -19,10 +19,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_object import JsonObject, with_extra
-from actors.domain.values.json_value import JsonValue, check_text, kind_of, shown
-from actors.domain.values.money import MAX_USD, to_nano, to_usd, usd_text
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_object import JsonObject, with_extra
+from retinue.actors.domain.values.json_value import JsonValue, check_text, kind_of, shown
+from retinue.actors.domain.values.money import MAX_USD, to_nano, to_usd, usd_text
 
 SPEND_KEYS: Final = ("session_spent_usd", "spent", "session_spent", "spent_usd")
 

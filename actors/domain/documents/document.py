@@ -18,18 +18,18 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from actors.domain.documents.budget_snapshot import (
+from retinue.actors.domain.documents.budget_snapshot import (
     BudgetSnapshot,
     snapshot_from_json,
     snapshot_to_json,
 )
-from actors.domain.documents.message_json import message_from_json, message_to_json
-from actors.domain.errors import InvalidValue
-from actors.domain.session.messages import Message
-from actors.domain.values.ids import parse_user, parse_uuid
-from actors.domain.values.json_object import JsonObject, with_extra
-from actors.domain.values.json_value import JsonValue, check_text, kind_of, parse_json
-from actors.domain.values.rfc3339 import from_rfc3339, to_rfc3339
+from retinue.actors.domain.documents.message_json import message_from_json, message_to_json
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.values.ids import parse_user, parse_uuid
+from retinue.actors.domain.values.json_object import JsonObject, with_extra
+from retinue.actors.domain.values.json_value import JsonValue, check_text, kind_of, parse_json
+from retinue.actors.domain.values.rfc3339 import from_rfc3339, to_rfc3339
 
 _LONGEST_ID = 64
 

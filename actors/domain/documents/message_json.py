@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from actors.domain.errors import InvalidValue
-from actors.domain.session.messages import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.messages import (
     Content,
     ImagePart,
     Message,
@@ -32,8 +32,14 @@ from actors.domain.session.messages import (
     check_content,
     check_role,
 )
-from actors.domain.values.json_object import JsonObject, check_list, with_extra
-from actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of, shown
+from retinue.actors.domain.values.json_object import JsonObject, check_list, with_extra
+from retinue.actors.domain.values.json_value import (
+    JsonValue,
+    check_json,
+    check_text,
+    kind_of,
+    shown,
+)
 
 
 def message_to_json(message: Message) -> dict[str, JsonValue]:

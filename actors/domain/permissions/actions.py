@@ -19,11 +19,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.checks import check_choice, check_clean, check_name, check_texts
-from actors.domain.values.json_value import check_json
-from actors.domain.values.money import to_nano, usd_text
-from actors.domain.values.network import check_host, check_port, host_and_port, parse_url
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.checks import check_choice, check_clean, check_name, check_texts
+from retinue.actors.domain.values.json_value import check_json
+from retinue.actors.domain.values.money import to_nano, usd_text
+from retinue.actors.domain.values.network import check_host, check_port, host_and_port, parse_url
 
 FileMode: TypeAlias = Literal["read", "write", "delete"]
 

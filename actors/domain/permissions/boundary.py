@@ -12,11 +12,17 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
-from actors.domain.values.fields import choice, each
-from actors.domain.values.globs import check_glob, matches
-from actors.domain.values.paths import collapsed, is_under, is_under_any
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.verdict import (
+    Allowed,
+    Blocked,
+    NeedsApproval,
+    Verdict,
+    strictest,
+)
+from retinue.actors.domain.values.fields import choice, each
+from retinue.actors.domain.values.globs import check_glob, matches
+from retinue.actors.domain.values.paths import collapsed, is_under, is_under_any
 
 NEVER_ALLOW = ("/etc", "/var", "/usr", "/bin", "/sbin", "/boot", "/root")
 

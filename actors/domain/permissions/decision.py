@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from actors.domain.budget import Warning
-from actors.domain.errors import TroupeError
-from actors.domain.values.money import to_usd
-from actors.domain.values.record import Record
+from retinue.actors.domain.budget import Warning
+from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.values.money import to_usd
+from retinue.actors.domain.values.record import Record
 
 Kind: TypeAlias = Literal["allowed", "denied", "exceeded", "deferred"]
 

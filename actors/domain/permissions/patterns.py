@@ -31,8 +31,8 @@ from typing import Literal, TypeAlias, get_args
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     FILE_MODES,
     Action,
     ExecuteCommand,
@@ -48,10 +48,16 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     plugin_capability,
 )
-from actors.domain.values.checks import check_choice, check_name, check_whole
-from actors.domain.values.globs import MAX_PATTERN, check_glob, escape, has_parent_segment, literal
-from actors.domain.values.globs import matches as glob_matches
-from actors.domain.values.network import check_host, check_port
+from retinue.actors.domain.values.checks import check_choice, check_name, check_whole
+from retinue.actors.domain.values.globs import (
+    MAX_PATTERN,
+    check_glob,
+    escape,
+    has_parent_segment,
+    literal,
+)
+from retinue.actors.domain.values.globs import matches as glob_matches
+from retinue.actors.domain.values.network import check_host, check_port
 
 WorkspacePermission: TypeAlias = Literal["read", "write", "delete", "invoke", "execute"]
 

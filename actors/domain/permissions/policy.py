@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -34,15 +34,15 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.permissions.shell.command_line import commands_run
-from actors.domain.permissions.shell.command_rule import blocks, shape
-from actors.domain.permissions.shell.shell_text import Unreadable, split
-from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
-from actors.domain.values.checks import check_name, check_whole
-from actors.domain.values.fields import each
-from actors.domain.values.globs import check_glob, has_parent_segment, matches
-from actors.domain.values.network import check_host, parse_url
-from actors.domain.values.paths import collapsed, covered_by_none, covers, may_hold
+from retinue.actors.domain.permissions.shell.command_line import commands_run
+from retinue.actors.domain.permissions.shell.command_rule import blocks, shape
+from retinue.actors.domain.permissions.shell.shell_text import Unreadable, split
+from retinue.actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
+from retinue.actors.domain.values.checks import check_name, check_whole
+from retinue.actors.domain.values.fields import each
+from retinue.actors.domain.values.globs import check_glob, has_parent_segment, matches
+from retinue.actors.domain.values.network import check_host, parse_url
+from retinue.actors.domain.values.paths import collapsed, covered_by_none, covers, may_hold
 
 BLOCKED_TOOLS = (
     "sudo",

@@ -16,11 +16,11 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values import globs
-from actors.domain.values.checks import check_clean
-from actors.domain.values.json_value import shown
-from actors.domain.values.network import MAX_PORT, check_host
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values import globs
+from retinue.actors.domain.values.checks import check_clean
+from retinue.actors.domain.values.json_value import shown
+from retinue.actors.domain.values.network import MAX_PORT, check_host
 
 _HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]+)(?::(.+))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")

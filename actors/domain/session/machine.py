@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from msgspec.msgpack import Encoder
 from msgspec.structs import replace
 
-from actors.domain.errors import (
+from retinue.actors.domain.errors import (
     Busy,
     CorruptState,
     InvalidValue,
@@ -26,11 +26,11 @@ from actors.domain.errors import (
     NotFound,
     SessionEnded,
 )
-from actors.domain.permissions.decision import Decision
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Isolation, Limits
-from actors.domain.values.money import MAX_NANO
-from actors.domain.values.record import Record
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation, Limits
+from retinue.actors.domain.values.money import MAX_NANO
+from retinue.actors.domain.values.record import Record
 
 MAX_QUEUED_RUNS = 64
 KEPT_RESULTS = 32

@@ -15,9 +15,15 @@ from typing import Final, Literal, TypeAlias, TypeVar, cast, get_args
 
 from msgspec import field
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of, shown
-from actors.domain.values.record import Record
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import (
+    JsonValue,
+    check_json,
+    check_text,
+    kind_of,
+    shown,
+)
+from retinue.actors.domain.values.record import Record
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 

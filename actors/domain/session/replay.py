@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from actors.domain.errors import NonDeterministicTurn
-from actors.domain.session.machine import Step
+from retinue.actors.domain.errors import NonDeterministicTurn
+from retinue.actors.domain.session.machine import Step
 
 ROOT_BRANCH = 0
 

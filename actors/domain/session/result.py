@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from actors.domain.values.money import to_usd
-from actors.domain.values.record import Record
+from retinue.actors.domain.values.money import to_usd
+from retinue.actors.domain.values.record import Record
 
 Status: TypeAlias = Literal[
     "initialising", "running", "completed", "failed", "cancelled", "timed_out"

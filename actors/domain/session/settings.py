@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.money import Usd, to_nano
-from actors.domain.values.record import Record
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.money import Usd, to_nano
+from retinue.actors.domain.values.record import Record
 
 Isolation: TypeAlias = Literal["process", "shared"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import check_text
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import check_text
 
 
 def check_clean(value: object, field: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.checks import check_texts
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.checks import check_texts
 
 Choice = TypeVar("Choice", bound=StrEnum)
 

@@ -25,9 +25,9 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.checks import check_clean
-from actors.domain.values.json_value import shown
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.checks import check_clean
+from retinue.actors.domain.values.json_value import shown
 
 MAX_PATTERN = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 
-from actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _USER = re.compile(r"[0-9a-f]{16}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import JsonValue, check_json, check_text, kind_of
 
 MAX_COUNT: Final = 2**63 - 1
 _SHOWN_KEY = 60

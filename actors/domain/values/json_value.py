@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue
 
 if TYPE_CHECKING:
     JsonValue: TypeAlias = (

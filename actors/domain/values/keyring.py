@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from actors.domain.errors import InvalidValue, Tampered
+from retinue.actors.domain.errors import InvalidValue, Tampered
 
 SECRET_BYTES = 32
 KEY_ID_BYTES = 4

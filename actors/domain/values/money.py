@@ -10,7 +10,7 @@ import functools
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import TypeAlias
 
-from actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue
 
 NANO = 10**9
 MAX_USD = 9_000_000

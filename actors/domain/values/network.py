@@ -11,9 +11,9 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.checks import check_name
-from actors.domain.values.json_value import shown
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.checks import check_name
+from retinue.actors.domain.values.json_value import shown
 
 MAX_PORT = 65535
 

@@ -7,8 +7,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.globs import matches
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.globs import matches
 
 MAX_LENGTH = 4096
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import check_text, shown
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import check_text, shown
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)

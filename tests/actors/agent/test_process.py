@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import Turn
-from actors.agent import calls
-from actors.agent.process import proctree
-from actors.agent.process.deaths import Death, cause
-from actors.agent.process.supervisor import AGENTS, AgentDied, AgentProcesses
-from actors.agent.shipping import ship
-from actors.domain.errors import NoCapacity
-from cluster.local import reaper
+from retinue import Turn
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import proctree
+from retinue.actors.agent.process.deaths import Death, cause
+from retinue.actors.agent.process.supervisor import AGENTS, AgentDied, AgentProcesses
+from retinue.actors.agent.shipping import ship
+from retinue.actors.domain.errors import NoCapacity
+from retinue.cluster.local import reaper
 from tests.kit import cluster_agents as agents
 from tests.kit.waiting import until
 

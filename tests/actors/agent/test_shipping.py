@@ -19,15 +19,15 @@ import cloudpickle
 import msgspec
 import pytest
 
-import actors
-from actors import FileRead
-from actors.agent import shipping
-from actors.agent.shipping import name_of, ship, unship
-from actors.agent.turn import AgentFunction, Turn
-from actors.agent.versions import installed
-from actors.domain.errors import Busy, InvalidAgent, TroupeError
+import retinue
+from retinue import FileRead
+from retinue.actors.agent import shipping
+from retinue.actors.agent.shipping import name_of, ship, unship
+from retinue.actors.agent.turn import AgentFunction, Turn
+from retinue.actors.agent.versions import installed
+from retinue.actors.domain.errors import Busy, InvalidAgent, TroupeError
 
-ROOT = str(Path(actors.__file__).parent.parent)
+ROOT = str(Path(retinue.__file__).parent.parent)
 LOCK = threading.Lock()
 GREETING = "hello"
 
@@ -71,8 +71,8 @@ def run_elsewhere(blob: bytes) -> str:
     """What an agent says in a process that shares nothing with this one but this package."""
     program = (
         "import asyncio, sys\n"
-        "from actors.agent.shipping import unship\n"
-        "from actors.domain.errors import InvalidAgent\n"
+        "from retinue.actors.agent.shipping import unship\n"
+        "from retinue.actors.domain.errors import InvalidAgent\n"
         "try:\n"
         "    agent = unship(sys.stdin.buffer.read())\n"
         "except InvalidAgent as error:\n"
@@ -163,7 +163,7 @@ def test_a_script_that_is_run_ships_its_agents(tmp_path: Path) -> None:
     script = tmp_path / "main_script.py"
     script.write_text(
         "import sys\n"
-        "from actors.agent.shipping import ship\n"
+        "from retinue.actors.agent.shipping import ship\n"
         "WORD = 'dear'\n"
         "async def agent(turn, prompt): return f'{WORD} {prompt}'\n"
         "if __name__ == '__main__':\n"
@@ -200,7 +200,7 @@ def test_public_classes_are_named_without_the_module_that_they_are_in() -> None:
 
 def test_a_public_name_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     blob = ship(reads).blob
-    monkeypatch.setattr(actors, "__all__", [])
+    monkeypatch.setattr(retinue, "__all__", [])
     with pytest.raises(InvalidAgent, match=r"there is no public \w+ in this"):
         unship(blob)
 

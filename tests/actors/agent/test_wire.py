@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from actors.agent import calls
-from actors.agent.process import wire
-from actors.domain import errors
-from actors.domain.errors import InvalidValue, LimitReached, TroupeError
-from actors.domain.session.messages import Message
+from retinue.actors.agent import calls
+from retinue.actors.agent.process import wire
+from retinue.actors.domain import errors
+from retinue.actors.domain.errors import InvalidValue, LimitReached, TroupeError
+from retinue.actors.domain.session.messages import Message
 
 INFO = calls.TurnInfo("session", "run", "family", 1, "/w", "prompt", None, "0123456789abcdef", None)
 

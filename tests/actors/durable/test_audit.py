@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import Tampered
-from actors.domain.permissions.allowances.machine import SessionCleared
-from actors.domain.values.keyring import Keyring
-from actors.durable.audit import Head, Report, Strand, verify
-from cluster.directory.audit_export import check_audit, render_audit, sign_audit
+from retinue.actors.domain.errors import Tampered
+from retinue.actors.domain.permissions.allowances.machine import SessionCleared
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.audit import Head, Report, Strand, verify
+from retinue.cluster.directory.audit_export import check_audit, render_audit, sign_audit
 
 KEYRING = Keyring(b"k" * 32)
 

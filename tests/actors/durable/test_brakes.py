@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from actors.domain.budget import WORKSPACE, Brake, Cap, Hold, SetCap, SetHold
-from actors.domain.errors import Tampered, WorkspaceHeld
-from actors.domain.values.keyring import Keyring
-from actors.durable import brakes
-from actors.durable.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
-from actors.durable.journal import Key
-from actors.durable.memory_journal import MemoryJournal
-from actors.durable.runtime import Wiring
-from actors.ports import Registry
-from actors.stores.budget import BudgetActor
+from retinue.actors.domain.budget import WORKSPACE, Brake, Cap, Hold, SetCap, SetHold
+from retinue.actors.domain.errors import Tampered, WorkspaceHeld
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable import brakes
+from retinue.actors.durable.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
+from retinue.actors.durable.journal import Key
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import Registry
+from retinue.actors.stores.budget import BudgetActor
 from tests.kit.waiting import until
 
 RING = Keyring(bytes(range(32)))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, field
 
-from actors.domain.errors import (
+from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
@@ -22,11 +22,11 @@ from actors.domain.errors import (
     Tampered,
     TroupeError,
 )
-from actors.domain.values.keyring import Keyring
-from actors.durable import entity as shell
-from actors.durable.entity import Committer, Entity, Machine, read
-from actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
-from actors.durable.memory_journal import MemoryJournal
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable import entity as shell
+from retinue.actors.durable.entity import Committer, Entity, Machine, read
+from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
+from retinue.actors.durable.memory_journal import MemoryJournal
 
 A, B = Key("scope", "ledger", "a"), Key("scope", "ledger", "b")
 RING = Keyring(bytes(32))

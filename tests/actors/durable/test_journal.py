@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import RolledBack
-from actors.durable.journal import Append, Key, Loaded, Outcome, Summary
-from actors.durable.memory_journal import MemoryJournal
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
+from retinue.actors.domain.errors import RolledBack
+from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Summary
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
 
 AnyJournal: TypeAlias = MemoryJournal | RedisJournal
 

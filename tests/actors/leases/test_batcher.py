@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from actors.domain.errors import CallError, InvalidValue, StoreUnavailable
-from actors.leases.batcher import Batcher
+from retinue.actors.domain.errors import CallError, InvalidValue, StoreUnavailable
+from retinue.actors.leases.batcher import Batcher
 
 
 class Server:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain import budget
-from actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
-from actors.domain.errors import Fenced, StoreUnavailable
-from actors.domain.session import machine as session
-from actors.domain.session.machine import Reservation, committed_money
-from actors.domain.values.money import NANO
-from actors.leases import budget_lease as purses
-from actors.leases.batcher import Batcher
-from actors.leases.budget_lease import MOST_SLACK, Purse
+from retinue.actors.domain import budget
+from retinue.actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
+from retinue.actors.domain.errors import Fenced, StoreUnavailable
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import Reservation, committed_money
+from retinue.actors.domain.values.money import NANO
+from retinue.actors.leases import budget_lease as purses
+from retinue.actors.leases.batcher import Batcher
+from retinue.actors.leases.budget_lease import MOST_SLACK, Purse
 from tests.kit.waiting import until
 
 ME = "me"

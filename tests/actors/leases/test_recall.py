@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from actors.leases.recall import Recall
+from retinue.actors.leases.recall import Recall
 
 LIMIT_S = 0.2
 

@@ -12,23 +12,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
-from actors import Boundary, McpToolCall, Policy
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.approvals.machine import (
+from retinue import Boundary, McpToolCall, Policy
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
     Decision,
     Entry,
     Scope,
     Status,
 )
-from actors.domain.permissions.boundary import EscapeState
-from actors.domain.session import machine as session
-from actors.domain.session.settings import Limits
-from actors.leases.budget_lease import Purse
-from actors.leases.permission_leases import PermissionLeases
-from actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
-from actors.session.authorizer import Interceptor, real_path
-from actors.views import WorkspaceSettings
+from retinue.actors.domain.permissions.boundary import EscapeState
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.permission_leases import PermissionLeases
+from retinue.actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
+from retinue.actors.session.authorizer import Interceptor, real_path
+from retinue.actors.views import WorkspaceSettings
 
 NOW = 1_800_000_000_000_000
 TOOL = McpToolCall("guarded", "tool")

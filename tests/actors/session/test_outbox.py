@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from actors.domain.errors import Fenced
-from actors.domain.session.result import Result
-from actors.session.outbox import Outbox
+from retinue.actors.domain.errors import Fenced
+from retinue.actors.domain.session.result import Result
+from retinue.actors.session.outbox import Outbox
 
 A, B = Result("a", "completed"), Result("b", "failed")
 

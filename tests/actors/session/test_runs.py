@@ -8,15 +8,15 @@ from typing import cast
 
 import pytest
 
-from actors.domain.errors import ClusterUnavailable, Fenced
-from actors.domain.session.machine import Agent, Child, ChildSpec
-from actors.domain.session.result import Result
-from actors.durable.runtime import Wiring
-from actors.ports import Batch, HostProvider, Registry, StoreProvider
-from actors.session import runs
-from actors.session.activation import Activation
-from actors.session.host import SessionHost
-from actors.session.runs import Runs
+from retinue.actors.domain.errors import ClusterUnavailable, Fenced
+from retinue.actors.domain.session.machine import Agent, Child, ChildSpec
+from retinue.actors.domain.session.result import Result
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import Batch, HostProvider, Registry, StoreProvider
+from retinue.actors.session import runs
+from retinue.actors.session.activation import Activation
+from retinue.actors.session.host import SessionHost
+from retinue.actors.session.runs import Runs
 
 
 class Hosts:

@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from actors.domain.session.machine import Agent, Child, ChildSpec, FinishChildren
-from actors.domain.session.result import Result
-from actors.ports import Batch, HostProvider
-from actors.session import spawn
-from actors.session.activation import Activation
-from actors.session.outbox import Outbox
-from actors.session.spawn import Fanout
+from retinue.actors.domain.session.machine import Agent, Child, ChildSpec, FinishChildren
+from retinue.actors.domain.session.result import Result
+from retinue.actors.ports import Batch, HostProvider
+from retinue.actors.session import spawn
+from retinue.actors.session.activation import Activation
+from retinue.actors.session.outbox import Outbox
+from retinue.actors.session.spawn import Fanout
 from tests.kit.waiting import until
 
 A_MOMENT_S = 0.001

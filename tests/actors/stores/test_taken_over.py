@@ -6,22 +6,22 @@ from typing import cast
 
 import pytest
 
-from actors.domain.budget import Cap, OpenFamily, Want
-from actors.domain.errors import Fenced, NotFound
-from actors.domain.permissions.actions import ExecuteCommand
-from actors.domain.permissions.allowances.machine import Allowance
-from actors.domain.permissions.approvals.machine import Scope, request_for
-from actors.domain.permissions.patterns import CommandPattern
-from actors.domain.values.ids import derived_id
-from actors.domain.values.keyring import Keyring
-from actors.durable.memory_journal import MemoryJournal
-from actors.durable.runtime import Wiring
-from actors.ports import Registry
-from actors.stores import permissions as stores
-from actors.stores.budget import BudgetActor
-from actors.stores.capabilities import CapabilitiesActor
-from actors.stores.permissions import PermissionsActor
-from actors.views import WorkspaceSettings
+from retinue.actors.domain.budget import Cap, OpenFamily, Want
+from retinue.actors.domain.errors import Fenced, NotFound
+from retinue.actors.domain.permissions.actions import ExecuteCommand
+from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.approvals.machine import Scope, request_for
+from retinue.actors.domain.permissions.patterns import CommandPattern
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import Registry
+from retinue.actors.stores import permissions as stores
+from retinue.actors.stores.budget import BudgetActor
+from retinue.actors.stores.capabilities import CapabilitiesActor
+from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.views import WorkspaceSettings
 
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")

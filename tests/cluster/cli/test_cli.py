@@ -22,37 +22,50 @@ import psutil
 import pytest
 from rich.console import Console, RenderableType
 
-from actors import (
+from retinue import (
     ClusterUnavailable,
     ExecuteCommand,
     InvalidAgent,
     InvalidValue,
     NotFound,
+    Troupe,
     TroupeError,
 )
-from actors.agent.shipping import name_of
-from actors.domain.budget import Hold
-from actors.domain.session.result import Result
-from actors.views import FeedEvent, SessionSummary
-from cluster import Troupe
-from cluster.cli.agent_file import load_agent
-from cluster.cli.app import invoke
-from cluster.cli.lookup import check_fragment, the_only_one
-from cluster.client.client import SessionList
-from cluster.client.inbox import Answer, InboxRequest
-from cluster.client.times import parse_moment, to_micros
-from cluster.client.tree import build_tree
-from cluster.doctor import machine as doctor
-from cluster.local.running import Running, announce, hold, running, withdraw
-from cluster.redis.server import holder
-from cluster.settings import ClusterSettings
-from cluster.terminal import approver
-from cluster.terminal.display import PlainDisplay, tally
-from cluster.terminal.follow import conclusion
-from cluster.terminal.outcome import report
-from cluster.terminal.overview import Filters, list_sessions, result_json, summed_up, tree_json
-from cluster.terminal.progress import Counts, Progress
-from cluster.terminal.render import Folding, clean, lasting, one_line, sessions_table, tree_view
+from retinue.actors.agent.shipping import name_of
+from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.session.result import Result
+from retinue.actors.views import FeedEvent, SessionSummary
+from retinue.cluster.cli.agent_file import load_agent
+from retinue.cluster.cli.app import invoke
+from retinue.cluster.cli.lookup import check_fragment, the_only_one
+from retinue.cluster.client.client import SessionList
+from retinue.cluster.client.inbox import Answer, InboxRequest
+from retinue.cluster.client.times import parse_moment, to_micros
+from retinue.cluster.client.tree import build_tree
+from retinue.cluster.doctor import machine as doctor
+from retinue.cluster.local.running import Running, announce, hold, running, withdraw
+from retinue.cluster.redis.server import holder
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.terminal import approver
+from retinue.cluster.terminal.display import PlainDisplay, tally
+from retinue.cluster.terminal.follow import conclusion
+from retinue.cluster.terminal.outcome import report
+from retinue.cluster.terminal.overview import (
+    Filters,
+    list_sessions,
+    result_json,
+    summed_up,
+    tree_json,
+)
+from retinue.cluster.terminal.progress import Counts, Progress
+from retinue.cluster.terminal.render import (
+    Folding,
+    clean,
+    lasting,
+    one_line,
+    sessions_table,
+    tree_view,
+)
 from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -303,7 +316,7 @@ def test_a_wrong_call_is_one_line_and_starts_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("cluster.connect", None, raising=False)
+    monkeypatch.setattr("retinue.connect", None, raising=False)
     assert invoke(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -704,7 +717,7 @@ class Shell:
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli.app", *arguments],
+            [sys.executable, "-m", "retinue.cluster.cli.app", *arguments],
             env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

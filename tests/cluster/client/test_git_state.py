@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.domain.documents.document import GitState
-from cluster.client.git_state import capture_git_state
+from retinue.actors.domain.documents.document import GitState
+from retinue.cluster.client.git_state import capture_git_state
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cluster.directory.concurrency import Gate
-from cluster.directory.slots import Slots
+from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.directory.slots import Slots
 
 LIMIT = 2
 A_LONG_TIME_S = 60.0

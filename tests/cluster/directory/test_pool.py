@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from actors.domain.errors import InvalidValue, NotFound
-from cluster.directory.directory import find_node
-from cluster.directory.pool import (
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.cluster.directory.directory import find_node
+from retinue.cluster.directory.pool import (
     HOST_WORTH,
     NODE_WORTH,
     ON_ITS_WAY_S,
@@ -16,7 +16,7 @@ from cluster.directory.pool import (
     Isolation,
     Pool,
 )
-from cluster.status import Node
+from retinue.cluster.status import Node
 
 A, B, C = "aa11", "bb22", "bb33"
 

@@ -17,22 +17,28 @@ import pytest_asyncio
 from msgspec import structs
 from rich.console import Console
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
-from actors.durable.journal import Append, Key
-from actors.durable.machines import SESSION
-from cluster import Troupe, connect
-from cluster.cli.app import invoke
-from cluster.cli.local import _nodes
-from cluster.doctor.collect import collect, examine
-from cluster.doctor.node_report import NodeReport, RedisView, Software, node_report, software
-from cluster.doctor.nodes import Cluster, Examined, as_json, judge
-from cluster.ray import actors as remote
-from cluster.ray import bootstrap
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.stored_versions import stored_versions
-from cluster.settings import ClusterSettings
-from cluster.status import Node
+from retinue import Troupe, connect
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
+from retinue.actors.durable.journal import Append, Key
+from retinue.actors.durable.machines import SESSION
+from retinue.cluster.cli.app import invoke
+from retinue.cluster.cli.local import _nodes
+from retinue.cluster.doctor.collect import collect, examine
+from retinue.cluster.doctor.node_report import (
+    NodeReport,
+    RedisView,
+    Software,
+    node_report,
+    software,
+)
+from retinue.cluster.doctor.nodes import Cluster, Examined, as_json, judge
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import bootstrap
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.stored_versions import stored_versions
+from retinue.cluster.settings import ClusterSettings
+from retinue.cluster.status import Node
 from tests.golden.files import MACHINES, fill_redis
 from tests.kit import cluster_agents as agents
 
@@ -294,7 +300,7 @@ async def test_a_client_of_another_process_joins_by_rays_address_and_token(
     environment |= {"RAY_ADDRESS": bootstrap.gcs_address(), "RAY_AUTH_TOKEN": token}
     environment["TROUPE_REDIS_URL"] = troupe.calls.settings.redis_url
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cluster.cli.app", "doctor", "--cluster", "--json"),
+        *(sys.executable, "-m", "retinue.cluster.cli.app", "doctor", "--cluster", "--json"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,

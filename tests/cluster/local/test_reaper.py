@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.local.reaper import AGENTS, MARK, waves
+from retinue.cluster.local.reaper import AGENTS, MARK, waves
 from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ while True:
 
 _OWNER = """
 import subprocess, sys, time
-from cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Guard, mark_process
 mark_process()
 directory, host, agent, stubborn = sys.argv[1:]
 guard = Guard([sys.executable, "-c", stubborn, directory])

@@ -15,8 +15,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.domain.errors import ClusterUnavailable, InvalidValue
-from cluster.ray.joining import ADDRESS, address_or_none, require_reachable, require_same_versions
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
+from retinue.cluster.ray.joining import (
+    ADDRESS,
+    address_or_none,
+    require_reachable,
+    require_same_versions,
+)
 from tests.kit.ray_head import TOKEN, RayHead
 
 ROOT = Path(__file__).parents[3]
@@ -25,8 +30,8 @@ ROOT = Path(__file__).parents[3]
 CLIENT = """
 import asyncio, json, os, sys, time
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
-from cluster.ray import bootstrap; from cluster import connect
-from actors.domain.errors import TroupeError
+from retinue.cluster.ray import bootstrap; from retinue import connect
+from retinue.actors.domain.errors import TroupeError
 
 bootstrap._HEAD_ANSWERS_S = 3
 bootstrap._NODE_STARTS_S = 1

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import pytest
 from redis import exceptions
 
-from actors.domain.errors import InvalidValue, StoreUnavailable
-from actors.durable.journal import Append, Key, Loaded, Outcome
-from cluster.redis import connection as connections
-from cluster.redis.connection import Connection, Script
-from cluster.redis.errors import explain, shown
-from cluster.redis.journal import RedisJournal
+from retinue.actors.domain.errors import InvalidValue, StoreUnavailable
+from retinue.actors.durable.journal import Append, Key, Loaded, Outcome
+from retinue.cluster.redis import connection as connections
+from retinue.cluster.redis.connection import Connection, Script
+from retinue.cluster.redis.errors import explain, shown
+from retinue.cluster.redis.journal import RedisJournal
 from tests.kit.redis_server import Line, Moment, RedisServer
 from tests.kit.waiting import until
 

@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.session.machine import Budget, Profile
-from actors.domain.session.settings import Limits
-from actors.domain.values.ids import uuid7
-from actors.domain.values.keyring import Keyring
-from actors.durable.journal import Append, Key, Outcome, Summary
-from actors.session.listing import CODES, position, wanted
-from actors.session.summary import encode_summary
-from actors.views import Place, SessionQuery, SessionSummary
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.session.machine import Budget, Profile
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.journal import Append, Key, Outcome, Summary
+from retinue.actors.session.listing import CODES, position, wanted
+from retinue.actors.session.summary import encode_summary
+from retinue.actors.views import Place, SessionQuery, SessionSummary
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
 
 START = 1_700_000_000_000_000  # microseconds since the epoch
 SECOND = 1_000_000

@@ -16,19 +16,19 @@ from typing import Protocol
 import pytest
 from redis.crc import key_slot
 
-from actors.domain.errors import InvalidValue, StoreUnavailable
-from actors.domain.session.machine import Budget, Profile
-from actors.domain.session.settings import Limits
-from actors.domain.values.ids import derived_id, uuid7
-from actors.domain.values.keyring import Keyring
-from actors.durable.journal import Append, Key, Outcome
-from actors.views import Place, SessionQuery
-from cluster.doctor.machine import server_version
-from cluster.redis.connection import Connection
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
-from cluster.redis.server import find_binary
-from cluster.settings import DiskWait, disk_wait
+from retinue.actors.domain.errors import InvalidValue, StoreUnavailable
+from retinue.actors.domain.session.machine import Budget, Profile
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.values.ids import derived_id, uuid7
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.journal import Append, Key, Outcome
+from retinue.actors.views import Place, SessionQuery
+from retinue.cluster.doctor.machine import server_version
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
+from retinue.cluster.redis.server import find_binary
+from retinue.cluster.settings import DiskWait, disk_wait
 from tests.kit.redis_outside import (
     Certificates,
     DiskFront,

@@ -16,19 +16,19 @@ import psutil
 import pytest
 import redis
 
-import cluster
-from actors.domain.errors import ClusterUnavailable, StoreUnavailable
-from cluster.local.reaper import MARK
-from cluster.redis import server as embedded
-from cluster.redis.connection import Connection
-from cluster.redis.server import EmbeddedRedis, find_binary
+import retinue
+from retinue.actors.domain.errors import ClusterUnavailable, StoreUnavailable
+from retinue.cluster.local.reaper import MARK
+from retinue.cluster.redis import server as embedded
+from retinue.cluster.redis.connection import Connection
+from retinue.cluster.redis.server import EmbeddedRedis, find_binary
 from tests.kit.waiting import until
 
 OWNER = """
 import sys
 from pathlib import Path
-from actors.domain.errors import ClusterUnavailable
-from cluster.redis.server import EmbeddedRedis
+from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.cluster.redis.server import EmbeddedRedis
 
 try:
     server = EmbeddedRedis(Path(sys.argv[1]))
@@ -80,7 +80,7 @@ class Owner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(cluster.__file__).parent.parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(retinue.__file__).parent.parent)},
         )
 
     def started(self) -> tuple[int, int]:

@@ -15,34 +15,34 @@ from typing import cast
 import pytest
 import redis
 
-from actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
-from actors.domain.errors import Fenced, RolledBack
-from actors.domain.permissions.boundary import Boundary
-from actors.domain.permissions.decision import Decision
-from actors.domain.permissions.policy import Policy
-from actors.domain.session import machine as session
-from actors.domain.session.machine import Budget, Profile
-from actors.domain.session.result import Result
-from actors.domain.session.settings import Limits
-from actors.domain.values.ids import derived_id
-from actors.domain.values.keyring import Keyring
-from actors.durable.runtime import Wiring
-from actors.ports import HostProvider, StoreProvider, Stores
-from actors.session.activation import Activation
-from actors.session.host import SessionHost
-from actors.stores.budget import BudgetActor
-from actors.stores.capabilities import CapabilitiesActor
-from actors.stores.permissions import PermissionsActor
-from actors.views import FeedEvent, WorkspaceSettings
-from cluster.doctor.machine import _server
-from cluster.ray import actors as remote
-from cluster.ray import bootstrap
-from cluster.ray.roles import StoreHandles
-from cluster.redis import watermarks
-from cluster.redis.connection import Connection, short
-from cluster.redis.journal import RedisJournal
-from cluster.redis.registry import RedisRegistry
-from cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
+from retinue.actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
+from retinue.actors.domain.errors import Fenced, RolledBack
+from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.decision import Decision
+from retinue.actors.domain.permissions.policy import Policy
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import Budget, Profile
+from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.values.ids import derived_id
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.runtime import Wiring
+from retinue.actors.ports import HostProvider, StoreProvider, Stores
+from retinue.actors.session.activation import Activation
+from retinue.actors.session.host import SessionHost
+from retinue.actors.stores.budget import BudgetActor
+from retinue.actors.stores.capabilities import CapabilitiesActor
+from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.views import FeedEvent, WorkspaceSettings
+from retinue.cluster.doctor.machine import _server
+from retinue.cluster.ray import actors as remote
+from retinue.cluster.ray import bootstrap
+from retinue.cluster.ray.roles import StoreHandles
+from retinue.cluster.redis import watermarks
+from retinue.cluster.redis.connection import Connection, short
+from retinue.cluster.redis.journal import RedisJournal
+from retinue.cluster.redis.registry import RedisRegistry
+from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings
 from tests.kit.redis_outside import Node, wait_for, watched
 
 SCOPE, OTHER = derived_id("a workspace"), derived_id("another workspace")

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.documents.budget_snapshot import (
+from retinue.actors.domain.documents.budget_snapshot import (
     SPEND_KEYS,
     BudgetSnapshot,
     snapshot_from_json,
     snapshot_to_json,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import parse_json
-from actors.domain.values.money import MAX_NANO, NANO
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import parse_json
+from retinue.actors.domain.values.money import MAX_NANO, NANO
 
 AMOUNTS = st.integers(0, MAX_NANO)
 

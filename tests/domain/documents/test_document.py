@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.documents.budget_snapshot import BudgetSnapshot
-from actors.domain.documents.document import (
+from retinue.actors.domain.documents.budget_snapshot import BudgetSnapshot
+from retinue.actors.domain.documents.document import (
     EscapeState,
     GitState,
     Metadata,
@@ -24,8 +24,8 @@ from actors.domain.documents.document import (
     to_json,
     usable_escapes,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.session.messages import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.messages import (
     ROLES,
     ImagePart,
     Message,
@@ -36,7 +36,7 @@ from actors.domain.session.messages import (
     ToolResult,
     estimated_tokens,
 )
-from actors.domain.values.money import MAX_NANO
+from retinue.actors.domain.values.money import MAX_NANO
 from tests.domain.values.test_json_value import JSON, nested
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "session_document_seed.json"

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.documents.message_json import (
+from retinue.actors.domain.documents.message_json import (
     content_from_json,
     content_to_json,
     message_from_json,
     message_to_json,
 )
-from actors.domain.errors import InvalidValue
-from actors.domain.session.messages import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.messages import (
     ROLES,
     Content,
     ImagePart,
@@ -24,7 +24,7 @@ from actors.domain.session.messages import (
     ToolCalls,
     ToolResult,
 )
-from actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.json_value import JsonValue
 from tests.domain.values.test_json_value import JSON
 
 CALL: dict[str, JsonValue] = {"id": "c1", "name": "t", "arguments": {"a": [1, None]}}

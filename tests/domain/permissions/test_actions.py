@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     SENSITIVE,
     AccessControlChange,
     Action,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue, NotFound, TroupeError
-from actors.domain.permissions.actions import Action, FileRead, McpToolCall
-from actors.domain.permissions.allowances.machine import (
+from retinue.actors.domain.errors import InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.permissions.actions import Action, FileRead, McpToolCall
+from retinue.actors.domain.permissions.allowances.machine import (
     Allowance,
     CleanupExpired,
     ClearSession,
@@ -42,7 +42,7 @@ from actors.domain.permissions.allowances.machine import (
     signing_bytes,
     valid,
 )
-from actors.domain.permissions.patterns import ExactTool, FilePattern, Pattern, ServerTools
+from retinue.actors.domain.permissions.patterns import ExactTool, FilePattern, Pattern, ServerTools
 
 NOW = 1_000
 FAMILY, OTHER_FAMILY = (f"00000000-0000-7000-8000-00000000f00{n}" for n in (1, 2))
@@ -310,7 +310,7 @@ def test_only_what_may_match_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
         looked_at.append(pattern)
         return True
 
-    monkeypatch.setattr("actors.domain.permissions.allowances.machine.matches", match)
+    monkeypatch.setattr("retinue.actors.domain.permissions.allowances.machine.matches", match)
     store.consume("op", FileRead("/ws/77"))
     assert looked_at == [FilePattern("/ws/77", "read")]
 

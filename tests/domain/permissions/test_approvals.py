@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -23,8 +23,8 @@ from actors.domain.permissions.actions import (
     TransmitData,
     argument_hash,
 )
-from actors.domain.permissions.approvals import machine as approvals
-from actors.domain.permissions.approvals.machine import (
+from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.approvals.machine import (
     DEFERRED_US,
     RETENTION_US,
     WAIT_US,

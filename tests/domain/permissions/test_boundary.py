@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.boundary import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.boundary import (
     NEVER_ALLOW,
     Boundary,
     EscapeDecision,
@@ -21,7 +21,13 @@ from actors.domain.permissions.boundary import (
     remember,
     restore,
 )
-from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict, strictest
+from retinue.actors.domain.permissions.verdict import (
+    Allowed,
+    Blocked,
+    NeedsApproval,
+    Verdict,
+    strictest,
+)
 
 READ, LIST, WRITE, CREATE, DELETE = Operation
 GUIDED = Boundary("/code/app")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actors.domain.errors import CallError, InvalidValue, NotFound
-from actors.domain.permissions.capabilities.machine import (
+from retinue.actors.domain.errors import CallError, InvalidValue, NotFound
+from retinue.actors.domain.permissions.capabilities.machine import (
     SKEW_US,
     Accepted,
     Add,
@@ -38,7 +38,7 @@ from actors.domain.permissions.capabilities.machine import (
     refusal,
     usable,
 )
-from actors.domain.values.keyring import Keyring
+from retinue.actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)
 USER, OTHER_USER = "0123456789abcdef", "f" * 16

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.permissions.shell.command_line import commands_run
-from actors.domain.permissions.shell.shell_text import Unreadable
+from retinue.actors.domain.permissions.shell.command_line import commands_run
+from retinue.actors.domain.permissions.shell.shell_text import Unreadable
 
 
 def names(line: str, *args: str) -> list[str]:

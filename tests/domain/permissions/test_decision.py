@@ -7,8 +7,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from actors.domain.budget import Warning
-from actors.domain.permissions.decision import Decision, Kind
+from retinue.actors.domain.budget import Warning
+from retinue.actors.domain.permissions.decision import Decision, Kind
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -27,7 +27,7 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.permissions.patterns import (
+from retinue.actors.domain.permissions.patterns import (
     NO_PORT,
     CommandPattern,
     Custom,
@@ -44,7 +44,7 @@ from actors.domain.permissions.patterns import (
     index_keys,
     matches,
 )
-from actors.domain.values.globs import has_parent_segment
+from retinue.actors.domain.values.globs import has_parent_segment
 
 ROOT = "/ws"
 

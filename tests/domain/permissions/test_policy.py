@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -28,8 +28,8 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from actors.domain.permissions.policy import Policy, check
-from actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
+from retinue.actors.domain.permissions.policy import Policy, check
+from retinue.actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
 
 DEFAULT = Policy()
 SAMPLES: tuple[Action, ...] = (

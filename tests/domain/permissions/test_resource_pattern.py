@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.actions import (
     Action,
     ExecuteCommand,
     FileRead,
@@ -15,7 +15,7 @@ from actors.domain.permissions.actions import (
     PluginHttpRequest,
     resource,
 )
-from actors.domain.permissions.resource_pattern import (
+from retinue.actors.domain.permissions.resource_pattern import (
     covers,
     exactly,
     index_key,

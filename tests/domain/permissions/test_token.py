@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.permissions.capabilities.token import (
+from retinue.actors.domain.errors import InvalidValue, Tampered
+from retinue.actors.domain.permissions.capabilities.token import (
     PERMISSIONS,
     SKEW_US,
     Token,
@@ -22,8 +22,8 @@ from actors.domain.permissions.capabilities.token import (
     verify,
     wrong_time,
 )
-from actors.domain.permissions.resource_pattern import matches
-from actors.domain.values.keyring import Keyring
+from retinue.actors.domain.permissions.resource_pattern import matches
+from retinue.actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)
 STRANGER = Keyring(b"s" * 32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import (
+from retinue.actors.domain.errors import (
     Busy,
     CorruptState,
     InvalidValue,
@@ -19,9 +19,9 @@ from actors.domain.errors import (
     SessionEnded,
     TroupeError,
 )
-from actors.domain.permissions.decision import Decision, Kind
-from actors.domain.session import machine as session
-from actors.domain.session.machine import (
+from retinue.actors.domain.permissions.decision import Decision, Kind
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.machine import (
     HOST_ENDED,
     KEPT_OPERATIONS,
     KEPT_RESULTS,
@@ -62,9 +62,9 @@ from actors.domain.session.machine import (
     isolation_of,
     operation,
 )
-from actors.domain.session.result import Result, Status
-from actors.domain.session.settings import Isolation, Limits
-from actors.domain.values.money import MAX_NANO, NANO
+from retinue.actors.domain.session.result import Result, Status
+from retinue.actors.domain.session.settings import Isolation, Limits
+from retinue.actors.domain.values.money import MAX_NANO, NANO
 
 ME = "me"
 AGENT = Agent("digest", "reader")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.session.messages import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.messages import (
     Content,
     ImagePart,
     Message,
@@ -27,7 +27,7 @@ from actors.domain.session.messages import (
     check_message,
     estimated_tokens,
 )
-from actors.domain.values.json_value import JsonValue
+from retinue.actors.domain.values.json_value import JsonValue
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUg=="
 

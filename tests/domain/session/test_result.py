@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from actors.domain.session.result import FINAL, Result, Status
+from retinue.actors.domain.session.result import FINAL, Result, Status
 
 
 @pytest.mark.parametrize(

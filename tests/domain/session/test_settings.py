@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.domain.errors import InvalidValue
-from actors.domain.session.settings import BudgetConfig, Limits
-from actors.domain.values.money import NANO
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.session.settings import BudgetConfig, Limits
+from retinue.actors.domain.values.money import NANO
 
 
 def test_the_budgets_defaults() -> None:

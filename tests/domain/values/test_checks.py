@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.checks import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.checks import (
     check_choice,
     check_clean,
     check_name,

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.globs import check_glob, escape, has_parent_segment, literal, matches
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.globs import (
+    check_glob,
+    escape,
+    has_parent_segment,
+    literal,
+    matches,
+)
 
 ALPHABET = "ab/.-]*?[!"
 

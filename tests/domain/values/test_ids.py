@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.ids import derived_id, parse_user, parse_uuid, uuid7
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid, uuid7
 
 KEY_ID = "0195f3a27c107b3e"
 

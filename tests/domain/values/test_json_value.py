@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.json_value import MAX_DEPTH, check_json, check_text, parse_json
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.json_value import MAX_DEPTH, check_json, check_text, parse_json
 
 JSON = st.recursive(
     st.none()

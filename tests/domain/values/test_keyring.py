@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.values.keyring import MAC_BYTES, Keyring
+from retinue.actors.domain.errors import InvalidValue, Tampered
+from retinue.actors.domain.values.keyring import MAC_BYTES, Keyring
 
 OLD = bytes(range(32))
 NEW = bytes(range(100, 140))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.money import MAX_NANO, NANO, Usd, to_nano, to_usd, usd_text
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.money import MAX_NANO, NANO, Usd, to_nano, to_usd, usd_text
 
 HUGE = 10**5000  # more digits than Python is willing to write out
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.network import check_host, check_port, host_and_port, parse_url
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.network import check_host, check_port, host_and_port, parse_url
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from actors.domain.values.paths import covered_by_none, covers, is_under, is_under_any
+from retinue.actors.domain.values.paths import covered_by_none, covers, is_under, is_under_any
 
 SEGMENTS = st.sampled_from(("a", "b", "ab", "a b", "é"))
 PATHS = st.lists(SEGMENTS, max_size=4).map(lambda names: "/" + "/".join(names))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.domain.errors import InvalidValue
-from actors.domain.values.rfc3339 import from_rfc3339, to_rfc3339
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.values.rfc3339 import from_rfc3339, to_rfc3339
 
 FIRST = -62_135_596_800_000_000
 LAST = 253_402_300_799_999_999

@@ -6,10 +6,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.patterns import Pattern
-from actors.domain.values.checks import check_clean, check_name, check_whole
-from actors.domain.values.ids import parse_uuid
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.patterns import Pattern
+from retinue.actors.domain.values.checks import check_clean, check_name, check_whole
+from retinue.actors.domain.values.ids import parse_uuid
 
 _SIGNED_FORM = b"troupe/allowance/1\n"
 

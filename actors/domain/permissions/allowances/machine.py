@@ -20,10 +20,10 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from actors.domain.errors import InvalidValue, NotFound
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.allowances.allowance import Allowance, signing_bytes, valid
-from actors.domain.permissions.allowances.state import (
+from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes, valid
+from retinue.actors.domain.permissions.allowances.state import (
     Event,
     ExpiredRemoved,
     Granted,
@@ -35,8 +35,8 @@ from actors.domain.permissions.allowances.state import (
     initial,
     of_session,
 )
-from actors.domain.permissions.patterns import matches
-from actors.domain.values.record import Record
+from retinue.actors.domain.permissions.patterns import matches
+from retinue.actors.domain.values.record import Record
 
 __all__ = [
     "Allowance",

@@ -8,10 +8,10 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors.domain.permissions.actions import Action
-from actors.domain.permissions.allowances.allowance import Allowance
-from actors.domain.permissions.patterns import index_key, index_keys
-from actors.domain.values.record import Record
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.patterns import index_key, index_keys
+from retinue.actors.domain.values.record import Record
 
 
 class State(Struct, array_like=True, dict=True):

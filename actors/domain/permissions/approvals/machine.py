@@ -25,9 +25,9 @@ from typing import TypeAlias, assert_never
 
 from msgspec.structs import force_setattr
 
-from actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
-from actors.domain.permissions.actions import argument_hash
-from actors.domain.permissions.approvals.request import (
+from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
+from retinue.actors.domain.permissions.actions import argument_hash
+from retinue.actors.domain.permissions.approvals.request import (
     WAIT_US,
     ApprovalRequest,
     Decision,
@@ -37,7 +37,7 @@ from actors.domain.permissions.approvals.request import (
     grantable,
     request_for,
 )
-from actors.domain.permissions.approvals.state import (
+from retinue.actors.domain.permissions.approvals.state import (
     RETENTION_US,
     Asked,
     Claimed,
@@ -53,8 +53,8 @@ from actors.domain.permissions.approvals.state import (
     evolve,
     grant_key,
 )
-from actors.domain.values.fields import choice
-from actors.domain.values.record import Record
+from retinue.actors.domain.values.fields import choice
+from retinue.actors.domain.values.record import Record
 
 __all__ = [
     "DEFERRED_US",

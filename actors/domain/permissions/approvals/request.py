@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from actors.domain.permissions.actions import (
+from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -18,7 +18,7 @@ from actors.domain.permissions.actions import (
     default_risk,
     describe,
 )
-from actors.domain.values.fields import choice
+from retinue.actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
 

@@ -8,8 +8,8 @@ from typing import TypeAlias, assert_never
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from actors.domain.permissions.approvals.request import ApprovalRequest, Decision, Scope
-from actors.domain.values.record import Record
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Decision, Scope
+from retinue.actors.domain.values.record import Record
 
 RETENTION_US = 24 * 60 * 60 * 1_000_000
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
-from actors.domain.errors import InvalidValue
-from actors.domain.permissions.capabilities.state import (
+from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.capabilities.state import (
     Event,
     Forgotten,
     Reason,
@@ -34,7 +34,7 @@ from actors.domain.permissions.capabilities.state import (
     refusal,
     unrevoked_of,
 )
-from actors.domain.permissions.capabilities.token import (
+from retinue.actors.domain.permissions.capabilities.token import (
     PERMISSIONS,
     SKEW_US,
     Permission,
@@ -49,7 +49,7 @@ from actors.domain.permissions.capabilities.token import (
     signing_bytes,
     verify,
 )
-from actors.domain.permissions.resource_pattern import (
+from retinue.actors.domain.permissions.resource_pattern import (
     Resource,
     covers,
     exactly,
@@ -57,8 +57,8 @@ from actors.domain.permissions.resource_pattern import (
     matches,
     parse_resource,
 )
-from actors.domain.values.checks import check_name
-from actors.domain.values.record import Record
+from retinue.actors.domain.values.checks import check_name
+from retinue.actors.domain.values.record import Record
 
 __all__ = [
     "PERMISSIONS",

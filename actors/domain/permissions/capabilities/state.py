@@ -11,10 +11,10 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
 
-from actors.domain.errors import NotFound
-from actors.domain.permissions.capabilities.token import Token, wrong_time
-from actors.domain.permissions.resource_pattern import Resource, index_key, index_keys
-from actors.domain.values.record import Record
+from retinue.actors.domain.errors import NotFound
+from retinue.actors.domain.permissions.capabilities.token import Token, wrong_time
+from retinue.actors.domain.permissions.resource_pattern import Resource, index_key, index_keys
+from retinue.actors.domain.values.record import Record
 
 Reason: TypeAlias = Literal["unknown", "revoked", "early", "expired", "used"]
 

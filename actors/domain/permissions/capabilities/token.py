@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias, get_args
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors.domain.errors import InvalidValue, Tampered
-from actors.domain.permissions.resource_pattern import covers, normal_pattern
-from actors.domain.values.checks import check_choice, check_name, check_whole
-from actors.domain.values.ids import parse_user, parse_uuid
-from actors.domain.values.keyring import Keyring
+from retinue.actors.domain.errors import InvalidValue, Tampered
+from retinue.actors.domain.permissions.resource_pattern import covers, normal_pattern
+from retinue.actors.domain.values.checks import check_choice, check_name, check_whole
+from retinue.actors.domain.values.ids import parse_user, parse_uuid
+from retinue.actors.domain.values.keyring import Keyring
 
 SKEW_US = 30_000_000
 

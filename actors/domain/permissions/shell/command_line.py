@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from actors.domain.permissions.shell.shell_text import (
+from retinue.actors.domain.permissions.shell.shell_text import (
     EXPANSION,
     MAX_NESTING,
     Unreadable,

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from actors.domain.permissions.shell.command_line import program
-from actors.domain.permissions.shell.shell_text import split
+from retinue.actors.domain.permissions.shell.command_line import program
+from retinue.actors.domain.permissions.shell.shell_text import split
 
 _SAME_FLAG = {"R": "r", "--recursive": "r", "--force": "f"}
 
