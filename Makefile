@@ -56,7 +56,7 @@ clean: ## Remove all that was made here, .venv too
 # The ticker shows what pip is at on a terminal; it stops with this shell, however that ends.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	{ echo "Troupe needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	{ echo "Retinue needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Setting up .venv with $$("$(PYTHON)" --version): a minute or two, once"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
 	@log=.venv/setup.log; : > $$log; ticker=; \

@@ -1,1 +1,1 @@
-"""What Troupe's sessions do. `retinue` has what users need of it."""
+"""What Retinue's sessions do. `retinue` has what users need of it."""

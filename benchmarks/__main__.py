@@ -24,7 +24,7 @@ from benchmarks.report import Report
 from retinue import connect
 
 _ROW_LIMIT_S = 900.0
-_OURS = ("TROUPE_REDIS_URL", "TROUPE_KEY", "TROUPE_KEY_FILE", "TROUPE_ALWAYS_REPLAY")
+_OURS = ("RETINUE_REDIS_URL", "RETINUE_KEY", "RETINUE_KEY_FILE", "RETINUE_ALWAYS_REPLAY")
 
 
 def main() -> int:
@@ -32,10 +32,10 @@ def main() -> int:
     options = _options()
     sizes = QUICK if options.quick else FULL
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="troupe-") as home:
+    with tempfile.TemporaryDirectory(prefix="retinue-") as home:
         for name in _OURS:
             os.environ.pop(name, None)
-        os.environ["TROUPE_HOME"] = home
+        os.environ["RETINUE_HOME"] = home
         with contextlib.redirect_stdout(io.StringIO()):  # Ray tells there of workers we kill
             report = asyncio.run(_measure(rows(options.only), sizes, Path(home)))
     report.machine = machine()
@@ -58,8 +58,8 @@ def main() -> int:
 
 async def _measure(chosen: list[Row], sizes: Sizes, home: Path) -> Report:
     report = Report()
-    async with connect() as troupe:
-        bench = Bench(troupe, sizes, home)
+    async with connect() as retinue:
+        bench = Bench(retinue, sizes, home)
         await bench.warm_hosts()
         for row in chosen:
             begin = time.monotonic()

@@ -14,7 +14,7 @@ from typing import cast
 
 from benchmarks.harness import each, until
 from benchmarks.peer import Peer
-from retinue import BudgetConfig, Result, Session, Troupe, Workspace
+from retinue import BudgetConfig, Result, Retinue, Session, Workspace
 from retinue.actors.agent.turn import AgentFunction
 from retinue.cluster.ray.actors import Proxy
 
@@ -65,15 +65,15 @@ QUICK = Sizes(
 class Bench:
     """A cluster of its own, which ends with the benchmark."""
 
-    troupe: Troupe
+    retinue: Retinue
     sizes: Sizes
     home: Path
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def redis_url(self) -> str:
-        """The Redis that Troupe uses; peers that need one use the same."""
-        return self.troupe.calls.settings.redis_url
+        """The Redis that Retinue uses; peers that need one use the same."""
+        return self.retinue.calls.settings.redis_url
 
     @asynccontextmanager
     async def peer(
@@ -91,7 +91,7 @@ class Bench:
         directory = self.home / name
         directory.mkdir(exist_ok=True)
         (directory / "a.txt").write_text("hello\n")
-        return await self.troupe.workspace(directory)
+        return await self.retinue.workspace(directory)
 
     async def sessions(
         self, agent: AgentFunction, count: int, workspace: Workspace
@@ -99,7 +99,7 @@ class Bench:
         """So many shared root sessions."""
 
         async def create(_: int) -> Session:
-            return await self.troupe.create_session(
+            return await self.retinue.create_session(
                 agent, workspace=workspace, isolation="shared", budget=PLENTY
             )
 
@@ -111,17 +111,17 @@ class Bench:
 
     def host(self, name: str) -> Proxy:
         """A host, for what clients have no method of."""
-        return Proxy(name, self.troupe.calls.settings.namespace, restarts=False)
+        return Proxy(name, self.retinue.calls.settings.namespace, restarts=False)
 
     async def deactivate(self, session: Session) -> None:
         """Write a session out, as its host does when it has been idle for long."""
-        _, host = await self.troupe.calls.directory.locate(session.id)
+        _, host = await self.retinue.calls.directory.locate(session.id)
         while not await self.host(host).deactivate(session.id):
             await asyncio.sleep(0.05)
 
     async def pids(self) -> list[int]:
         """The processes of all hosts, once all that should run do."""
-        status = await self.troupe.status()
+        status = await self.retinue.status()
         return [
             cast(int, pid)
             for pid in await asyncio.gather(
@@ -136,10 +136,10 @@ class Bench:
 
     async def warm_hosts(self) -> None:
         """Return when as many hosts as are kept warm are there and answer."""
-        wanted = self.troupe.calls.settings.warm_hosts
+        wanted = self.retinue.calls.settings.warm_hosts
 
         async def there() -> bool:
-            hosts = (await self.troupe.status()).hosts
+            hosts = (await self.retinue.status()).hosts
             return len(hosts) >= wanted and all(host.pid for host in hosts)
 
         await until(there, _HOSTS_LIMIT_S, 0.1)

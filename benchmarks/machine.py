@@ -11,7 +11,7 @@ from typing import cast
 import psutil
 import redis
 
-_PACKAGES = ("troupe", "ray", "redis", "hiredis", "msgspec", "cryptography")
+_PACKAGES = ("retinue", "ray", "redis", "hiredis", "msgspec", "cryptography")
 
 
 def machine() -> dict[str, object]:

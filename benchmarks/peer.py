@@ -1,4 +1,4 @@
-"""What Troupe is compared with, each in a process of its own that answers in JSON.
+"""What Retinue is compared with, each in a process of its own that answers in JSON.
 
 A peer is a module of `benchmarks.peers`. It gets a line with what to measure, and answers with a
 line; in between, while others are measured, it sleeps.
@@ -38,7 +38,7 @@ class Peer:
             raise PeerFailed(
                 f"{self._name} is not installed: `make bench` or `make bench-quick` does it, or "
                 "`pip install -r benchmarks/requirements.txt` into an environment whose Python "
-                "you name with TROUPE_BENCH_PYTHON"
+                "you name with RETINUE_BENCH_PYTHON"
             )
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         self._process = await asyncio.create_subprocess_exec(
@@ -96,5 +96,5 @@ class Peer:
 
 def apart() -> Path:
     """The Python of the environment that peers are installed in."""
-    given = os.environ.get("TROUPE_BENCH_PYTHON")
+    given = os.environ.get("RETINUE_BENCH_PYTHON")
     return Path(given) if given else ROOT / ".venv-bench" / "bin" / "python"

@@ -16,7 +16,7 @@ PLOTS = {
         "spawn-throughput.png",
         "Sub-agents at once",
         "Sub-agents a second",
-        "Fan-out of shared sub-agents: Troupe's are durable, authorised and audited",
+        "Fan-out of shared sub-agents: Retinue's are durable, authorised and audited",
     ),
     "turn_cost_10k_vs_10": (
         "turn-cost.png",

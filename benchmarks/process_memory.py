@@ -47,7 +47,7 @@ async def measure() -> Mapping[str, float]:
 
 async def _agents() -> dict[str, float]:
     blob, processes = ship(waits).blob, AgentProcesses()
-    with tempfile.TemporaryDirectory(prefix="troupe-") as notes:
+    with tempfile.TemporaryDirectory(prefix="retinue-") as notes:
         running = [
             asyncio.create_task(processes.run(blob, _info(at), notes, None, NoEngine()))
             for at in range(_AGENTS)

@@ -41,7 +41,7 @@ _DEADLINE = 2_000_000_000_000_000
 
 async def measure() -> Mapping[str, float]:
     """Figures of commits one at a time, of group commits, and of what they leave behind."""
-    with tempfile.TemporaryDirectory(prefix="troupe-") as home:
+    with tempfile.TemporaryDirectory(prefix="retinue-") as home:
         server = EmbeddedRedis(Path(home))
         try:
             async with _committer(server.url) as (connection, committer):

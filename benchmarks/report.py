@@ -117,7 +117,7 @@ def _verdict(met: bool) -> Text:
 
 
 def _title(report: Report) -> str:
-    return "Troupe, side by side" + (" (quick)" if report.about.get("quick") else "")
+    return "Retinue, side by side" + (" (quick)" if report.about.get("quick") else "")
 
 
 def _notes(report: Report) -> Mapping[tuple[str, ...], list[int]]:

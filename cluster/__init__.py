@@ -1,1 +1,1 @@
-"""Where Troupe's sessions live: Ray, Redis, the client and the command line."""
+"""Where Retinue's sessions live: Ray, Redis, the client and the command line."""

@@ -6,7 +6,7 @@ import msgspec
 
 from retinue.actors.domain.errors import InvalidValue
 
-DEFAULT_NAMESPACE = "troupe"
+DEFAULT_NAMESPACE = "retinue"
 _MIB = 1024 * 1024
 
 # What actors ask Ray for, so that an autoscaler sees what does not fit. Four hosts for a processor,
@@ -49,7 +49,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
 
 
 def disk_wait(text: str | None) -> DiskWait | None:
-    """What TROUPE_WAIT_FOR_DISK says: ``1``, or ``1,2`` for the disks of two replicas as well."""
+    """What RETINUE_WAIT_FOR_DISK says: ``1``, or ``1,2`` for the disks of two replicas as well."""
     if text in (None, "", "0"):
         return None
     local, _, replicas = str(text).partition(",")
@@ -57,6 +57,6 @@ def disk_wait(text: str | None) -> DiskWait | None:
         return DiskWait(local=int(local), replicas=int(replicas or "0"))
     except ValueError:
         raise InvalidValue(
-            "wait_for_disk: TROUPE_WAIT_FOR_DISK must be 0, 1, or as in 1,2 with the replicas",
+            "wait_for_disk: RETINUE_WAIT_FOR_DISK must be 0, 1, or as in 1,2 with the replicas",
             field="wait_for_disk",
         ) from None

@@ -23,7 +23,7 @@ class Node(Struct, frozen=True):
 
 
 class HostStatus(Struct, frozen=True):
-    """A host as `troupe ps` and `troupe doctor` show it. ``node`` is the id of its node."""
+    """A host as `retinue ps` and `retinue doctor` show it. ``node`` is the id of its node."""
 
     name: str
     pid: int | None

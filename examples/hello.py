@@ -21,10 +21,10 @@ async def hello(turn: Turn, prompt: str) -> str:
 
 async def main() -> None:
     here = Path(__file__).parent
-    async with connect() as troupe:
-        workspace = await troupe.workspace(here, max_usd="50")
+    async with connect() as retinue:
+        workspace = await retinue.workspace(here, max_usd="50")
         budget = BudgetConfig(session_max_usd="0.05")
-        session = await troupe.create_session(hello, workspace=workspace, budget=budget)
+        session = await retinue.create_session(hello, workspace=workspace, budget=budget)
         result = await session.run(f"{here}/hello.py\n{here}/survey.py")
         print(result.output, f"for {result.cost_usd} USD")
 

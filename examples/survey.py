@@ -1,7 +1,7 @@
 """Survey Python sources with a tree of agents: one for each package, below them one for each file.
 
     python examples/survey.py [DIRECTORY] [--json]
-    troupe run examples/survey.py:survey --workspace DIRECTORY
+    retinue run examples/survey.py:survey --workspace DIRECTORY
 
 Every file read is authorised and charged by its size. Parsing is a tool that needs approval: the
 root asks once, and what is granted for the workspace covers all the others. A few agents ask for
@@ -38,9 +38,9 @@ from retinue import (
     Message,
     Policy,
     Result,
+    Retinue,
+    RetinueError,
     Task,
-    Troupe,
-    TroupeError,
     Turn,
     connect,
 )
@@ -343,7 +343,7 @@ BUDGET = BudgetConfig(session_max_usd=1, per_action_max_usd="0.01")
 WORKSPACE_USD = 100
 
 
-async def run(troupe: Troupe, directory: str) -> Report:
+async def run(retinue: Retinue, directory: str) -> Report:
     """Survey a directory, showing progress, and end the session."""
     answers: dict[str, str] = {}
 
@@ -358,17 +358,17 @@ async def run(troupe: Troupe, directory: str) -> Report:
         answers[request.description] = f"yes, for the {answer}" if answer else "nothing"
         return answer
 
-    workspace = await troupe.workspace(
+    workspace = await retinue.workspace(
         directory, max_usd=WORKSPACE_USD, policy=POLICY, boundary=Boundary()
     )
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         survey, workspace=workspace, budget=BUDGET, on_approval=decide, title=f"survey {directory}"
     )
     display = make_display()
     try:
         [result] = await follow([(session, await session.start(directory))], display)
     except asyncio.CancelledError:
-        say(f"stopped; to go on: troupe resume {session.id}")
+        say(f"stopped; to go on: retinue resume {session.id}")
         raise
     finally:
         display.close()
@@ -391,9 +391,9 @@ async def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with contextlib.ExitStack() as starting:
         starting.enter_context(waiting("starting Ray and Redis"))
-        async with connect() as troupe:
+        async with connect() as retinue:
             starting.close()
-            report = await run(troupe, arguments.directory)
+            report = await run(retinue, arguments.directory)
     seconds = time.monotonic() - began
     if arguments.json:
         print(as_json(report, seconds))
@@ -422,7 +422,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main()))
-    except TroupeError as error:
+    except RetinueError as error:
         sys.exit(f"survey: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

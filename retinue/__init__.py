@@ -1,7 +1,7 @@
-"""Troupe: trees of agents that share budgets and permissions, and survive crashes.
+"""Retinue: trees of agents that share budgets and permissions, and survive crashes.
 
 Everything that a program needs is here. The client, and Ray with it, is imported when it is first
-asked for: agents and `troupe doctor` do without.
+asked for: agents and `retinue doctor` do without.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from retinue.actors.domain.errors import (
     NoCapacity,
     NonDeterministicTurn,
     NotFound,
+    RetinueError,
     RolledBack,
     SessionEnded,
     StepInterrupted,
     StoreUnavailable,
     Tampered,
-    TroupeError,
     Unavailable,
     WorkspaceHeld,
 )
@@ -81,7 +81,7 @@ from retinue.actors.domain.session.settings import BudgetConfig, Limits
 
 if TYPE_CHECKING:
     from retinue.cluster.client.budgets import BudgetStatus
-    from retinue.cluster.client.client import Troupe, connect
+    from retinue.cluster.client.client import Retinue, connect
     from retinue.cluster.client.inbox import InboxRequest
     from retinue.cluster.client.session import Session
     from retinue.cluster.client.tree import SessionTree
@@ -138,6 +138,8 @@ __all__ = [
     "PluginWildcard",
     "Policy",
     "Result",
+    "Retinue",
+    "RetinueError",
     "RolledBack",
     "ServerTools",
     "Session",
@@ -152,8 +154,6 @@ __all__ = [
     "ToolCalls",
     "ToolResult",
     "TransmitData",
-    "Troupe",
-    "TroupeError",
     "Turn",
     "Unavailable",
     "Workspace",
@@ -163,11 +163,11 @@ __all__ = [
     "connect",
 ]
 
-__version__ = metadata.version("troupe")
+__version__ = metadata.version("retinue")
 
 _HOMES = {
     "BudgetStatus": "retinue.cluster.client.budgets",
-    "Troupe": "retinue.cluster.client.client",
+    "Retinue": "retinue.cluster.client.client",
     "connect": "retinue.cluster.client.client",
     "InboxRequest": "retinue.cluster.client.inbox",
     "Session": "retinue.cluster.client.session",

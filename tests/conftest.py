@@ -10,14 +10,14 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from retinue import Troupe, connect
+from retinue import Retinue, connect
 from retinue.cluster.local.reaper import MARK
 from retinue.cluster.redis.server import EmbeddedRedis
 from tests.kit.redis_outside import redis_cluster
 
-settings.register_profile("troupe", deadline=None, max_examples=50)
-settings.register_profile("troupe-ci", settings.get_profile("troupe"), derandomize=True)
-settings.load_profile("troupe-ci" if os.environ.get("CI") else "troupe")
+settings.register_profile("retinue", deadline=None, max_examples=50)
+settings.register_profile("retinue-ci", settings.get_profile("retinue"), derandomize=True)
+settings.load_profile("retinue-ci" if os.environ.get("CI") else "retinue")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,11 +52,11 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def troupe(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Troupe]:
+async def retinue(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Retinue]:
     """A client of a real Ray with a real Redis, one for the whole test run."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TROUPE_HOME", str(tmp_path_factory.mktemp("troupe")))
-        environment.setenv("TROUPE_AGENT_MEMORY_MB", "1024")
+        environment.setenv("RETINUE_HOME", str(tmp_path_factory.mktemp("retinue")))
+        environment.setenv("RETINUE_AGENT_MEMORY_MB", "1024")
         async with connect() as client:
             yield client
 

@@ -108,8 +108,8 @@ def spans() -> list[str]:
 
 def commands() -> list[str]:
     """All commands of ours that the runbook and the alerts tell to give."""
-    shown = re.findall(r"^\$ (troupe [^#\n]*)", RUNBOOK, re.MULTILINE)
-    told = [one for one in spans() if one.startswith("troupe ")]
+    shown = re.findall(r"^\$ (retinue [^#\n]*)", RUNBOOK, re.MULTILINE)
+    told = [one for one in spans() if one.startswith("retinue ")]
     return sorted({one.strip() for one in (*shown, *told)})
 
 
@@ -154,7 +154,11 @@ def test_parentheses_are_balanced(promql: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["sum(ray_troupe_live)", "rate(ray_troupe_activations[5m])", "ray_troupe_fenced_total_total"],
+    [
+        "sum(ray_retinue_live)",
+        "rate(ray_retinue_activations[5m])",
+        "ray_retinue_fenced_total_total",
+    ],
 )
 def test_a_wrong_name_is_found(wrong: str) -> None:
     assert names(wrong) - WORDS - set(LABELS) - set(OTHERS)
@@ -216,7 +220,7 @@ def test_every_metric_is_explained_once() -> None:
     }
 
     assert sorted(explained) == sorted(exported)
-    assert set(re.findall(r"ray_troupe_\w+", RUNBOOK)) <= exported
+    assert set(re.findall(r"ray_retinue_\w+", RUNBOOK)) <= exported
 
 
 def test_labels_and_their_values_are_explained() -> None:
@@ -236,14 +240,14 @@ def test_every_command_is_one(command: str) -> None:
         return
 
     assert not hasattr(group, "commands"), f"{command}: no such command"
-    group.make_context("troupe", words)  # raises for an option, a choice or a number of arguments
+    group.make_context("retinue", words)  # raises for an option, a choice or a number of arguments
 
 
 def test_commands_to_come_are_told_of_and_have_not_come() -> None:
     known = set(cast(Any, typer.main.get_command(app)).commands)
 
     assert all(
-        any(command.startswith(f"troupe {one}") for command in commands())
+        any(command.startswith(f"retinue {one}") for command in commands())
         for one in COMMANDS_TO_COME
     )
     assert not COMMANDS_TO_COME & known, "it has come: take it out of COMMANDS_TO_COME"
@@ -256,7 +260,7 @@ def test_every_target_module_path_and_variable_exists() -> None:
         for folder in ("actors", "cluster")
         for file in (ROOT / folder).rglob("*.py")
     )
-    variables = set(re.findall(r"\bTROUPE_[A-Z_]+", RUNBOOK + (DOCS / "alerts.yaml").read_text()))
+    variables = set(re.findall(r"\bRETINUE_[A-Z_]+", RUNBOOK + (DOCS / "alerts.yaml").read_text()))
 
     assert set(re.findall(r"`make ([a-z-]+)", RUNBOOK)) <= targets
     for module in re.findall(r"python -m ([\w.]+)", RUNBOOK):

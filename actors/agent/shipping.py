@@ -55,6 +55,7 @@ MOVED: Mapping[str, str] = {
     "actors.domain.budget": "retinue.actors.domain.budget",
     "actors.domain.decision": "retinue.actors.domain.permissions.decision",
     "actors.domain.errors": "retinue.actors.domain.errors",
+    "actors.domain.errors:TroupeError": "retinue.actors.domain.errors:RetinueError",
     "actors.domain.ids": "retinue.actors.domain.values.ids",
     "actors.domain.json_value": "retinue.actors.domain.values.json_value",
     "actors.domain.messages": "retinue.actors.domain.session.messages",
@@ -74,6 +75,7 @@ MOVED: Mapping[str, str] = {
     "actors.turn": "retinue.actors.agent.turn",
     "cluster": "retinue",
     "cluster.client": "retinue.cluster.client.client",
+    "cluster.client:Troupe": "retinue.cluster.client.client:Retinue",
     "cluster.handles:Answer": "retinue.cluster.client.inbox:Answer",
     "cluster.handles:ApprovalHandler": "retinue.cluster.client.inbox:ApprovalHandler",
     "cluster.handles:ApprovalScope": "retinue.cluster.client.inbox:ApprovalScope",
@@ -90,14 +92,15 @@ MOVED: Mapping[str, str] = {
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
 
 
-class Parcel(msgspec.Struct, frozen=True):
+class Parcel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A pickled agent as it is stored, with the versions of what it was made with."""
 
     python: str
     paths: list[str]
     pickle: bytes
     cloudpickle: str = ""
-    troupe: str = ""
+    troupe: str = ""  # what we were called when those were made that say it
+    retinue: str = ""
 
 
 _shipped: weakref.WeakKeyDictionary[object, Shipped] = weakref.WeakKeyDictionary()
@@ -150,8 +153,8 @@ def name_of(agent: Agent) -> str:
 def _ship(agent: Agent) -> Shipped:
     _require_async(agent)
     paths = [path for path in sys.path if path and not _installed(path) and Path(path).is_dir()]
-    made_with = (cloudpickle.__version__, installed("troupe"))
-    parcel = Parcel(PYTHON, paths, _pickled(agent), *made_with)
+    versions = {"cloudpickle": cloudpickle.__version__, "retinue": installed("retinue")}
+    parcel = Parcel(PYTHON, paths, _pickled(agent), **versions)
     blob = msgspec.msgpack.encode(parcel)
     return Shipped(hashlib.sha256(blob).hexdigest(), name_of(agent), blob)
 
@@ -168,7 +171,7 @@ def _unlike(parcel: Parcel) -> str:
     """What else may be why a parcel does not open: other versions than those here."""
     pairs = (
         ("cloudpickle", parcel.cloudpickle, cloudpickle.__version__),
-        ("Troupe", parcel.troupe, installed("troupe")),
+        ("Retinue", parcel.retinue, installed("retinue")),
     )
     unlike = [
         f"{what} {theirs} (here {ours})" for what, theirs, ours in pairs if theirs not in ("", ours)

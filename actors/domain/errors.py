@@ -1,6 +1,6 @@
-"""Everything that Troupe raises.
+"""Everything that Retinue raises.
 
-    TroupeError
+    RetinueError
      ├── CallError            your call is wrong: repeating it will not help
      │    ├── InvalidValue        a value is of the wrong type, form or range
      │    ├── NotFound            no such session, run, request, allowance, token, file
@@ -32,8 +32,8 @@ from typing import TypeAlias
 Detail: TypeAlias = str | int | bool | None
 
 
-class TroupeError(Exception):
-    """The root: catch this to catch all that Troupe raises."""
+class RetinueError(Exception):
+    """The root: catch this to catch all that Retinue raises."""
 
     def __init__(self, message: str, **details: Detail) -> None:
         super().__init__(message)
@@ -44,11 +44,11 @@ class TroupeError(Exception):
         return _rebuild, (type(self), self.message, self.details)
 
 
-def _rebuild(cls: type[TroupeError], message: str, details: dict[str, Detail]) -> TroupeError:
+def _rebuild(cls: type[RetinueError], message: str, details: dict[str, Detail]) -> RetinueError:
     return cls(message, **details)
 
 
-class CallError(TroupeError):
+class CallError(RetinueError):
     """Your call is wrong; the same call will fail again."""
 
 
@@ -92,7 +92,7 @@ class NonDeterministicTurn(CallError):
     """On resumption the agent took another step than the journal has."""
 
 
-class Unavailable(TroupeError):
+class Unavailable(RetinueError):
     """The system cannot do this now; the same call may work later."""
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from retinue.actors.domain.budget import Brake, Hold
-from retinue.actors.domain.errors import CorruptState, TroupeError, Unavailable, WorkspaceHeld
+from retinue.actors.domain.errors import CorruptState, RetinueError, Unavailable, WorkspaceHeld
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.rfc3339 import to_rfc3339
 from retinue.actors.durable.journal import Journal
@@ -34,7 +34,7 @@ FRESH_S = 0.5
 _POLL_S = 0.5
 _NUMBER_BYTES = 8
 T = TypeVar("T")
-_LOG = logging.getLogger("troupe")
+_LOG = logging.getLogger("retinue")
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 _BRAKE = msgspec.msgpack.Decoder(Brake)
@@ -57,7 +57,7 @@ def open_brake(keyring: Keyring, scope: str, stored: bytes) -> Brake:
     try:
         form, content = _DECODER.decode(data)
         if form > BRAKE_FORM:
-            raise CorruptState(f"{what} was written by a newer version of Troupe (form {form})")
+            raise CorruptState(f"{what} was written by a newer version of Retinue (form {form})")
         return _BRAKE.decode(content)
     except msgspec.MsgspecError as error:
         raise CorruptState(f"{what} can't be read: {error}") from error
@@ -67,7 +67,7 @@ def held_error(hold: Hold, path: str | None) -> WorkspaceHeld:
     """For somebody who wants to begin something in a workspace that is on hold."""
     return WorkspaceHeld(
         f"workspace {path} has been on hold since {to_rfc3339(hold.since)} by {hold.by}: "
-        f"{hold.why}. Nothing begins there until `troupe release --workspace {path}`",
+        f"{hold.why}. Nothing begins there until `retinue release --workspace {path}`",
         workspace=path,
         by=hold.by,
         why=hold.why,
@@ -82,7 +82,7 @@ class _Seen:
     stored: bytes = b""
     brake: Brake = field(default_factory=Brake)
     asked: float = float("-inf")
-    bent: TroupeError | None = None
+    bent: RetinueError | None = None
     waiting: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     watcher: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class Brakes:
         seen = self._seen.get(scope)
         return seen.hold if seen else None
 
-    def refusal(self, scope: str, path: str | None) -> TroupeError | None:
+    def refusal(self, scope: str, path: str | None) -> RetinueError | None:
         """What to tell somebody who wants to begin something in the workspace of ``path``."""
         seen = self._of(scope)
         if seen.bent:
@@ -175,7 +175,7 @@ class Brakes:
     def _look(self, scope: str, seen: _Seen, stored: bytes) -> None:
         try:
             brake = open_brake(self._keyring, scope, stored)
-        except TroupeError as error:
+        except RetinueError as error:
             _LOG.warning("%s: everything there stands still", error.message)
             seen.stored, seen.bent = stored, error
         else:

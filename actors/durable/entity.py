@@ -25,9 +25,9 @@ from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
+    RetinueError,
     RolledBack,
     StoreUnavailable,
-    TroupeError,
 )
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import Head, Strand
@@ -148,7 +148,7 @@ class Codec(Generic[S, E]):
 def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
     """What an older node says of a stored form that it can't read. It changes nothing."""
     return CorruptState(
-        f"{what} was written by a newer version of Troupe (stored form {version}; "
+        f"{what} was written by a newer version of Retinue (stored form {version}; "
         f"this node reads up to {newest}): upgrade this node, or ask one that is",
         form=version,
         newest=newest,
@@ -192,7 +192,7 @@ class Writes(Protocol):
 
     def take(self) -> Append: ...
     def settle(self, outcome: Outcome) -> None: ...
-    def fail(self, error: TroupeError) -> None: ...
+    def fail(self, error: RetinueError) -> None: ...
 
 
 class Committer:
@@ -242,11 +242,11 @@ class Committer:
 
     async def _stop(self, key: Key) -> None:
         """Nobody else may go on from what is left of the scope that ``key`` is in."""
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             await self.journal.stop(key.scope, went_back(key).message)
 
     def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
-        if not isinstance(error, TroupeError):
+        if not isinstance(error, RetinueError):
             error = StoreUnavailable(f"the journal failed: {type(error).__name__}: {error}")
         for entity in batch:
             self._dirty.pop(entity, None)
@@ -270,7 +270,7 @@ class Entity(Generic[S, C, E, R]):
         self.state = machine.initial()
         self.epoch = 1 if creator else 0
         self.seq = 0
-        self.broken: TroupeError | None = None
+        self.broken: RetinueError | None = None
         self.on_break: Callable[[], None] = lambda: None
         self._strand = Strand(keyring)
         self._machine = machine
@@ -439,7 +439,7 @@ class Entity(Generic[S, C, E, R]):
             if not future.done():
                 future.set_result(None)
 
-    def fail(self, error: TroupeError) -> None:
+    def fail(self, error: RetinueError) -> None:
         """Memory and journal may differ from here on: refuse everything."""
         self.broken = error
         for future in (*(self._in_flight or ()), *self._waiting):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from retinue.actors.domain.budget import Exceeded, Granted, Want
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.leases.batcher import Batcher
 from retinue.actors.leases.budget_lease import Purse
@@ -57,7 +57,7 @@ class Borrowing:
                     self.permissions.drop()
                     await store.leases_dropped(self._host, call)
                     self.permissions.ready, seen = True, call
-            except TroupeError:
+            except RetinueError:
                 self.permissions.ready, seen = False, 0
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
@@ -76,5 +76,5 @@ class Borrowing:
                     given = [want for want in wants if want]
                     await store.return_slack(self._host, call, given)
                     seen = call
-            except TroupeError:
+            except RetinueError:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)

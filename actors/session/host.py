@@ -15,8 +15,8 @@ from retinue.actors.domain.errors import (
     CallError,
     Fenced,
     NotFound,
+    RetinueError,
     RolledBack,
-    TroupeError,
     Unavailable,
 )
 from retinue.actors.domain.session import machine as session
@@ -492,7 +492,7 @@ class SessionHost:
         elif not activation.entity.state.runs:
             await self._wiring.registry.unmark_running(activation.id)
 
-    async def _lost(self, activation: Activation, error: TroupeError) -> None:
+    async def _lost(self, activation: Activation, error: RetinueError) -> None:
         """The activation can't go on. After an outage it is brought back here; otherwise it ends.
 
         Those are the ones that were fenced, and those of which Redis has lost something.
@@ -542,7 +542,7 @@ class SessionHost:
         events, self._feed = self._feed, []
         gone, self._gone = self._gone, []
         directory = self._hosts.directory
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             families = list({event.family_id for event in events})
             watched = frozenset(await directory.news(self._name, families, gone))
             if seen := [event for event in events if event.family_id in watched]:
@@ -552,7 +552,7 @@ class SessionHost:
         before = self._wiring.clock() - self._idle_us
         idle = [one.id for one in self._live.values() if one.idle and one.last_used < before]
         for session_id in idle:
-            with contextlib.suppress(TroupeError):
+            with contextlib.suppress(RetinueError):
                 await self.deactivate(session_id)
 
 

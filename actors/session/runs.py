@@ -13,7 +13,7 @@ from retinue.actors.agent.process.supervisor import AgentDied, AgentProcesses, R
 from retinue.actors.agent.process.watchdog import Watchdog, exit_process
 from retinue.actors.agent.shipping import unship
 from retinue.actors.agent.turn import AgentFunction, Turn
-from retinue.actors.domain.errors import InvalidAgent, NotFound, TroupeError, Unavailable
+from retinue.actors.domain.errors import InvalidAgent, NotFound, RetinueError, Unavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import ChildSpec
 from retinue.actors.domain.session.result import Result
@@ -30,7 +30,7 @@ _RETRY_S = 0.2
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
-ALWAYS_REPLAY = "TROUPE_ALWAYS_REPLAY"
+ALWAYS_REPLAY = "RETINUE_ALWAYS_REPLAY"
 """Environment variable: start every turn again after each of its steps, to test that it replays."""
 
 
@@ -43,7 +43,7 @@ class Runs:
         hosts: HostProvider,
         here: str,
         done: Callable[[Activation], Awaitable[None]],
-        lost: Callable[[Activation, TroupeError], Awaitable[None]],
+        lost: Callable[[Activation, RetinueError], Awaitable[None]],
         processes: Runner | None = None,
     ) -> None:
         """``done`` is told when a session has no more runs, ``lost`` when it can't go on here."""
@@ -163,7 +163,7 @@ class Runs:
             while state.runs and not state.closed and not activation.closing:
                 await self._run(activation, next(iter(state.runs.values())))
             await self._done(activation)
-        except TroupeError as error:
+        except RetinueError as error:
             if not isinstance(error, Unavailable):
                 raise
             for run_id in list(state.runs):

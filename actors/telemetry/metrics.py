@@ -1,7 +1,7 @@
 """What this process has counted and measured. To count costs an addition, so hot paths may.
 
-The figures stay here until somebody exports them; `retinue.cluster.ray.metrics` does so for Ray's endpoint.
-Times are in seconds. Names and labels are those of Prometheus.
+The figures stay here until somebody exports them; `retinue.cluster.ray.metrics` does so for Ray's
+endpoint. Times are in seconds. Names and labels are those of Prometheus.
 """
 
 from __future__ import annotations
@@ -68,25 +68,25 @@ class Timed:
             self._histogram.observe(time.perf_counter() - self._begin)
 
 
-ACTIVATIONS = Counter("troupe_activations", "Stored sessions that were made live")
-ACTIVATION_SECONDS = Histogram("troupe_activation_seconds", "From a call to a live session")
-LIVE_SESSIONS = Gauge("troupe_live_sessions", "Sessions that are live in this host")
-SPAWNED = Counter("troupe_spawned", "Sub-agents that were asked for")
-SPAWN_SECONDS = Histogram("troupe_spawn_seconds", "From a spawn to its first sub-agents' start")
-SPAWNS_WAITING = Gauge("troupe_spawns_waiting", "Sub-agents that wait for a slot")
-RUNS = Counter("troupe_runs", "Runs that have ended, by their status", "status")
-DEATHS = Counter("troupe_agent_deaths", "Agents' processes that ended without a result")
-AUTHORIZATIONS = Counter("troupe_authorizations", "Actions decided, by the answer", "answer")
-AUTHORIZE_SECONDS = Histogram("troupe_authorize_seconds", "From the question to a durable answer")
-BUDGET_HOLDS = Counter("troupe_budget_holds", "Money set aside: lent already, or asked for", "by")
-PERMISSIONS = Counter("troupe_permissions", "Permissions found: kept here, or asked for", "by")
-COMMIT_SECONDS = Histogram("troupe_commit_seconds", "One group commit")
-COMMIT_SIZE = Histogram("troupe_commit_entities", "Entities in one group commit", _SIZES)
-FENCED = Counter("troupe_fenced", "Activations that a newer one has taken over")
+ACTIVATIONS = Counter("retinue_activations", "Stored sessions that were made live")
+ACTIVATION_SECONDS = Histogram("retinue_activation_seconds", "From a call to a live session")
+LIVE_SESSIONS = Gauge("retinue_live_sessions", "Sessions that are live in this host")
+SPAWNED = Counter("retinue_spawned", "Sub-agents that were asked for")
+SPAWN_SECONDS = Histogram("retinue_spawn_seconds", "From a spawn to its first sub-agents' start")
+SPAWNS_WAITING = Gauge("retinue_spawns_waiting", "Sub-agents that wait for a slot")
+RUNS = Counter("retinue_runs", "Runs that have ended, by their status", "status")
+DEATHS = Counter("retinue_agent_deaths", "Agents' processes that ended without a result")
+AUTHORIZATIONS = Counter("retinue_authorizations", "Actions decided, by the answer", "answer")
+AUTHORIZE_SECONDS = Histogram("retinue_authorize_seconds", "From the question to a durable answer")
+BUDGET_HOLDS = Counter("retinue_budget_holds", "Money set aside: lent already, or asked for", "by")
+PERMISSIONS = Counter("retinue_permissions", "Permissions found: kept here, or asked for", "by")
+COMMIT_SECONDS = Histogram("retinue_commit_seconds", "One group commit")
+COMMIT_SIZE = Histogram("retinue_commit_entities", "Entities in one group commit", _SIZES)
+FENCED = Counter("retinue_fenced", "Activations that a newer one has taken over")
 SPENT_USD = Gauge(
-    "troupe_spent_usd", "What a workspace has spent, as its budget knows", "workspace"
+    "retinue_spent_usd", "What a workspace has spent, as its budget knows", "workspace"
 )
-CAP_USD = Gauge("troupe_cap_usd", "The cap of a workspace; +Inf for none", "workspace")
+CAP_USD = Gauge("retinue_cap_usd", "The cap of a workspace; +Inf for none", "workspace")
 
 COUNTERS = (ACTIVATIONS, SPAWNED, RUNS, DEATHS, AUTHORIZATIONS, BUDGET_HOLDS, PERMISSIONS, FENCED)
 GAUGES = (LIVE_SESSIONS, SPAWNS_WAITING, SPENT_USD, CAP_USD)

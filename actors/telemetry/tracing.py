@@ -22,7 +22,7 @@ from retinue.actors.domain.errors import InvalidValue
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-TRACING = "TROUPE_TRACING"
+TRACING = "RETINUE_TRACING"
 
 _OFF = contextlib.nullcontext(None)
 _PARENT = "traceparent"
@@ -45,7 +45,7 @@ def set_up() -> None:
             f"{TRACING}={named}: there is no such function, or no OpenTelemetry: {error}",
             field=TRACING,
         ) from error
-    _tracer = get_tracer("troupe")
+    _tracer = get_tracer("retinue")
 
 
 def span(

@@ -43,7 +43,7 @@ async def measure_activation(bench: Bench) -> list[Figure]:
 
 async def _ask(bench: Bench, session: Session) -> None:
     """As a client does that has never heard of the session."""
-    await run(Session(Calls(bench.troupe.calls.settings), session.id), "0")
+    await run(Session(Calls(bench.retinue.calls.settings), session.id), "0")
 
 
 async def measure_hibernated(bench: Bench) -> list[Figure]:

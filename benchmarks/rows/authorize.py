@@ -49,7 +49,7 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
     adder = plain_ray.start(Adder)
     callers = [plain_ray.start(Caller) for _ in range(_CALLERS)]
 
-    async def troupe() -> float:
+    async def retinue() -> float:
         times = await each(sessions, lambda one: run(one, str(count)), SESSIONS)
         return SESSIONS * count / _span([floats(one) for one in times])
 
@@ -68,7 +68,7 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
         return SESSIONS * count / (time.monotonic() - begin)
 
     try:
-        ours, theirs, batch = await in_turns(bench.sizes.rounds, troupe, ray_calls, ray_batch)
+        ours, theirs, batch = await in_turns(bench.sizes.rounds, retinue, ray_calls, ray_batch)
     finally:
         plain_ray.kill(adder, *callers)
     return [
@@ -76,13 +76,13 @@ async def measure_throughput(bench: Bench) -> list[Figure]:
             "authorize_vs_ray_call",
             ratios(ours, theirs),
             {
-                "troupe_per_s": median(ours),
+                "retinue_per_s": median(ours),
                 "ray_calls_per_s": median(theirs),
                 "ray_calls_all_at_once_per_s": median(batch),
             },
             (
-                "Troupe: policy, boundary, per-action, session and workspace limit; each answer is "
-                "durable and audited before it is given.",
+                "Retinue: policy, boundary, per-action, session and workspace limit; each answer "
+                "is durable and audited before it is given.",
                 f"Ray: the same {SESSIONS} loops in {_CALLERS} actors call a third one; nothing is "
                 "durable, decided or recorded.",
             ),
@@ -96,20 +96,20 @@ async def measure_latency(bench: Bench) -> list[Figure]:
     session = await bench.session(agents.authorizes, workspace)
     async with bench.peer("redis_lua", bench.redis_url, installed_apart=False) as peer:
 
-        async def troupe() -> float:
+        async def retinue() -> float:
             return median(floats(await run(session, str(count))))
 
         async def lua() -> float:
             return median(floats(await peer.ask("authorize", count=count)))
 
-        ours, theirs = await in_turns(bench.sizes.rounds, troupe, lua)
+        ours, theirs = await in_turns(bench.sizes.rounds, retinue, lua)
     return [
         figure(
             "authorize_p50_vs_redis_lua",
             ratios(ours, theirs),
-            {"troupe_p50_ms": median(ours) * 1e3, "redis_lua_p50_ms": median(theirs) * 1e3},
+            {"retinue_p50_ms": median(ours) * 1e3, "redis_lua_p50_ms": median(theirs) * 1e3},
             (
-                "Troupe: decided, journaled and audited, so that a turn can be resumed.",
+                "Retinue: decided, journaled and audited, so that a turn can be resumed.",
                 "Lua: two caps and two increments; no operation id, no audit, no permissions, and "
                 "a reservation that nobody can settle or resume.",
             ),

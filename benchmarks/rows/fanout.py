@@ -20,14 +20,14 @@ async def measure(bench: Bench) -> list[Figure]:
     ):
         ours, local, least, remote = await in_turns(
             bench.sizes.rounds,
-            partial(_troupe, bench, COUNT),
+            partial(_retinue, bench, COUNT),
             partial(_autogen, inprocess, COUNT),
             partial(_autogen, inprocess, COUNT, "fan_out_bare"),
             partial(_autogen, grpc, COUNT),
         )
         series = await _series(bench, inprocess, grpc)
     notes = (
-        "Troupe: each sub-agent's start and end are durable, it is authorised three times against "
+        "Retinue: each sub-agent's start and end are durable, it is authorised three times against "
         "budget and policy, and audited; results come back to the parent.",
         "AutoGen: create and call; not durable, no budget, no permissions. Over gRPC: a host, a "
         "caller and two workers, each a process.",
@@ -37,7 +37,7 @@ async def measure(bench: Bench) -> list[Figure]:
             "fanout_shared_vs_autogen_inprocess",
             ratios(ours, local),
             {
-                "troupe_per_s": median(ours),
+                "retinue_per_s": median(ours),
                 "autogen_inprocess_per_s": median(local),
                 "autogen_inprocess_without_routing_per_s": median(least),
             },
@@ -47,7 +47,7 @@ async def measure(bench: Bench) -> list[Figure]:
         figure(
             "fanout_shared_vs_autogen_grpc",
             ratios(ours, remote),
-            {"troupe_per_s": median(ours), "autogen_grpc_per_s": median(remote)},
+            {"retinue_per_s": median(ours), "autogen_grpc_per_s": median(remote)},
             notes,
         ),
     ]
@@ -55,11 +55,11 @@ async def measure(bench: Bench) -> list[Figure]:
 
 async def _series(bench: Bench, inprocess: Peer, grpc: Peer) -> Series:
     """Throughput against fan-out, the median of three."""
-    found: Series = {"Troupe": [], "AutoGen in-process": [], "AutoGen gRPC": []}
+    found: Series = {"Retinue": [], "AutoGen in-process": [], "AutoGen gRPC": []}
     for count in bench.sizes.fan_outs:
         rates = await in_turns(
             3,
-            partial(_troupe, bench, count),
+            partial(_retinue, bench, count),
             partial(_autogen, inprocess, count),
             partial(_autogen, grpc, count),
         )
@@ -68,7 +68,7 @@ async def _series(bench: Bench, inprocess: Peer, grpc: Peer) -> Series:
     return found
 
 
-async def _troupe(bench: Bench, count: int) -> float:
+async def _retinue(bench: Bench, count: int) -> float:
     """Sub-agents a second of a new root session, so that no family comes to its limits."""
     root = await bench.session(agents.fans_out, await bench.workspace("fanout"))
     seconds = await run(root, str(count))

@@ -35,7 +35,7 @@ async def measure(bench: Bench) -> list[Figure]:
                 "the time from one queued turn's beginning to the next one's, commits included.",
                 "No peer: the same session with much history and with little.",
             ),
-            {"Troupe": points},
+            {"Retinue": points},
         )
     ]
 
@@ -46,7 +46,7 @@ async def _turn_s(bench: Bench, count: int, long: Session | None) -> float:
     Where the turns' own messages would count, the session is a new one.
     """
     session = long or await _filled(bench, count)
-    gate = bench.home / f"go-{bench.troupe.calls.new_id()}"
+    gate = bench.home / f"go-{bench.retinue.calls.new_id()}"
     first = await session.start(str(gate))
     turns = await each(range(bench.sizes.turns), lambda _: session.start(""), 16)
     gate.touch()

@@ -29,7 +29,7 @@ async def measure(bench: Bench) -> list[Figure]:
     before, stores_before = await _resident(pids), await _of_actors(bench, stores)
     await _chat(bench, count)
     after, stores_after = await _resident(pids), await _of_actors(bench, stores)
-    hosts = (await bench.troupe.status()).hosts
+    hosts = (await bench.retinue.status()).hosts
     live = sum(host.sessions for host in hosts if host.pid in pids)
     if live < count:
         raise RuntimeError(f"{live} sessions of {count} are live on the hosts that were there")
@@ -65,6 +65,6 @@ async def _resident(pids: list[int]) -> int:
 
 
 async def _of_actors(bench: Bench, names: list[str]) -> int:
-    namespace = bench.troupe.calls.settings.namespace
+    namespace = bench.retinue.calls.settings.namespace
     pids = [int(str(await Proxy(name, namespace).process_id())) for name in names]
     return await _resident(pids)

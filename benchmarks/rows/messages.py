@@ -13,20 +13,20 @@ async def measure(bench: Bench) -> list[Figure]:
     session = await bench.session(agents.adds_messages, await bench.workspace("messages"))
     async with bench.peer("openai_session", bench.redis_url) as peer:
 
-        async def troupe() -> float:
+        async def retinue() -> float:
             return median(floats(await run(session, str(count))))
 
         async def openai() -> float:
             return median(floats(await peer.ask("add", count=count)))
 
-        ours, theirs = await in_turns(bench.sizes.rounds, troupe, openai)
+        ours, theirs = await in_turns(bench.sizes.rounds, retinue, openai)
     return [
         figure(
             "add_message_vs_openai_redis_session",
             ratios(ours, theirs),
-            {"troupe_p50_ms": median(ours) * 1e3, "openai_p50_ms": median(theirs) * 1e3},
+            {"retinue_p50_ms": median(ours) * 1e3, "openai_p50_ms": median(theirs) * 1e3},
             (
-                "Troupe: fenced, sealed, and a step of a turn that can be resumed.",
+                "Retinue: fenced, sealed, and a step of a turn that can be resumed.",
                 "OpenAI: a checked transaction for each item; nothing keeps two writers of one "
                 "session from interleaving.",
             ),

@@ -28,15 +28,16 @@ async def measure(bench: Bench) -> list[Figure]:
     async def process_child() -> float:
         return median(floats(await run(parent, str(sizes.process_spawns))))
 
-    ray_s, troupe_s = await in_turns(sizes.rounds, ray_actor, process_child)
+    ray_s, retinue_s = await in_turns(sizes.rounds, ray_actor, process_child)
     return [
         figure(
             "spawn_process_vs_ray_actor",
-            ratios(ray_s, troupe_s),
-            {"troupe_p50_ms": median(troupe_s) * 1e3, "ray_actor_p50_ms": median(ray_s) * 1e3},
+            ratios(ray_s, retinue_s),
+            {"retinue_p50_ms": median(retinue_s) * 1e3, "ray_actor_p50_ms": median(ray_s) * 1e3},
             (
-                "Troupe: a fresh process forked by a warm host; the time is to the child's result, "
-                "and its start, result and directory slot are durable or accounted for by then.",
+                "Retinue: a fresh process forked by a warm host; the time is to the child's "
+                "result, and its start, result and directory slot are durable or accounted for by "
+                "then.",
                 "Ray: start and first reply of an actor without arguments; nothing is durable.",
             ),
         )

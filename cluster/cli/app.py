@@ -1,4 +1,4 @@
-"""The command ``troupe``: its commands and their options. What they do is in ``*_commands``.
+"""The command ``retinue``: its commands and their options. What they do is in ``*_commands``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the run
 failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.
@@ -33,7 +33,7 @@ from retinue.cluster.terminal.render import Folding, say
 _SIBLINGS = 20
 
 app = typer.Typer(
-    name="troupe",
+    name="retinue",
     help="Trees of agents that share budgets and permissions, and survive crashes.",
     no_args_is_help=True,
     add_completion=False,
@@ -328,7 +328,7 @@ def invoke(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     as_json = "--json" in arguments
     try:
-        code = app(list(arguments), prog_name="troupe", standalone_mode=False)
+        code = app(list(arguments), prog_name="retinue", standalone_mode=False)
     except TyperException as error:
         return _usage(error, as_json)
     except (Abort, KeyboardInterrupt):
@@ -368,7 +368,7 @@ def _usage(error: TyperException, as_json: bool) -> int:
     message = " ".join(error.format_message().split())
     if not message:  # nothing was asked for, and the help has been shown
         return OK
-    say(f"troupe: {message} (see `troupe --help`)")
+    say(f"retinue: {message} (see `retinue --help`)")
     if as_json:
         print_json({"error": {"kind": "UsageError", "message": message, "details": {}}})
     return WRONG_CALL

@@ -19,7 +19,7 @@ from retinue.cluster.terminal.outcome import FAILED, OK, print_json
 from retinue.cluster.terminal.render import say
 
 if TYPE_CHECKING:
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
     from retinue.cluster.client.workspace import Workspace
 
 _LONGEST_DETAIL = 100
@@ -27,8 +27,8 @@ _LONGEST_DETAIL = 100
 
 async def show(directory: Path | None, last: int, as_json: bool) -> int:
     """The newest entries, oldest first."""
-    async with connected() as troupe:
-        workspace = await find_workspace(troupe, directory)
+    async with connected() as retinue:
+        workspace = await find_workspace(retinue, directory)
         reports = await workspace.audit()
         entries = sorted(_entries(reports), key=lambda one: (one.at, one.strand, one.row))
         newest = entries[-last:] if last else []
@@ -37,14 +37,14 @@ async def show(directory: Path | None, last: int, as_json: bool) -> int:
         else:
             render.show(_table(newest))
             if len(entries) > last:
-                say(f"troupe: the newest {last} of {len(entries)}; --last N shows more")
+                say(f"retinue: the newest {last} of {len(entries)}; --last N shows more")
         return _judge(reports)
 
 
 async def verify(directory: Path | None, as_json: bool) -> int:
     """Check every strand; the first entry of each that is wrong is named."""
-    async with connected() as troupe:
-        workspace = await find_workspace(troupe, directory)
+    async with connected() as retinue:
+        workspace = await find_workspace(retinue, directory)
         reports = await workspace.audit()
         problems: list[JsonValue] = [one.problem for one in reports if one.problem]
         count = sum(len(one.entries) for one in reports)
@@ -64,8 +64,8 @@ async def verify(directory: Path | None, as_json: bool) -> int:
 
 async def export(directory: Path | None, output: Path | None) -> int:
     """Write the log as a signed document."""
-    async with connected() as troupe:
-        workspace = await find_workspace(troupe, directory)
+    async with connected() as retinue:
+        workspace = await find_workspace(retinue, directory)
         text = await workspace.export_audit()
     if output is None:
         print(text, flush=True)
@@ -74,14 +74,14 @@ async def export(directory: Path | None, output: Path | None) -> int:
         output.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise InvalidValue(f"{output}: can't be written: {error.strerror}") from error
-    say(f"troupe: the audit log of {workspace.path} is in {output}")
+    say(f"retinue: the audit log of {workspace.path} is in {output}")
     return OK
 
 
-async def find_workspace(troupe: Troupe, directory: Path | None) -> Workspace:
+async def find_workspace(retinue: Retinue, directory: Path | None) -> Workspace:
     """The registered workspace of a directory (this one unless given)."""
     wanted = (directory or Path()).expanduser().resolve()
-    for workspace in await troupe.workspaces():
+    for workspace in await retinue.workspaces():
         if Path(workspace.path) == wanted:
             return workspace
     raise InvalidValue(
@@ -96,7 +96,7 @@ def _entries(reports: list[Report]) -> list[Entry]:
 def _judge(reports: list[Report]) -> int:
     problems = [one.problem for one in reports if one.problem]
     for problem in problems:
-        say(f"troupe: audit: {problem}")
+        say(f"retinue: audit: {problem}")
     return FAILED if problems else OK
 
 

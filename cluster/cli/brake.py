@@ -20,8 +20,8 @@ async def hold(
     path = directory or Path.cwd()
     if not path.is_dir():
         raise InvalidValue(f"--workspace: {path} is not a directory")
-    async with connected(actor=by) as troupe:
-        workspace = await troupe.workspace(path)
+    async with connected(actor=by) as retinue:
+        workspace = await retinue.workspace(path)
         cancelled = await workspace.hold(why, cancel=cancel)
         held = await workspace.held()
         if as_json:
@@ -30,29 +30,29 @@ async def hold(
             )
             return OK
         say(
-            f"troupe: workspace {workspace.path} is on hold: nothing begins there until "
-            f"`troupe release --workspace {workspace.path}`"
+            f"retinue: workspace {workspace.path} is on hold: nothing begins there until "
+            f"`retinue release --workspace {workspace.path}`"
         )
         if cancel:
-            say(f"troupe: {cancelled} session{'' if cancelled == 1 else 's'} cancelled")
+            say(f"retinue: {cancelled} session{'' if cancelled == 1 else 's'} cancelled")
     return OK
 
 
 async def release(directory: Path | None, by: str | None, as_json: bool) -> int:
     """Let a workspace go on."""
-    async with connected(actor=by) as troupe:
-        workspace = await find_workspace(troupe, directory)
+    async with connected(actor=by) as retinue:
+        workspace = await find_workspace(retinue, directory)
         before = await workspace.release()
         if as_json:
             print_json({"workspace": workspace.path, "was_held": hold_json(before)})
         elif before is None:
-            say(f"troupe: workspace {workspace.path} was not on hold")
+            say(f"retinue: workspace {workspace.path} was not on hold")
         else:
-            say(f"troupe: workspace {workspace.path} goes on; it was {hold_text(before)}")
+            say(f"retinue: workspace {workspace.path} goes on; it was {hold_text(before)}")
     return OK
 
 
 def say_held(path: str, hold: Hold) -> None:
     """A line about a workspace on hold, and the way out."""
-    say(f"troupe: workspace {path} is {hold_text(hold)}")
-    say(f"troupe: `troupe release --workspace {path}` lets it go on")
+    say(f"retinue: workspace {path} is {hold_text(hold)}")
+    say(f"retinue: `retinue release --workspace {path}` lets it go on")

@@ -15,7 +15,7 @@ from retinue.cluster.terminal.display import waiting
 from retinue.cluster.terminal.outcome import INTERRUPTED
 
 if TYPE_CHECKING:
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,15 +31,15 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
 
 
 @contextlib.asynccontextmanager
-async def connected(*, elsewhere: bool = False, actor: str | None = None) -> AsyncIterator[Troupe]:
-    """RAY_ADDRESS's cluster, or `troupe up`'s, or one of our own for the length of the block.
+async def connected(*, elsewhere: bool = False, actor: str | None = None) -> AsyncIterator[Retinue]:
+    """RAY_ADDRESS's cluster, or `retinue up`'s, or one of our own for the length of the block.
 
     With ``elsewhere`` never one of our own, but the one that this machine is a node of. The audit
     log has what is done under the name of ``actor``.
     """
     joining = elsewhere or outlives_us()
     address = "auto" if elsewhere and not outlives_us() else None
-    text = "joining the cluster" if joining else "starting a cluster (`troupe up` keeps one ready)"
+    text = "joining the cluster" if joining else "starting a cluster (`retinue up` keeps one ready)"
     async with contextlib.AsyncExitStack() as stack:
         with waiting(text):
             client = await stack.enter_async_context(retinue.connect(address, actor=actor))

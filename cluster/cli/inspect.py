@@ -40,7 +40,7 @@ from retinue.cluster.terminal.render import Folding, say
 
 if TYPE_CHECKING:
     from retinue.cluster.client.budgets import BudgetStatus
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
     from retinue.cluster.client.inbox import ApprovalScope, InboxRequest
     from retinue.cluster.client.workspace import Workspace
 
@@ -82,12 +82,12 @@ async def ps(options: PsOptions, as_json: bool) -> int:
     )
     user = None if options.user is None else parse_user(options.user, "--user")
     parse_cursor(options.after, "--after")
-    async with connected() as troupe:
+    async with connected() as retinue:
         place = options.workspace
-        workspace = None if place is None else await _workspace(troupe, place, register=False)
+        workspace = None if place is None else await _workspace(retinue, place, register=False)
         filters = Filters(workspace, user, options.state, since, until)
-        listed, following = await list_sessions(troupe, options.limit, filters, options.after)
-        held = await _held(troupe)
+        listed, following = await list_sessions(retinue, options.limit, filters, options.after)
+        held = await _held(retinue)
         if as_json:
             print_json(
                 {
@@ -102,22 +102,22 @@ async def ps(options: PsOptions, as_json: bool) -> int:
         elif listed:
             render.show(render.sessions_table(listed, render.stdout().width))
         elif filters != ALL or options.after:
-            say("troupe: no session fits")
+            say("retinue: no session fits")
         else:
-            say("troupe: no sessions yet: `troupe run FILE:AGENT --prompt …` makes one")
+            say("retinue: no sessions yet: `retinue run FILE:AGENT --prompt …` makes one")
         for path, hold in held:
             say_held(path, hold)
         if following and not as_json:
-            say(f"troupe: --limit N shows more than {options.limit}; --after {following} goes on")
+            say(f"retinue: --limit N shows more than {options.limit}; --after {following} goes on")
         _hint_at_resume([one.summary.id for one in listed if one.status == INTERRUPTED])
     return OK
 
 
 async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
     """A session and all below it, with costs."""
-    async with connected() as troupe:
-        session = await find_session(troupe, session_id)
-        found, live = await get_tree(troupe, session.id)
+    async with connected() as retinue:
+        session = await find_session(retinue, session_id)
+        found, live = await get_tree(retinue, session.id)
         if as_json:
             print_json(tree_json(found, live))
         else:
@@ -129,9 +129,9 @@ async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
 
 async def show(session_id: str, messages: int, as_json: bool) -> int:
     """All about one session."""
-    async with connected() as troupe:
-        session = await find_session(troupe, session_id)
-        found, live = await get_tree(troupe, session.id)
+    async with connected() as retinue:
+        session = await find_session(retinue, session_id)
+        found, live = await get_tree(retinue, session.id)
         view, budget = await session.status(), await session.budget()
         status = status_of(view.summary, live)
         history = await session.messages(last=messages) if messages else []
@@ -167,10 +167,10 @@ async def show(session_id: str, messages: int, as_json: bool) -> int:
     return OK
 
 
-async def _held(troupe: Troupe) -> list[tuple[str, Hold]]:
+async def _held(retinue: Retinue) -> list[tuple[str, Hold]]:
     """The workspaces that are on hold."""
-    holds = await troupe.calls.directory.holds()
-    return [(one.path, holds[one.id]) for one in await troupe.workspaces() if one.id in holds]
+    holds = await retinue.calls.directory.holds()
+    return [(one.path, holds[one.id]) for one in await retinue.workspaces() if one.id in holds]
 
 
 async def budget(
@@ -189,16 +189,16 @@ async def budget(
         raise InvalidValue(f"--workspace: {directory} is not a directory")
     if cap is not None and (session_id is not None or cap != _NO_CAP):
         to_nano(cap, "--set")
-    async with connected(actor=by) as troupe:
+    async with connected(actor=by) as retinue:
         if session_id is not None:
-            found = [await _session_budget(troupe, session_id, cap)]
+            found = [await _session_budget(retinue, session_id, cap)]
         elif directory is not None:
-            found = [await _workspace_budget(troupe, directory, cap)]
+            found = [await _workspace_budget(retinue, directory, cap)]
         else:
-            workspaces = await troupe.workspaces()
+            workspaces = await retinue.workspaces()
             budgets = await asyncio.gather(*(one.budget() for one in workspaces))
             found = [(one.path, status) for one, status in zip(workspaces, budgets, strict=True)]
-        held = dict(await _held(troupe))
+        held = dict(await _held(retinue))
         if as_json:
             print_json(
                 {
@@ -214,28 +214,30 @@ async def budget(
                 if hold := held.get(name):
                     say_held(name, hold)
         else:
-            say("troupe: no workspaces yet: the first `troupe run` registers one")
+            say("retinue: no workspaces yet: the first `retinue run` registers one")
     return OK
 
 
 async def list_approvals(as_json: bool) -> int:
     """What waits for a decision, the most urgent first."""
-    async with connected() as troupe:
-        requests = await troupe.pending()
+    async with connected() as retinue:
+        requests = await retinue.pending()
         if as_json:
             print_json({"approvals": [request_json(one) for one in requests]})
         elif requests:
             render.show(render.requests_view(requests))
-            say("troupe: decide with `troupe approvals ID approve` or `troupe approvals ID deny`")
+            say(
+                "retinue: decide with `retinue approvals ID approve` or `retinue approvals ID deny`"
+            )
         else:
-            say("troupe: nothing waits for a decision")
+            say("retinue: nothing waits for a decision")
     return OK
 
 
 async def approve(request_id: str, scope: ApprovalScope, by: str | None, as_json: bool) -> int:
     """Say yes to a request."""
-    async with connected(actor=by) as troupe:
-        request = await find_request(troupe, request_id)
+    async with connected(actor=by) as retinue:
+        request = await find_request(retinue, request_id)
         decision = await request.approve(scope)
         granted = str(decision.scope)
         line = f"approved ({granted}): {request.description}"
@@ -247,8 +249,8 @@ async def approve(request_id: str, scope: ApprovalScope, by: str | None, as_json
 
 async def deny(request_id: str, reason: str, by: str | None, as_json: bool) -> int:
     """Say no to a request."""
-    async with connected(actor=by) as troupe:
-        request = await find_request(troupe, request_id)
+    async with connected(actor=by) as retinue:
+        request = await find_request(retinue, request_id)
         await request.deny(reason)
         _tell_decision(request, False, "deny", f"denied: {request.description}", as_json)
     return OK
@@ -260,34 +262,34 @@ def _tell_decision(
     if as_json:
         print_json({"id": request.id, "approved": approved, "scope": scope})
     else:
-        say(f"troupe: {line}")
+        say(f"retinue: {line}")
         if approved and request.deferred:
-            say(f"troupe: its agent went on without; run it again in session {request.family_id}")
+            say(f"retinue: its agent went on without; run it again in session {request.family_id}")
 
 
 async def _session_budget(
-    troupe: Troupe, session_id: str, cap: str | None
+    retinue: Retinue, session_id: str, cap: str | None
 ) -> tuple[str, BudgetStatus]:
-    session = await find_session(troupe, session_id)
+    session = await find_session(retinue, session_id)
     if cap is not None:
         await session.set_budget(to_usd(to_nano(cap, "--set")))
     return session.id, await session.budget()
 
 
 async def _workspace_budget(
-    troupe: Troupe, directory: Path, cap: str | None
+    retinue: Retinue, directory: Path, cap: str | None
 ) -> tuple[str, BudgetStatus]:
-    workspace = await _workspace(troupe, directory, register=cap is not None)
+    workspace = await _workspace(retinue, directory, register=cap is not None)
     if cap is not None:
         await workspace.set_budget(None if cap == _NO_CAP else to_usd(to_nano(cap, "--set")))
     return workspace.path, await workspace.budget()
 
 
-async def _workspace(troupe: Troupe, directory: Path, register: bool) -> Workspace:
+async def _workspace(retinue: Retinue, directory: Path, register: bool) -> Workspace:
     if register:
-        return await troupe.workspace(directory)
+        return await retinue.workspace(directory)
     path = os.path.realpath(directory)
-    for one in await troupe.workspaces():
+    for one in await retinue.workspaces():
         if one.path == path:
             return one
     raise NotFound(f"workspace {directory}: nothing has run there yet")
@@ -295,6 +297,6 @@ async def _workspace(troupe: Troupe, directory: Path, register: bool) -> Workspa
 
 def _hint_at_resume(interrupted: Sequence[str]) -> None:
     for id in interrupted[:3]:
-        say(f"troupe: interrupted: `troupe resume {id}` goes on")
+        say(f"retinue: interrupted: `retinue resume {id}` goes on")
     if len(interrupted) > 3:
-        say(f"troupe: and {len(interrupted) - 3} more: `troupe resume --all`")
+        say(f"retinue: and {len(interrupted) - 3} more: `retinue resume --all`")

@@ -40,11 +40,11 @@ def up(as_json: bool) -> int:
         }
         print_json(document)
     elif started:
-        say(f"troupe: up (process {found.pid}, log {daemon.log_file()}); `troupe down` stops it")
+        say(f"retinue: up (process {found.pid}, log {daemon.log_file()}); `retinue down` stops it")
     elif problem := trouble(found, alive, time.time()):
-        say(f"troupe: {problem}")
+        say(f"retinue: {problem}")
     else:
-        say(f"troupe: is up already (process {found.pid})")
+        say(f"retinue: is up already (process {found.pid})")
     return OK
 
 
@@ -55,7 +55,9 @@ def down(as_json: bool) -> int:
     if as_json:
         print_json({"stopped": pid is not None, "pid": pid})
     else:
-        say("troupe: nothing was up" if pid is None else f"troupe: down (process {pid} has ended)")
+        say(
+            "retinue: nothing was up" if pid is None else f"retinue: down (process {pid} has ended)"
+        )
     return OK
 
 
@@ -92,18 +94,18 @@ async def examine_cluster(as_json: bool) -> int:
         show("", _findings(findings.cluster))
     for kind, counts in found.stored.items():
         listed = ", ".join(f"{count} in form {form}" for form, count in counts.items())
-        say(f"troupe: stored: {kind}: {listed}")
+        say(f"retinue: stored: {kind}: {listed}")
     return _conclude(findings.fine)
 
 
 def _conclude(fine: bool) -> int:
-    say("troupe: all is well" if fine else "troupe: not all is well: do what is said above")
+    say("retinue: all is well" if fine else "retinue: not all is well: do what is said above")
     return OK if fine else UNAVAILABLE
 
 
 def _nodes(found: cluster_doctor.Cluster) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("node", "Troupe", "Ray", "Python", "Redis ms", "clock ms", "GiB free"):
+    for name in ("node", "Retinue", "Ray", "Python", "Redis ms", "clock ms", "GiB free"):
         table.add_column(name, no_wrap=True)
     table.add_column("hosts", justify="right")
     table.add_column("agents", justify="right")
@@ -117,7 +119,7 @@ def _node_cells(report: NodeReport | None) -> tuple[str, ...]:
         return ("?",) * 6
     runs, redis, free = report.software, report.redis, report.memory_free
     return (
-        runs.troupe or "?",
+        runs.retinue or "?",
         runs.ray,
         runs.python,
         "-" if redis.error else f"{redis.round_trip_ms:.1f}",

@@ -14,7 +14,7 @@ from retinue.actors.domain.errors import InvalidValue, NotFound
 from retinue.actors.domain.values.ids import parse_uuid
 
 if TYPE_CHECKING:
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
     from retinue.cluster.client.inbox import InboxRequest
     from retinue.cluster.client.session import Session
 
@@ -25,24 +25,24 @@ _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 _SHOWN = 8
 
 
-async def find_session(troupe: Troupe, text: str) -> Session:
+async def find_session(retinue: Retinue, text: str) -> Session:
     """The session that ``text`` means. NotFound for none, InvalidValue if it fits several."""
     given = check_fragment(text, "session")
     if not _WHOLE.fullmatch(given):
-        found = await troupe.calls.directory.find(given)
-        given = the_only_one(given, found, "session", "troupe ps")
-    session = troupe.session(given)
-    await troupe.calls.directory.place_of(session.id)
+        found = await retinue.calls.directory.find(given)
+        given = the_only_one(given, found, "session", "retinue ps")
+    session = retinue.session(given)
+    await retinue.calls.directory.place_of(session.id)
     return session
 
 
-async def find_request(troupe: Troupe, text: str) -> InboxRequest:
+async def find_request(retinue: Retinue, text: str) -> InboxRequest:
     """The open request that ``text`` means, with the same errors."""
     given = check_fragment(text, "request")
-    requests = {request.id: request for request in await troupe.pending()}
+    requests = {request.id: request for request in await retinue.pending()}
     if given not in requests:
         fitting = [id for id in requests if id.startswith(given) or id.endswith(given)]
-        given = the_only_one(given, fitting, "open request", "troupe approvals")
+        given = the_only_one(given, fitting, "open request", "retinue approvals")
     return requests[given]
 
 

@@ -15,24 +15,24 @@ _SHOWN = 8
 
 async def drain(name: str, as_json: bool) -> int:
     """Have a node's sessions and stores go elsewhere; returns when nothing of ours is there."""
-    async with connected(elsewhere=True) as troupe:
-        first = left = await troupe.calls.directory.drain(name)
+    async with connected(elsewhere=True) as retinue:
+        first = left = await retinue.calls.directory.drain(name)
         while left.hosts or left.stores:
             told = _line(left)
             say(told)
             while (left.hosts or left.stores) and _line(left) == told:
                 await asyncio.sleep(_POLL_S)
-                left = await troupe.calls.directory.drain(first.id)
+                left = await retinue.calls.directory.drain(first.id)
         # now, and not when we have left: Ray ends the node, with us if we are on it
         if as_json:
             print_json({"node": first.id, "address": first.address, "drained": True})
         else:
-            say(f"troupe: node {first.id[:_SHOWN]} is drained: nothing of ours is on it")
+            say(f"retinue: node {first.id[:_SHOWN]} is drained: nothing of ours is on it")
     return OK
 
 
 def _line(left: NodeStatus) -> str:
     return (
-        f"troupe: node {left.id[:_SHOWN]} has {left.sessions} sessions in {left.hosts} hosts, "
+        f"retinue: node {left.id[:_SHOWN]} has {left.sessions} sessions in {left.hosts} hosts, "
         f"{left.stores} stores"
     )

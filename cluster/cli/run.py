@@ -1,4 +1,4 @@
-"""`troupe run` and `troupe resume`: start runs, or go on with them, and wait for the results."""
+"""`retinue run` and `retinue resume`: start runs, or go on with them, and wait for the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retinue.actors.domain.errors import (
     InvalidAgent,
     InvalidValue,
     NotFound,
-    TroupeError,
+    RetinueError,
 )
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation
@@ -35,7 +35,7 @@ from retinue.cluster.terminal.overview import result_json
 from retinue.cluster.terminal.render import clean, say
 
 if TYPE_CHECKING:
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
     from retinue.cluster.client.inbox import ApprovalHandler
     from retinue.cluster.client.session import Session
 
@@ -46,7 +46,7 @@ _WHOLE_ID = 36  # characters
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `troupe run` was told; None where it was not."""
+    """What `retinue run` was told; None where it was not."""
 
     agent: str
     prompt: str
@@ -64,14 +64,14 @@ async def run(options: RunOptions, as_json: bool) -> int:
     """Run an agent, in a session of its own or in one that is there."""
     agent = load_agent(options.agent)
     _check(options)
-    async with connected(actor=options.by) as troupe:
-        session = await _session_for(troupe, agent, options)
-        say(f"troupe: session {session.id}")
-        async with _showing(troupe, [session], options.approve) as display:
+    async with connected(actor=options.by) as retinue:
+        session = await _session_for(retinue, agent, options)
+        say(f"retinue: session {session.id}")
+        async with _showing(retinue, [session], options.approve) as display:
             run_id = await session.start(options.prompt, run_id=options.run_id)
             runs = [(session, run_id)]
-            (result,) = await _through_losses(troupe, lambda: follow(runs, display))
-        await _conclude(troupe, session, result)
+            (result,) = await _through_losses(retinue, lambda: follow(runs, display))
+        await _conclude(retinue, session, result)
         if as_json:
             print_json(result_json(result))
         elif result.output:
@@ -85,36 +85,36 @@ async def resume(
     """Go on with what was queued or interrupted, in one session or in all."""
     if (session_id is None) != everything:
         raise InvalidValue("resume: give the id of a session, or --all")
-    async with connected(actor=by) as troupe:
-        sessions = await _to_resume(troupe, session_id)
-        async with _showing(troupe, sessions, approve) as display:
+    async with connected(actor=by) as retinue:
+        sessions = await _to_resume(retinue, session_id)
+        async with _showing(retinue, sessions, approve) as display:
             runs, errors = await _resumed(sessions)
-            results = await _through_losses(troupe, lambda: follow(runs, display)) if runs else []
+            results = await _through_losses(retinue, lambda: follow(runs, display)) if runs else []
         by_run = {run_id: session for session, run_id in runs}
         for result in results:
-            await _conclude(troupe, by_run[result.run_id], result, several=len(results) > 1)
+            await _conclude(retinue, by_run[result.run_id], result, several=len(results) > 1)
         if as_json:
             print_json({"results": [result_json(result) for result in results]})
         else:
             _print_outputs(results)
         if not runs and not errors:
-            say("troupe: nothing to resume")
+            say("retinue: nothing to resume")
     codes = [report(error, as_json=False) for error in errors]
     return max([*codes, *(OK if result.success else FAILED for result in results)], default=OK)
 
 
-async def _through_losses(troupe: Troupe, work: Callable[[], Awaitable[T]]) -> T:
+async def _through_losses(retinue: Retinue, work: Callable[[], Awaitable[T]]) -> T:
     """What ``work`` comes to; again if the local cluster is lost, which comes back by itself."""
     while True:
         try:
             return await work()
         except ClusterUnavailable as error:
-            if not troupe.comes_back:
+            if not retinue.comes_back:
                 raise
-            say(f"troupe: {error.message}")
-            if not await troupe.rejoin():
+            say(f"retinue: {error.message}")
+            if not await retinue.rejoin():
                 raise
-            say("troupe: the local cluster is back: the run goes on")
+            say("retinue: the local cluster is back: the run goes on")
 
 
 def _check(options: RunOptions) -> None:
@@ -130,23 +130,23 @@ def _check(options: RunOptions) -> None:
         parse_uuid(options.run_id, "--run-id")
 
 
-async def _session_for(troupe: Troupe, agent: AgentFunction, options: RunOptions) -> Session:
+async def _session_for(retinue: Retinue, agent: AgentFunction, options: RunOptions) -> Session:
     if options.session is None:
-        return await _new_session(troupe, agent, options, None)
+        return await _new_session(retinue, agent, options, None)
     try:
-        session = await find_session(troupe, options.session)
+        session = await find_session(retinue, options.session)
     except NotFound:
         if len(options.session) != _WHOLE_ID:
             raise
-        return await _new_session(troupe, agent, options, options.session)
+        return await _new_session(retinue, agent, options, options.session)
     await _require_same(session, agent, options)
     return session
 
 
 async def _new_session(
-    troupe: Troupe, agent: AgentFunction, options: RunOptions, session_id: str | None
+    retinue: Retinue, agent: AgentFunction, options: RunOptions, session_id: str | None
 ) -> Session:
-    workspace = await troupe.workspace(options.workspace or Path.cwd())
+    workspace = await retinue.workspace(options.workspace or Path.cwd())
     defaults = BudgetConfig()
     budget = BudgetConfig()
     if options.budget is not None:
@@ -155,7 +155,7 @@ async def _new_session(
         budget.per_action_max = to_nano(options.per_action, "--per-action")
     elif options.budget is not None:
         budget.per_action_max = min(defaults.per_action_max, budget.session_max)
-    return await troupe.create_session(
+    return await retinue.create_session(
         agent,
         workspace=workspace,
         budget=budget,
@@ -176,7 +176,7 @@ async def _require_same(session: Session, agent: AgentFunction, options: RunOpti
         if value is not None:
             raise InvalidValue(
                 f"{name}: session {session.id} is there already and keeps what it was made with; "
-                f"its cap is changed by `troupe budget {session.id} --set USD`"
+                f"its cap is changed by `retinue budget {session.id} --set USD`"
             )
     own = (await session.status()).profile.agent
     if own is None:
@@ -190,37 +190,37 @@ async def _require_same(session: Session, agent: AgentFunction, options: RunOpti
         )
 
 
-async def _to_resume(troupe: Troupe, session_id: str | None) -> list[Session]:
+async def _to_resume(retinue: Retinue, session_id: str | None) -> list[Session]:
     if session_id is None:
-        return [troupe.session(id) for id in await troupe.calls.directory.running()]
-    session = await find_session(troupe, session_id)
-    family = (await troupe.calls.directory.place_of(session.id)).family_id
+        return [retinue.session(id) for id in await retinue.calls.directory.running()]
+    session = await find_session(retinue, session_id)
+    family = (await retinue.calls.directory.place_of(session.id)).family_id
     if family != session.id:
-        say(f"troupe: {session.id} is a sub-agent of {family}, which is what goes on")
-    return [troupe.session(family)]
+        say(f"retinue: {session.id} is a sub-agent of {family}, which is what goes on")
+    return [retinue.session(family)]
 
 
 async def _resumed(
     sessions: Sequence[Session],
-) -> tuple[list[tuple[Session, str]], list[TroupeError]]:
+) -> tuple[list[tuple[Session, str]], list[RetinueError]]:
     """The runs that go on, and what went wrong with single sessions."""
     runs: list[tuple[Session, str]] = []
-    errors: list[TroupeError] = []
+    errors: list[RetinueError] = []
     for session in sessions:
         try:
             found = await session.resume()
-        except TroupeError as error:
+        except RetinueError as error:
             errors.append(error)
             continue
         if found:
-            say(f"troupe: session {session.id}")
+            say(f"retinue: session {session.id}")
         runs += [(session, run_id) for run_id in found]
     return runs, errors
 
 
 @contextlib.asynccontextmanager
 async def _showing(
-    troupe: Troupe, sessions: Sequence[Session], approve: str
+    retinue: Retinue, sessions: Sequence[Session], approve: str
 ) -> AsyncIterator[Display]:
     """Progress, and answers to what the agents ask; says how to go on if it is interrupted."""
     display = make_display()
@@ -228,7 +228,7 @@ async def _showing(
         handler = _handler(approve, display) if sessions else None
         for session in sessions:
             if handler is not None:
-                await troupe.answer(session.id, handler)
+                await retinue.answer(session.id, handler)
         yield display
     except asyncio.CancelledError:
         display.close()
@@ -238,7 +238,7 @@ async def _showing(
     except ClusterUnavailable:
         display.close()
         for session in sessions:
-            say(f"troupe: nothing is lost: `troupe resume {session.id}` goes on")
+            say(f"retinue: nothing is lost: `retinue resume {session.id}` goes on")
         raise
     finally:
         display.close()
@@ -250,35 +250,35 @@ def _handler(approve: str, display: Display) -> ApprovalHandler | None:
     if approve == "ask" and can_ask():
         return Asker(display)
     if approve == "ask":
-        say("troupe: no terminal to ask at: what needs approval waits in `troupe approvals`")
+        say("retinue: no terminal to ask at: what needs approval waits in `retinue approvals`")
     return None
 
 
 def _how_to_go_on(id: str) -> str:
     if outlives_us():
         return (
-            f"troupe: left; the run goes on: `troupe resume {id}` waits for it, "
-            f"`troupe cancel {id}` stops it"
+            f"retinue: left; the run goes on: `retinue resume {id}` waits for it, "
+            f"`retinue cancel {id}` stops it"
         )
-    return f"troupe: interrupted; nothing is lost: `troupe resume {id}` goes on"
+    return f"retinue: interrupted; nothing is lost: `retinue resume {id}` goes on"
 
 
 async def _conclude(
-    troupe: Troupe, session: Session, result: Result, several: bool = False
+    retinue: Retinue, session: Session, result: Result, several: bool = False
 ) -> None:
-    agents, waiting = await _through_losses(troupe, lambda: _around(troupe, session))
+    agents, waiting = await _through_losses(retinue, lambda: _around(retinue, session))
     which = f"session {session.id}: " if several else ""
-    say(f"troupe: {which}{conclusion(result, agents)}")
+    say(f"retinue: {which}{conclusion(result, agents)}")
     if waiting:
         what = "action waits" if waiting == 1 else "actions wait"
-        say(f"troupe: {waiting} {what} for a decision: see `troupe approvals`")
+        say(f"retinue: {waiting} {what} for a decision: see `retinue approvals`")
 
 
-async def _around(troupe: Troupe, session: Session) -> tuple[int, int]:
+async def _around(retinue: Retinue, session: Session) -> tuple[int, int]:
     """How many sub-agents a session has, and how many actions of its family wait for somebody."""
     agents = len(await session.family()) - 1
-    place = await troupe.calls.directory.place_of(session.id)
-    requests = await troupe.calls.permissions(place.scope).open_requests()
+    place = await retinue.calls.directory.place_of(session.id)
+    requests = await retinue.calls.permissions(place.scope).open_requests()
     return agents, sum(1 for one in requests if one.request.family_id == place.family_id)
 
 

@@ -19,16 +19,16 @@ _STANDARD = "-"
 
 async def cancel(session_id: str, by: str | None, as_json: bool) -> int:
     """Cancel a session and all below it."""
-    async with connected(actor=by) as troupe:
-        session = await find_session(troupe, session_id)
+    async with connected(actor=by) as retinue:
+        session = await find_session(retinue, session_id)
         await session.cancel()
         return _tell_status(session.id, (await session.status()).summary.status, as_json)
 
 
 async def end(session_id: str, by: str | None, as_json: bool) -> int:
     """End a session and all below it."""
-    async with connected(actor=by) as troupe:
-        session = await find_session(troupe, session_id)
+    async with connected(actor=by) as retinue:
+        session = await find_session(retinue, session_id)
         await session.end()
         return _tell_status(session.id, (await session.status()).summary.status, as_json)
 
@@ -37,8 +37,8 @@ async def export(session_id: str, file: Path | None, as_json: bool) -> int:
     """Write the session document to a file, or to standard output."""
     if file is not None and not file.absolute().parent.is_dir():
         raise InvalidValue(f"{file}: {file.absolute().parent} is not a directory")
-    async with connected() as troupe:
-        session = await find_session(troupe, session_id)
+    async with connected() as retinue:
+        session = await find_session(retinue, session_id)
         text = await session.export()
     if file is None:
         print(text, flush=True)
@@ -50,7 +50,7 @@ async def export(session_id: str, file: Path | None, as_json: bool) -> int:
     if as_json:
         print_json({"session": session.id, "file": str(file)})
     else:
-        say(f"troupe: session {session.id} is in {file}")
+        say(f"retinue: session {session.id} is in {file}")
     return OK
 
 
@@ -59,12 +59,12 @@ async def import_(file: str, skip_bad_messages: bool, agent: str | None, as_json
     data = _read(file)
     loaded = load_agent(agent) if agent else None
     document.parse(data, skip_bad_messages=skip_bad_messages)  # before a cluster is started for it
-    async with connected() as troupe:
-        session, skipped = await troupe.import_reporting(
+    async with connected() as retinue:
+        session, skipped = await retinue.import_reporting(
             data, agent=loaded, skip_bad_messages=skip_bad_messages
         )
     for one in skipped:
-        say(f"troupe: skipped {one.problem}")
+        say(f"retinue: skipped {one.problem}")
     if as_json:
         problems: list[JsonValue] = [
             {"index": one.index, "problem": one.problem} for one in skipped
@@ -79,7 +79,7 @@ def _tell_status(session_id: str, status: str, as_json: bool) -> int:
     if as_json:
         print_json({"session": session_id, "status": status})
     else:
-        say(f"troupe: session {session_id} is {status}")
+        say(f"retinue: session {session_id} is {status}")
     return OK
 
 

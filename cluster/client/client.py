@@ -21,7 +21,7 @@ from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
     NotFound,
-    TroupeError,
+    RetinueError,
     Unavailable,
 )
 from retinue.actors.domain.permissions.boundary import Boundary
@@ -47,7 +47,7 @@ from retinue.cluster.ray.tie import TIE
 from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
 from retinue.cluster.status import ClusterStatus
 
-_LOG = logging.getLogger("troupe")
+_LOG = logging.getLogger("retinue")
 _WATCH_S = 10.0
 _RETRY_S = 0.5
 _REJOIN_S = 30.0
@@ -68,29 +68,29 @@ def connect(
     idle_s: float = 600.0,
     wait_for_disk: bool | DiskWait | None = None,
     actor: str | None = None,
-) -> Troupe:
+) -> Retinue:
     """A client, to be used with ``async with``.
 
     ``address`` is that of Ray's head, HOST:6379, or ``auto`` on one of its nodes (default:
     RAY_ADDRESS); with it goes the URL of a Redis that the nodes can reach. Without one it joins
-    what `troupe up` has started, else brings up Ray on this machine and takes it down again.
+    what `retinue up` has started, else brings up Ray on this machine and takes it down again.
     Ray's token is taken from RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, else from
     ``~/.ray/auth_token``.
 
-    ``redis_url`` is an outside Redis (default: TROUPE_REDIS_URL, else an embedded one);
+    ``redis_url`` is an outside Redis (default: RETINUE_REDIS_URL, else an embedded one);
     ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after how many seconds
     without a call a session is written out. ``wait_for_disk`` has every commit wait
-    until it is on disk (default: TROUPE_WAIT_FOR_DISK, else not), also of replicas where a
+    until it is on disk (default: RETINUE_WAIT_FOR_DISK, else not), also of replicas where a
     `DiskWait` says so; Redis must be 7.2 or newer.
 
     ``actor`` is the name under which what this client decides, changes, holds and ends stands in
     the audit log (default: the login name with that of the machine).
     """
     if wait_for_disk is None:
-        wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
+        wait = disk_wait(os.environ.get("RETINUE_WAIT_FOR_DISK"))
     else:
         wait = DiskWait() if wait_for_disk is True else wait_for_disk or None
-    return Troupe(address, redis_url, namespace, durable, idle_s, wait, actor)
+    return Retinue(address, redis_url, namespace, durable, idle_s, wait, actor)
 
 
 class SessionList(list[SessionSummary]):
@@ -104,7 +104,7 @@ class SessionList(list[SessionSummary]):
         self.next = next
 
 
-class Troupe:
+class Retinue:
     """A cluster, seen from a client. Made by `connect`."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Troupe:
         assert connected
         try:
             await bootstrap.check_redis(connected.settings)
-        except TroupeError:
+        except RetinueError:
             connected.close()
             raise
 
@@ -189,7 +189,7 @@ class Troupe:
     def calls(self) -> Calls:
         """The calls to the cluster's actors, for tools built on the client."""
         if self._calls_or_none is None:
-            raise ClusterUnavailable("not connected: use `async with connect() as troupe`")
+            raise ClusterUnavailable("not connected: use `async with connect() as retinue`")
         return self._calls_or_none
 
     async def workspace(
@@ -204,8 +204,8 @@ class Troupe:
         """Register a workspace, or change its settings; what is not given stays as it is.
 
         ``path`` is a directory. ``max_usd`` caps what all its sessions may spend together, if
-        nobody has set a cap yet: from then on `Workspace.set_budget` and `troupe budget` change it,
-        and a program that gives another one is told in its log, once, which one holds.
+        nobody has set a cap yet: from then on `Workspace.set_budget` and `retinue budget` change
+        it, and a program that gives another one is told in its log, once, which one holds.
         """
         resolved = os.path.realpath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(resolved):
@@ -231,10 +231,10 @@ class Troupe:
         if standing.cap == given or workspace.id in self._told:
             return
         self._told.add(workspace.id)
-        by = f"by {standing.by}" if standing.by else "by an earlier version of Troupe"
+        by = f"by {standing.by}" if standing.by else "by an earlier version of Retinue"
         _LOG.warning(
             "workspace %s: its cap stays %s, as set %s; max_usd, here %s, is for a workspace that "
-            "has none yet. `troupe budget --workspace %s --set USD` or set_budget() changes it",
+            "has none yet. `retinue budget --workspace %s --set USD` or set_budget() changes it",
             workspace.path,
             cap_text(standing.cap),
             by,
@@ -417,7 +417,7 @@ class Troupe:
             if redis_url is None:
                 source = "address=" if self._address else ADDRESS
                 raise InvalidValue(
-                    f"redis_url: give the cluster's Redis with {source} (or TROUPE_REDIS_URL)",
+                    f"redis_url: give the cluster's Redis with {source} (or RETINUE_REDIS_URL)",
                     field="redis_url",
                 )
             settings = ClusterSettings(
@@ -498,7 +498,7 @@ class Troupe:
         finally:
             for task in answering:
                 task.cancel()
-            with contextlib.suppress(TroupeError):
+            with contextlib.suppress(RetinueError):
                 await self.calls.permissions(scope).unwatch(family_id)
 
     async def _requests(self, scope: str, family_id: str | None) -> AsyncIterator[InboxRequest]:
@@ -509,7 +509,7 @@ class Troupe:
         while True:
             try:
                 version, entries = await permissions.watch(version, family_id, _WATCH_S)
-            except TroupeError:
+            except RetinueError:
                 await asyncio.sleep(_RETRY_S)
                 continue
             for entry in entries:
@@ -531,7 +531,7 @@ async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
                 await request.approve(answer)
         except Unavailable:  # the store is on its way back: the answer must not get lost
             await asyncio.sleep(_RETRY_S)
-        except TroupeError:
+        except RetinueError:
             return
         else:
             return

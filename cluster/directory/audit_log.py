@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.audit import Head, Report, verify
 from retinue.actors.durable.entity import Machine, read, read_with_head
 from retinue.actors.durable.journal import Key
@@ -52,7 +52,7 @@ async def report(wiring: Wiring, strand: StrandKey) -> Report:
     key = Key(*strand.key)
     try:
         head = await _HEADS[key.kind](wiring, key)
-    except TroupeError as error:
+    except RetinueError as error:
         return Report(str(key), [], error.message)
     if head is None:
         return Report(str(key), [], _gone(key) if strand.required else None)

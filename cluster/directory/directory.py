@@ -18,7 +18,7 @@ from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
     NotFound,
-    TroupeError,
+    RetinueError,
     Unavailable,
 )
 from retinue.actors.durable.runtime import Wiring
@@ -344,7 +344,7 @@ class Directory(Archive):
 
     async def _stay_with(self, name: str) -> None:
         """Hear of a host's death when it happens, and not with the next ping."""
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             await self._launcher.host(name).stay()
         await self._ping(name)
 
@@ -475,7 +475,7 @@ class Directory(Archive):
 
     async def _resume(self, host: str, sessions: list[tuple[str, str]]) -> None:
         """If the host dies meanwhile, what it holds by then is revived as any other."""
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             for at in range(0, len(sessions), _REVIVED_AT_ONCE):
                 await self._launcher.host(host).resume_all(sessions[at : at + _REVIVED_AT_ONCE])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from retinue.actors.domain.errors import ClusterUnavailable, TroupeError
+from retinue.actors.domain.errors import ClusterUnavailable, RetinueError
 from retinue.cluster.client.calls import Calls
-from retinue.cluster.client.client import Troupe
+from retinue.cluster.client.client import Retinue
 from retinue.cluster.doctor.node_report import node_report, software, versions_report
 from retinue.cluster.doctor.nodes import Cluster, Examined
 from retinue.cluster.ray import actors as remote
@@ -23,11 +23,11 @@ async def examine() -> Cluster:
     """Join the cluster that is there, and collect. ClusterUnavailable if there is none."""
     if not outlives_us():
         raise ClusterUnavailable(
-            "no cluster to examine: start one with `troupe up`, or set RAY_ADDRESS and "
-            "TROUPE_REDIS_URL to one that runs"
+            "no cluster to examine: start one with `retinue up`, or set RAY_ADDRESS and "
+            "RETINUE_REDIS_URL to one that runs"
         )
-    async with Troupe(None, None, DEFAULT_NAMESPACE, None, 600.0) as troupe:
-        return await collect(troupe.calls)
+    async with Retinue(None, None, DEFAULT_NAMESPACE, None, 600.0) as retinue:
+        return await collect(retinue.calls)
 
 
 async def collect(calls: Calls) -> Cluster:
@@ -40,7 +40,7 @@ async def collect(calls: Calls) -> Cluster:
     try:
         async with asyncio.timeout(_NODE_LIMIT_S):
             hosts, pool_error = await pooled, ""
-    except (TroupeError, TimeoutError) as error:
+    except (RetinueError, TimeoutError) as error:
         hosts, pool_error = [], str(error) or "the directory does not answer"
     nodes = [
         Examined(

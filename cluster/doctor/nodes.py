@@ -1,4 +1,4 @@
-"""`troupe doctor --cluster`: each node by its own word, and whether it fits the others.
+"""`retinue doctor --cluster`: each node by its own word, and whether it fits the others.
 
 Pure: what is judged here was collected by `retinue.cluster.doctor.collect`.
 """
@@ -84,7 +84,7 @@ def _node(node: Examined, client: Software, issuer: str) -> Iterator[Check]:
         yield Check("cluster key", "problem", report.key_error, "give this node the cluster's key")
     elif report.issuer != issuer:
         found = "is another one than elsewhere: what is written here is refused there"
-        yield Check("cluster key", "problem", found, "give all nodes the same TROUPE_KEY_FILE")
+        yield Check("cluster key", "problem", found, "give all nodes the same RETINUE_KEY_FILE")
     if report.memory_free is not None and report.memory_free < _MEMORY:
         found = f"{report.memory_free / _GIB:.1f} GiB free"
         yield Check("memory", "note", found, "Ray ends processes where memory runs out: add some")
@@ -103,10 +103,10 @@ def _versions(node: Software, client: Software) -> Iterator[Check]:
     if _major(node.cloudpickle) != _major(client.cloudpickle):
         found = f"{node.cloudpickle}, and {client.cloudpickle} at the client: agents don't open"
         yield Check("cloudpickle", "problem", found, "install the same")
-    if node.troupe != client.troupe:
-        found = f"{node.troupe or 'not installed'}, and {client.troupe or 'none'} at the client"
+    if node.retinue != client.retinue:
+        found = f"{node.retinue or 'not installed'}, and {client.retinue or 'none'} at the client"
         remedy = "finish the upgrade: an older one refuses what a newer one wrote"
-        yield Check("Troupe", "note", found, remedy)
+        yield Check("Retinue", "note", found, remedy)
 
 
 def _redis(report: NodeReport) -> Iterator[Check]:
@@ -131,7 +131,7 @@ def _stored_checks(cluster: Cluster) -> Iterator[Check]:
         newer = {form: count for form, count in counts.items() if form > NEWEST.get(kind, 0)}
         for form, count in newer.items():
             found = f"{kind}: {count} in form {form}, and we read up to {NEWEST.get(kind, 0)}"
-            yield Check("stored", "problem", found, "upgrade: a newer Troupe wrote them")
+            yield Check("stored", "problem", found, "upgrade: a newer Retinue wrote them")
 
 
 def _pool_checks(cluster: Cluster) -> Iterator[Check]:

@@ -22,10 +22,10 @@ import sys
 import threading
 import time
 
-MARK = "TROUPE_OWNER"
+MARK = "RETINUE_OWNER"
 """The environment variable that a guarded process and all that it starts carry."""
 
-AGENTS = "TROUPE_AGENTS"
+AGENTS = "RETINUE_AGENTS"
 """The environment variable that agents' processes and all that they start carry."""
 
 _SWEEP_LIMIT_S = 3.0

@@ -1,4 +1,4 @@
-"""What `troupe up` leaves for others to join, and how it stands with that.
+"""What `retinue up` leaves for others to join, and how it stands with that.
 
 The process that `up` started, the supervisor, holds a lock for as long as it lives, so a file that
 it could not remove, after a power cut for example, is never taken for a running cluster. The
@@ -39,7 +39,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A cluster that `troupe up` has started. ``pid`` is its supervisor.
+    """A cluster that `retinue up` has started. ``pid`` is its supervisor.
 
     ``incarnation`` counts how often it was started. It is in ``state`` since ``since``, in seconds
     since the epoch, and not up because of ``why``.
@@ -56,7 +56,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def up_file() -> Path:
-    """Where `troupe up` says what it started."""
+    """Where `retinue up` says what it started."""
     return state_directory() / "up.json"
 
 
@@ -75,7 +75,7 @@ def standing() -> Running | None:
 
 
 def running() -> Running | None:
-    """What `troupe up` has started on this state directory, if its supervisor is alive."""
+    """What `retinue up` has started on this state directory, if its supervisor is alive."""
     found = standing()
     return found if found and found.state != "ended" else None
 
@@ -113,7 +113,7 @@ def trouble(found: Running, is_alive: Callable[[Part], bool], now: float) -> str
     if found.state == "ended":
         return (
             f"the local cluster has ended, since it could not be brought back: {found.why}: "
-            "`troupe up` starts it again, and `troupe down` forgets it"
+            "`retinue up` starts it again, and `retinue down` forgets it"
         )
     if found.state == "coming back":
         ago = max(0, round(now - found.since))
@@ -129,7 +129,7 @@ def loss(joined: Running, found: Running | None, is_alive: Callable[[Part], bool
     """
     if found is None:
         return (
-            "the local cluster was stopped: nothing is lost, and `troupe resume ID` goes on with "
+            "the local cluster was stopped: nothing is lost, and `retinue resume ID` goes on with "
             "a run that was interrupted"
         )
     if found.state == "ended":
@@ -142,7 +142,7 @@ def loss(joined: Running, found: Running | None, is_alive: Callable[[Part], bool
         return None
     return (
         f"the local cluster was lost (its {why}), and is being brought back: runs go on by "
-        "themselves, and `troupe resume ID` waits for one"
+        "themselves, and `retinue resume ID` waits for one"
     )
 
 
@@ -190,7 +190,7 @@ def hold() -> Iterator[None]:
         while not _locked(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise ClusterUnavailable(
-                    f"another `troupe up` runs on {state_directory()}: see `troupe doctor`"
+                    f"another `retinue up` runs on {state_directory()}: see `retinue doctor`"
                 )
             time.sleep(0.02)
         yield

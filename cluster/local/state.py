@@ -13,14 +13,14 @@ from retinue.cluster.settings import ClusterSettings
 
 
 def state_directory() -> Path:
-    """Where a local cluster keeps its state: TROUPE_HOME, else the user's state directory."""
-    home = os.environ.get("TROUPE_HOME")
-    directory = Path(home) if home else user_state_path("troupe")
+    """Where a local cluster keeps its state: RETINUE_HOME, else the user's state directory."""
+    home = os.environ.get("RETINUE_HOME")
+    directory = Path(home) if home else user_state_path("retinue")
     directory = directory.expanduser().absolute()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidValue(f"TROUPE_HOME: {directory} can't be used: {error.strerror}") from error
+        raise InvalidValue(f"RETINUE_HOME: {directory} can't be used: {error.strerror}") from error
     return directory
 
 
@@ -37,19 +37,19 @@ def ensure_key(directory: Path) -> Path:
 
 
 def cluster_key(settings: ClusterSettings) -> Keyring:
-    """The cluster's key: from ``key_file``, else TROUPE_KEY_FILE, else TROUPE_KEY.
+    """The cluster's key: from ``key_file``, else RETINUE_KEY_FILE, else RETINUE_KEY.
 
     From a file it is read again whenever something is met that a newer key has sealed.
     """
-    file = settings.key_file or os.environ.get("TROUPE_KEY_FILE")
+    file = settings.key_file or os.environ.get("RETINUE_KEY_FILE")
     if file:
         path = Path(file)
         found = Keyring.parse(_read_private(path))
         found.reload = lambda: Keyring.parse(_read_private(path))
         return found
-    text = os.environ.get("TROUPE_KEY")
+    text = os.environ.get("RETINUE_KEY")
     if not text:
-        raise InvalidValue("no cluster key: set TROUPE_KEY_FILE or TROUPE_KEY on every node")
+        raise InvalidValue("no cluster key: set RETINUE_KEY_FILE or RETINUE_KEY on every node")
     return Keyring.parse(text)
 
 

@@ -19,7 +19,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from retinue.actors.domain.errors import ClusterUnavailable, TroupeError
+from retinue.actors.domain.errors import ClusterUnavailable, RetinueError
 from retinue.cluster.ray.tie import TIE
 from retinue.cluster.settings import STORE_CPUS, ClusterSettings
 from retinue.cluster.status import Node
@@ -66,7 +66,7 @@ def ask_at_once(actor: ActorHandle[object], name: str, method: str, *arguments: 
         return ray.get(getattr(actor, method).remote(*arguments), timeout=_AT_ONCE_S)
     except RayError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, TroupeError):
+        if isinstance(cause, RetinueError):
             raise cause from None
         raise ClusterUnavailable(f"actor {name}: {_reason(error)}", actor=name) from error
 
@@ -123,7 +123,7 @@ def _outcome(answer: ObjectRef[T]) -> T | str:
         return ray.get(answer)
     except RayError as error:
         cause = getattr(error, "cause", None)
-        return cause.message if isinstance(cause, TroupeError) else _reason(error)
+        return cause.message if isinstance(cause, RetinueError) else _reason(error)
 
 
 def _address() -> str:
@@ -181,7 +181,7 @@ class Proxy:
                 return await TIE.answer(getattr(handle, method).remote(*arguments))
             except RayTaskError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, TroupeError):
+                if isinstance(cause, RetinueError):
                     raise cause from None
                 raise
             except (

@@ -34,7 +34,7 @@ from ray.actor import ActorHandle
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
-from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, TroupeError
+from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, RetinueError
 from retinue.cluster.local.reaper import Guard, mark_process
 from retinue.cluster.local.running import Part, part
 from retinue.cluster.local.state import ensure_key, state_directory
@@ -90,7 +90,7 @@ class Connected:
         """Leave; and take down what was brought up for this."""
         leave = self._owns_ray and TIE.loosen()
         if self._guard:
-            with contextlib.suppress(TroupeError, OSError):
+            with contextlib.suppress(RetinueError, OSError):
                 _apart(_on_heads(self.settings.redis_url, self.settings.namespace, watermarks.note))
             self._guard.stop()  # first: it ends hosts before agents, and Ray would not
         if leave:
@@ -207,7 +207,7 @@ def _own_loss() -> str | None:
         return None
     return (
         f"the cluster that was started for this is lost (its {dead}): nothing that was stored is, "
-        "and `troupe resume ID` goes on with a run that was interrupted"
+        "and `retinue resume ID` goes on with a run that was interrupted"
     )
 
 
@@ -243,8 +243,8 @@ def _apart(work: Coroutine[None, None, None]) -> None:
 
 
 def redis_url_or_none(given: str | None) -> str | None:
-    """The URL given, else TROUPE_REDIS_URL."""
-    url = given or os.environ.get("TROUPE_REDIS_URL")
+    """The URL given, else RETINUE_REDIS_URL."""
+    url = given or os.environ.get("RETINUE_REDIS_URL")
     if url and not url.startswith(SCHEMES):
         raise InvalidValue(f"redis_url: must be like {FORMS}", field="redis_url")
     return url

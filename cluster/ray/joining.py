@@ -28,7 +28,7 @@ def address_or_none(given: str | None) -> str | None:
     if "://" in address:
         raise InvalidValue(
             f"{source}: {address.partition('://')[0]}:// is for Ray Client or Ray's jobs, and "
-            "Troupe's clients join the cluster itself: give HOST:6379 on one of its nodes, or "
+            "Retinue's clients join the cluster itself: give HOST:6379 on one of its nodes, or "
             "submit the client as a job (`ray job submit`)",
             field=source,
         )

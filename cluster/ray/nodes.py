@@ -59,7 +59,7 @@ def drain(node_id: str) -> None:
     reason = autoscaler_pb2.DrainNodeReason.Value(_NOT_TO_BE_REFUSED)  # type: ignore[attr-defined]
     client = global_worker.gcs_client  # type: ignore[attr-defined]
     with _asking():
-        accepted, why = client.drain_node(node_id, reason, "troupe drain", 0)
+        accepted, why = client.drain_node(node_id, reason, "retinue drain", 0)
     if not accepted:
         raise ClusterUnavailable(f"Ray does not drain node {node_id}: {why}", node=node_id)
 

@@ -1,10 +1,11 @@
 """Root sessions in order of time, found through indexes: what a page costs depends on its length.
 
-An index is a sorted set of positions (`retinue.actors.session.listing`), all with the same score: one of all root
-sessions and one for each user, which the registry writes before the session comes to be, and one
-for each scope, in which the position follows the state and which the journal writes together with
-the summary. A page reads the index that has the least to offer for its query, and takes what the
-summaries say it wants: so an index may have a member too many, and may leave out a condition.
+An index is a sorted set of positions (`retinue.actors.session.listing`), all with the same score:
+one of all root sessions and one for each user, which the registry writes before the session comes
+to be, and one for each scope, in which the position follows the state and which the journal writes
+together with the summary. A page reads the index that has the least to offer for its query, and
+takes what the summaries say it wants: so an index may have a member too many, and may leave out a
+condition.
 """
 
 from __future__ import annotations

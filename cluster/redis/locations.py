@@ -37,7 +37,7 @@ class Places:
         value = await self._redis.value(*self.query(session_id))
         if value is None:
             raise NotFound(
-                f"session {session_id}: there is no such session; `troupe ps` lists them",
+                f"session {session_id}: there is no such session; `retinue ps` lists them",
                 session=session_id,
             )
         return read_place(session_id, value)

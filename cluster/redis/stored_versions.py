@@ -1,4 +1,4 @@
-"""Which versions of the stored forms are in Redis: for `troupe doctor`, never on a hot path."""
+"""Which versions of the stored forms are in Redis: for `retinue doctor`, never on a hot path."""
 
 from __future__ import annotations
 

@@ -61,14 +61,14 @@ class Asker:
 
 
 async def _ask(request: InboxRequest) -> Answer:
-    say(f"troupe: an agent asks: {clean(request.description)}  (risk: {request.risk})")
+    say(f"retinue: an agent asks: {clean(request.description)}  (risk: {request.risk})")
     if request.context:
         say(f"  why: {one_line(request.context, 200)}")
     while True:
         print(_QUESTION, end="", file=sys.stderr, flush=True)
         line = await _read_line()
         if line is None:
-            say("no answer: it waits in the inbox (`troupe approvals`)")
+            say("no answer: it waits in the inbox (`retinue approvals`)")
             return None
         if (letter := line.strip().lower()[:1]) in _ANSWERS:
             return _ANSWERS[letter]

@@ -95,7 +95,7 @@ class PlainDisplay:
         line = tally(progress)
         if line != self._last:
             self._last = line
-            say(f"troupe: {line}, {lasting(time.monotonic() - self._started)}")
+            say(f"retinue: {line}, {lasting(time.monotonic() - self._started)}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.session.result import Result
 from retinue.cluster.terminal.display import Display
 from retinue.cluster.terminal.progress import Progress
@@ -42,7 +42,7 @@ def conclusion(result: Result, agents: int) -> str:
 
 async def _feed(session: Session, progress: Progress) -> None:
     while True:
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             async for event in session.events():
                 progress.apply(event)
             return
@@ -53,7 +53,7 @@ async def _reconcile(sessions: Sequence[Session], progress: Progress) -> None:
     """Put the counts right now and then: events that were missed are in the summaries."""
     while True:
         began = time.monotonic()
-        with contextlib.suppress(TroupeError):
+        with contextlib.suppress(RetinueError):
             families = await asyncio.gather(*(one.family() for one in sessions))
             progress.reset(summary for family in families for summary in family)
         took = time.monotonic() - began

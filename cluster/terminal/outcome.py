@@ -6,7 +6,7 @@ import json
 import os
 import traceback
 
-from retinue.actors.domain.errors import CallError, TroupeError
+from retinue.actors.domain.errors import CallError, RetinueError
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.cluster.terminal.render import say
 
@@ -27,13 +27,13 @@ def report(error: Exception, as_json: bool) -> int:
     kind, message, code = type(error).__name__, str(error), UNAVAILABLE
     if isinstance(error, CallError):
         code = WRONG_CALL
-    elif not isinstance(error, TroupeError):
-        message = f"{kind}: {message}; this should not happen (TROUPE_DEBUG=1 shows where)"
+    elif not isinstance(error, RetinueError):
+        message = f"{kind}: {message}; this should not happen (RETINUE_DEBUG=1 shows where)"
     line = " ".join(message.split())
-    say(f"troupe: {line}")
-    if os.environ.get("TROUPE_DEBUG"):
+    say(f"retinue: {line}")
+    if os.environ.get("RETINUE_DEBUG"):
         traceback.print_exception(error)
     if as_json:
-        details = error.details if isinstance(error, TroupeError) else {}
+        details = error.details if isinstance(error, RetinueError) else {}
         print_json({"error": {"kind": kind, "message": line, "details": dict(details)}})
     return code

@@ -1,4 +1,4 @@
-"""What `troupe ps`, `tree` and `show` tell, gathered, and as JSON. Reads summaries only.
+"""What `retinue ps`, `tree` and `show` tell, gathered, and as JSON. Reads summaries only.
 
 A session that is stored as running while no host has its run was interrupted: whatever ran it died.
 """
@@ -21,7 +21,7 @@ from retinue.cluster.client.tree import SessionTree, build_tree
 
 if TYPE_CHECKING:
     from retinue.cluster.client.budgets import BudgetStatus
-    from retinue.cluster.client.client import Troupe
+    from retinue.cluster.client.client import Retinue
     from retinue.cluster.client.inbox import InboxRequest
     from retinue.cluster.client.workspace import Workspace
 
@@ -59,15 +59,15 @@ ALL = Filters()
 
 
 async def list_sessions(
-    troupe: Troupe, limit: int, filters: Filters = ALL, after: str | None = None
+    retinue: Retinue, limit: int, filters: Filters = ALL, after: str | None = None
 ) -> tuple[list[Overview], str | None]:
     """The newest root sessions that fit, ``limit`` of them after a cursor, and the next cursor.
 
     The first page of all sessions also has every one with work in flight or interrupted. A state
     is what is shown of a session: a page may have fewer than ``limit``, and others follow.
     """
-    directory = troupe.calls.directory
-    newest = await troupe.sessions(
+    directory = retinue.calls.directory
+    newest = await retinue.sessions(
         workspace=filters.workspace,
         user_id=filters.user_id,
         state=_stored_as(filters.state),
@@ -106,9 +106,9 @@ def summed_up(
     )
 
 
-async def get_tree(troupe: Troupe, session_id: str) -> tuple[SessionTree, bool]:
+async def get_tree(retinue: Retinue, session_id: str) -> tuple[SessionTree, bool]:
     """The tree below a session, and whether its family is at work now."""
-    directory = troupe.calls.directory
+    directory = retinue.calls.directory
     before = await directory.working()
     family = await directory.family(session_id)
     live = {*before, *await directory.working()}

@@ -1,10 +1,10 @@
-"""The process behind `troupe up`, which sees to it that a cluster is up; and its start and stop.
+"""The process behind `retinue up`, which sees to it that a cluster is up; and its start and stop.
 
-``python -m retinue.cluster.up.daemon`` is that process, the supervisor. It has neither Ray nor Redis in it:
-the cluster is brought up by a child of its (`retinue.cluster.up.incarnation`) and ends with that as a whole.
-If a part of it dies, the next child brings it back on the same state, and what was at work goes on.
-The supervisor is ready when it has announced a cluster, and says in its last line of output why
-there is none.
+``python -m retinue.cluster.up.daemon`` is that process, the supervisor. It has neither Ray nor
+Redis in it: the cluster is brought up by a child of its (`retinue.cluster.up.incarnation`) and ends
+with that as a whole. If a part of it dies, the next child brings it back on the same state, and
+what was at work goes on. The supervisor is ready when it has announced a cluster, and says in its
+last line of output why there is none.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def _ready(daemon: subprocess.Popen[bytes], log: Path) -> up.Running:
 
 def _last_words(log: Path) -> str:
     said = log.read_text(errors="replace").strip().splitlines()
-    own = [line for line in said if line.startswith("troupe: ")]
+    own = [line for line in said if line.startswith("retinue: ")]
     if own:
-        return own[-1].removeprefix("troupe: ")
+        return own[-1].removeprefix("retinue: ")
     return f"the cluster ended while it started: see {log}"
 
 
@@ -144,7 +144,7 @@ def _environment() -> dict[str, str]:
     root = str(Path(__file__).absolute().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     own = {name: value for name, value in os.environ.items() if name != MARK}
-    return {**own, "TROUPE_HOME": str(state_directory()), "PYTHONPATH": path}
+    return {**own, "RETINUE_HOME": str(state_directory()), "PYTHONPATH": path}
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""One life of the cluster behind `troupe up`: brings it up, watches its parts, and ends with them.
+"""One life of the cluster behind `retinue up`: brings it up, watches its parts, and ends with them.
 
-``python -m retinue.cluster.up.incarnation FD`` is started by `retinue.cluster.up.daemon`, its supervisor. It reads orders
-from standard input, a line each: what to begin with, and when to stop. What it has to say goes to
-FD. It makes its imports before the first order, so that they take place while the life before is
-swept away. When the input ends without a word the supervisor was killed, and all ends at once: the
-guard sees to what is left.
+``python -m retinue.cluster.up.incarnation FD`` is started by `retinue.cluster.up.daemon`, its
+supervisor. It reads orders from standard input, a line each: what to begin with, and when to stop.
+What it has to say goes to FD. It makes its imports before the first order, so that they take place
+while the life before is swept away. When the input ends without a word the supervisor was killed,
+and all ends at once: the guard sees to what is left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import msgspec
 
-from retinue.actors.domain.errors import ClusterUnavailable, RolledBack, TroupeError
+from retinue.actors.domain.errors import ClusterUnavailable, RetinueError, RolledBack
 from retinue.cluster.client.calls import Calls
 from retinue.cluster.local import running as up
 from retinue.cluster.ray import bootstrap
@@ -63,7 +63,7 @@ def still_left(
 
 def _live(order: Order, speaker: int) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
-    wait = disk_wait(os.environ.get("TROUPE_WAIT_FOR_DISK"))
+    wait = disk_wait(os.environ.get("RETINUE_WAIT_FOR_DISK"))
     if url := bootstrap.redis_url_or_none(None):
         asyncio.run(bootstrap.check_redis(ClusterSettings(url, wait_for_disk=wait)))
     with bootstrap.bring_up(url, wait_for_disk=wait, watched=False) as connected:
@@ -125,7 +125,7 @@ async def _redis(settings: ClusterSettings) -> str:
     answered = loop.time()
     while loop.time() - answered < _REDIS_PATIENCE_S:
         await asyncio.sleep(_ASK_REDIS_EVERY_S)
-        with contextlib.suppress(TroupeError, TimeoutError):
+        with contextlib.suppress(RetinueError, TimeoutError):
             async with asyncio.timeout(_REDIS_PATIENCE_S):
                 await bootstrap.check_redis(settings)
             answered = loop.time()

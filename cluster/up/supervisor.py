@@ -48,10 +48,10 @@ class Supervisor:
             failed = add_failure(failed, ended, time.time() - came_up.since if came_up else None)
             if announced is None:
                 return UNAVAILABLE  # it never was up, and the child has said why
-            say(f"troupe: the cluster was lost: its {ended.why}")
+            say(f"retinue: the cluster was lost: its {ended.why}")
             if out_of_hope(failed):
                 up.announce(_changed(announced, "ended", failed[-1].why))
-                say(f"troupe: the cluster can't be brought back: {failed[-1].why}")
+                say(f"retinue: the cluster can't be brought back: {failed[-1].why}")
                 return UNAVAILABLE
             if came_up:
                 announced = _changed(announced, "coming back", ended.why)
@@ -92,7 +92,7 @@ class Supervisor:
                 )
                 up.announce(came_up)
                 if self._count > 1:
-                    say("troupe: the cluster is back")
+                    say("retinue: the cluster is back")
             elif isinstance(said, Left):
                 self._left = said.ids
             elif isinstance(said, Lost | Failed):

@@ -17,8 +17,8 @@ from survey_report import as_json
 async def main() -> int:
     """Join, survey, report."""
     began = time.monotonic()
-    async with connect("auto") as troupe:
-        report = await run(troupe, STDLIB)
+    async with connect("auto") as retinue:
+        report = await run(retinue, STDLIB)
     print(as_json(report, time.monotonic() - began))
     return 0 if report.complete else 1
 

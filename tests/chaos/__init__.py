@@ -1,7 +1,7 @@
 """Ray and Redis under load, with everything in them killed: nothing may be lost, or done twice.
 
 There are `stages`: three nodes with a line to Redis that can be cut (`cluster`), and what
-`troupe up` starts on one machine (`local`). On each, `plan` says which fault comes when, and
+`retinue up` starts on one machine (`local`). On each, `plan` says which fault comes when, and
 `faults` makes it happen, with what can be hit everywhere (`hits`) or there alone (`node_hits`,
 `local_hits`). `driver` is a client in a process of its own that keeps families of agents
 (`workload`, `errands`) going, and is killed as well. Agents and client write what they tried and

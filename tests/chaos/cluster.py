@@ -2,7 +2,7 @@
 
 The head node and two others are real: a raylet each, with actors on all three. The head keeps what
 Ray knows in a Redis of its own (its fault tolerance), so its GCS can be killed and started again.
-The head's raylet is not killed: the driver and the harness are on it. Troupe's Redis is another
+The head's raylet is not killed: the driver and the harness are on it. Retinue's Redis is another
 server behind a `line`, on the same data whenever it is started again.
 
 All processes carry the mark of this one, and its guard ends them should it be killed itself.
@@ -68,7 +68,7 @@ class ChaosCluster:
         self._guard = Guard([])
         self._prepare_environment()
         self._gcs_redis = self._server("ray", port=str(_free_port()))
-        self._redis = self._server("troupe")
+        self._redis = self._server("retinue")
         self._line: subprocess.Popen[bytes] | None = None
         self._cluster = Cluster(shutdown_at_exit=False)
         self.settings = ClusterSettings(
@@ -141,11 +141,11 @@ class ChaosCluster:
         self._head.start_gcs_server()  # type: ignore[no-untyped-call]
 
     def kill_redis(self) -> None:
-        """Kill Troupe's Redis with SIGKILL."""
+        """Kill Retinue's Redis with SIGKILL."""
         self._redis.kill()
 
     def start_redis(self) -> None:
-        """Start Troupe's Redis again on its data."""
+        """Start Retinue's Redis again on its data."""
         self._redis.start()
 
     def send(self, order: Order) -> None:
@@ -219,7 +219,7 @@ class ChaosCluster:
     def _prepare_environment(self) -> None:
         """What Ray's processes inherit."""
         self._password = secrets.token_hex(16)
-        os.environ["TROUPE_HOME"] = str(self.home)
+        os.environ["RETINUE_HOME"] = str(self.home)
         os.environ["PYTHONPATH"] = str(ROOT)
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
             os.environ.pop(name, None)

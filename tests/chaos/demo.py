@@ -2,9 +2,10 @@
 
 Every agent has a process of its own, and everything is done with the commands that a user has. The
 survey runs once undisturbed, and then N times killed with SIGKILL at a random moment: an agent's
-process, which needs nothing done about it; or the process of `troupe run` with nothing up, or the
-process behind `troupe up`, after which `troupe resume` goes on. What it comes to and what it costs
-is the same each time. A line for each round, then one line of JSON; exit code 1 if one differs.
+process, which needs nothing done about it; or the process of `retinue run` with nothing up, or the
+process behind `retinue up`, after which `retinue resume` goes on. What it comes to and what it
+costs is the same each time. A line for each round, then one line of JSON; exit code 1 if one
+differs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from msgspec import Struct
 from retinue.actors.domain.values.ids import derived_id
 from tests.chaos import processes
 from tests.chaos.cluster import ROOT
-from tests.chaos.local import TROUPE, LocalCluster
+from tests.chaos.local import RETINUE, LocalCluster
 
 T = TypeVar("T")
 
@@ -60,13 +61,13 @@ class Result(Struct):
 
 
 class Results(Struct):
-    """What `troupe resume` prints."""
+    """What `retinue resume` prints."""
 
     results: list[Result]
 
 
 class Run:
-    """`troupe run`, under way in a process."""
+    """`retinue run`, under way in a process."""
 
     def __init__(self, home: Path, sources: Path, name: str) -> None:
         self.id, self.run_id = derived_id(f"{name}/session"), derived_id(f"{name}/run")
@@ -87,7 +88,7 @@ class Run:
         ended, said = self.process.poll() is not None, self._said.read_text()
         if ended and self.id not in said:
             raise RuntimeError(f"the survey did not begin: {said[-300:]!r}")
-        return f"troupe: session {self.id}" in said
+        return f"retinue: session {self.id}" in said
 
     def wait(self) -> Came:
         """What it came to by itself."""
@@ -102,15 +103,15 @@ class Run:
         self.process.wait()
 
     def resume(self) -> Came:
-        """`troupe resume`; the result may have been there before the kill, or nothing at all."""
-        resume = [TROUPE, "resume", self.id, "--approve", "none", "--json"]
+        """`retinue resume`; the result may have been there before the kill, or nothing at all."""
+        resume = [RETINUE, "resume", self.id, "--approve", "none", "--json"]
         for result in _printed(resume, Results).results:
             return came(result)
         return came(_printed(self._command(), Result))
 
     def _command(self, *more: str) -> list[str]:
         same = ["--session", self.id, "--run-id", self.run_id]
-        return [TROUPE, "run", _AGENT, *same, "--approve", "none", "--json", *more]
+        return [RETINUE, "run", _AGENT, *same, "--approve", "none", "--json", *more]
 
 
 Kill = Callable[[Run, LocalCluster, random.Random], Came | None]
@@ -134,7 +135,7 @@ def kill_up(run: Run, cluster: LocalCluster, rng: random.Random) -> Came | None:
     processes.kill(rng.choice(cluster.daemons()))
     run.leave()
     if not cluster.up():
-        raise RuntimeError("`troupe up` failed")
+        raise RuntimeError("`retinue up` failed")
     return run.resume()
 
 

@@ -29,9 +29,9 @@ from retinue import (
     Message,
     NotFound,
     Policy,
+    Retinue,
     Session,
     SessionEnded,
-    Troupe,
     Unavailable,
     Workspace,
     connect,
@@ -70,9 +70,9 @@ class Place(Struct, frozen=True):
 class Driver:
     """The client's life."""
 
-    def __init__(self, place: Place, troupe: Troupe) -> None:
+    def __init__(self, place: Place, retinue: Retinue) -> None:
         self._place = place
-        self._troupe = troupe
+        self._retinue = retinue
         self._ledger = Ledger(place.ledger)
         self._reader = Reader(Path(place.ledger))
         lines = self._reader.read()
@@ -107,7 +107,7 @@ class Driver:
 
     async def _workspace(self, path: str) -> Workspace:
         policy = Policy(approval_required_tools=(GUARDED,))
-        return await self._troupe.workspace(path, policy=policy)
+        return await self._retinue.workspace(path, policy=policy)
 
     async def _wave(self, plan: WavePlan, families: asyncio.TaskGroup) -> None:
         """What a wave shares, and then its families, a few at once."""
@@ -148,7 +148,7 @@ class Driver:
         if op in self._told:
             return
         self._note("tried", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
-        grant = self._troupe.calls.permissions(workspace.id).grant
+        grant = self._retinue.calls.permissions(workspace.id).grant
         await self._insist(lambda: grant(allowance))
         self._note("told", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
 
@@ -157,7 +157,7 @@ class Driver:
         if op in self._told:
             return
         self._note("tried", "token", op, id=token.id)
-        await self._insist(lambda: self._troupe.calls.capabilities().add(token))
+        await self._insist(lambda: self._retinue.calls.capabilities().add(token))
         self._note("told", "token", op, id=token.id)
 
     async def _revoke(self, plan: WavePlan, workspace: Workspace) -> None:
@@ -187,7 +187,7 @@ class Driver:
             self._room.release()
 
     async def _create(self, plan: FamilyPlan, wave: WavePlan, workspace: Workspace) -> Session:
-        return await self._troupe.create_session(
+        return await self._retinue.create_session(
             worker,
             user_id=wave.user,
             workspace=workspace,
@@ -254,7 +254,7 @@ class Driver:
                 children = [one for one in await self._insist(session.family) if one.depth == 1]
                 if children:
                     chosen = min(children, key=lambda one: one.label)
-                    child = self._troupe.session(chosen.id)
+                    child = self._retinue.session(chosen.id)
                     await self._close(child, "cancel", f"{chosen.label}#")
 
     async def _close(self, session: Session, how: str, labels: str) -> None:
@@ -297,7 +297,7 @@ class Driver:
 
     async def _decide(self) -> None:
         async with asyncio.TaskGroup() as deciding:
-            async for request in self._troupe.inbox():
+            async for request in self._retinue.inbox():
                 for name in workload.deciders(request.id):
                     deciding.create_task(self._decide_as(request, name))
 
@@ -381,13 +381,13 @@ async def main(place: Place) -> None:
     """Connect, and work."""
     while True:
         with contextlib.suppress(Unavailable):
-            async with _joined(place) as troupe:
-                await Driver(place, troupe).run()
+            async with _joined(place) as retinue:
+                await Driver(place, retinue).run()
                 return
         await asyncio.sleep(_PAUSE_S)
 
 
-def _joined(place: Place) -> Troupe:
+def _joined(place: Place) -> Retinue:
     if place.address:
         return connect(place.address, redis_url=place.settings.redis_url)
     while (found := running()) is None:  # else it would bring up a cluster of its own

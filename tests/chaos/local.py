@@ -1,4 +1,4 @@
-"""The second stage: the cluster on one machine that `troupe up` starts, used as a user would.
+"""The second stage: the cluster on one machine that `retinue up` starts, used as a user would.
 
 Nobody here is a client of Ray but the driver: what is up is told by the file that `up` leaves and
 by the processes, and the harness has only the commands.
@@ -27,7 +27,7 @@ from tests.chaos import processes
 from tests.chaos.cluster import ROOT
 from tests.chaos.processes import Sign
 
-TROUPE = str(Path(sys.executable).with_name("troupe"))
+RETINUE = str(Path(sys.executable).with_name("retinue"))
 """The command."""
 
 _COMMAND_LIMIT_S = 120.0
@@ -35,7 +35,7 @@ _BACK_LIMIT_S = 30.0
 _UP_LIMIT_S = 90.0
 _GONE_LIMIT_S = 20.0
 _LOOK_EVERY_S = 0.25
-_OTHERS = ("RAY_", "TROUPE_")
+_OTHERS = ("RAY_", "RETINUE_")
 _DAEMONS = ("retinue.cluster.up.daemon", "retinue.cluster.up.incarnation")
 
 
@@ -55,15 +55,15 @@ class LocalCluster:
         self._before = dict(os.environ)
         for name in [name for name in os.environ if name.startswith(_OTHERS)]:
             del os.environ[name]
-        os.environ |= {"TROUPE_HOME": str(self._state), "PYTHONPATH": str(ROOT)}
+        os.environ |= {"RETINUE_HOME": str(self._state), "PYTHONPATH": str(ROOT)}
         mark_process()
         self._guard = Guard([])
-        self.sign = Sign("TROUPE_HOME", str(self._state))
+        self.sign = Sign("RETINUE_HOME", str(self._state))
 
     def __enter__(self) -> Self:
         try:
             if self._start:
-                assert self.up(), f"`troupe up` failed: see {self._log}"
+                assert self.up(), f"`retinue up` failed: see {self._log}"
         except BaseException:
             self.close()
             raise
@@ -84,7 +84,7 @@ class LocalCluster:
         return self.settings
 
     def daemons(self) -> list[int]:
-        """The processes behind `troupe up`: the one that it started, and its child."""
+        """The processes behind `retinue up`: the one that it started, and its child."""
         return [pid for name in _DAEMONS for pid in self._programs(name)]
 
     def raylets(self) -> list[int]:
@@ -112,15 +112,15 @@ class LocalCluster:
         return None
 
     def up(self) -> bool:
-        """`troupe up`; whether something is up now."""
+        """`retinue up`; whether something is up now."""
         return self._command("up") == 0
 
     def resume_all(self) -> None:
-        """`troupe resume --all`, which waits for the results, so nobody waits for it."""
+        """`retinue resume --all`, which waits for the results, so nobody waits for it."""
         self._end_resuming()
         with self._log.open("ab") as log:
             self._resuming = subprocess.Popen(
-                [TROUPE, "resume", "--all", "--approve", "none"],
+                [RETINUE, "resume", "--all", "--approve", "none"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -153,13 +153,13 @@ class LocalCluster:
         return None
 
     async def back_by_command(self, after: str) -> float:
-        """`troupe up`, again if it fails, and then `troupe resume --all`; how long it took, in
+        """`retinue up`, again if it fails, and then `retinue resume --all`; how long it took, in
         seconds."""
         began = time.monotonic()
         self._end_resuming()  # with nothing up it would bring up a cluster of its own
         while not (await asyncio.to_thread(self.up) and await asyncio.to_thread(self.is_whole)):
             if time.monotonic() > began + _UP_LIMIT_S:
-                self.complaints.append(f"{after}: `troupe up` fails: see {self._log}")
+                self.complaints.append(f"{after}: `retinue up` fails: see {self._log}")
                 break
             await asyncio.sleep(_LOOK_EVERY_S)
         took = time.monotonic() - began
@@ -172,11 +172,11 @@ class LocalCluster:
             await self.back_by_itself("after a round")
 
     def close(self) -> list[str]:
-        """`troupe down`; the command lines of what had to be killed after it."""
+        """`retinue down`; the command lines of what had to be killed after it."""
         if not self._guard.alive:
             return []
         self._end_resuming()
-        left = [] if self._command("down") == 0 else ["`troupe down` failed"]
+        left = [] if self._command("down") == 0 else ["`retinue down` failed"]
         deadline = time.monotonic() + _GONE_LIMIT_S
         while (still := self._left()) and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY_S)
@@ -209,7 +209,7 @@ class LocalCluster:
         with self._log.open("ab") as log:
             try:
                 done = subprocess.run(
-                    [TROUPE, *words],
+                    [RETINUE, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -217,7 +217,7 @@ class LocalCluster:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                self.complaints.append(f"`troupe {' '.join(words)}` hung")
+                self.complaints.append(f"`retinue {' '.join(words)}` hung")
                 return None
             took = time.monotonic() - began
             log.write(f"({' '.join(words)}: {done.returncode} after {took:.1f} s)\n".encode())

@@ -1,4 +1,4 @@
-"""What can be hit in a local cluster: the process behind `troupe up`, Ray's parts, and Redis."""
+"""What can be hit in a local cluster: the process behind `retinue up`, Ray's parts, and Redis."""
 
 from __future__ import annotations
 

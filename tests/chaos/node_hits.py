@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.session.messages import Message
 from retinue.cluster.ray.actors import Proxy
 from retinue.cluster.status import HostStatus
@@ -149,7 +149,7 @@ async def _hosts(field: Nodes) -> list[HostStatus]:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             return (await field.ground.calls.directory.status()).hosts
-    except (TroupeError, TimeoutError):
+    except (RetinueError, TimeoutError):
         return []
 
 
@@ -157,7 +157,7 @@ async def _sessions(field: Nodes, host: str) -> list[str]:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             found = await _host(field, host).working()
-    except (TroupeError, TimeoutError):
+    except (RetinueError, TimeoutError):
         return []
     return cast(list[str], found)[:_MOVED_AT_ONCE]
 
@@ -170,7 +170,7 @@ async def _take_over(field: Nodes, host: str, session_id: str) -> None:
             place = await field.ground.calls.directory.place_of(session_id)
             await _host(field, host).resume(session_id, place.scope)
             await _say(field, host, session_id, place.scope)
-    except (TroupeError, TimeoutError):
+    except (RetinueError, TimeoutError):
         return
 
 
@@ -190,7 +190,7 @@ async def _ask_zombie(field: Nodes, host: str, session_id: str) -> None:
         async with asyncio.timeout(_CALL_LIMIT_S):
             place = await field.ground.calls.directory.place_of(session_id)
             found = await _host(field, host).messages(session_id, place.scope, None)
-    except (TroupeError, TimeoutError):
+    except (RetinueError, TimeoutError):
         return
     texts = [message.text for message in cast(list[Message], found)]
     field.ledger.note(Line("told", "read", op, session=session_id, many=texts))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from retinue.actors.domain import budget
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.ray.roles import wire
 from tests.chaos import helpers, processes
@@ -136,7 +136,7 @@ class Harness:
     async def _sample(self) -> None:
         """Caps hold at every instant, so they do at this one."""
         for scope in self._scopes:
-            with contextlib.suppress(TroupeError, TimeoutError):
+            with contextlib.suppress(RetinueError, TimeoutError):
                 async with asyncio.timeout(1.0):
                     state = await read_budget(self._wiring, scope)
                 self._check_caps(scope, state)

@@ -1,4 +1,4 @@
-"""The survey of `make demo` for `troupe run`, with every agent in a process of its own."""
+"""The survey of `make demo` for `retinue run`, with every agent in a process of its own."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from retinue.actors.domain.budget import (
     Want,
     Warning,
 )
-from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.money import MAX_NANO, NANO
 from retinue.actors.durable.audit import Head
@@ -881,7 +881,7 @@ def test_whatever_is_accepted_can_be_loaded(values: list[int | None]) -> None:
     for command in commands:
         try:
             desk.do(command)
-        except TroupeError:
+        except RetinueError:
             continue
     budget.validate(stored(desk.state))
 

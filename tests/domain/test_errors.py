@@ -10,19 +10,19 @@ import cloudpickle
 import pytest
 
 from retinue.actors.domain import errors
-from retinue.actors.domain.errors import CallError, TroupeError, Unavailable
+from retinue.actors.domain.errors import CallError, RetinueError, Unavailable
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
 
 
-def below(cls: type[TroupeError]) -> Iterator[type[TroupeError]]:
+def below(cls: type[RetinueError]) -> Iterator[type[RetinueError]]:
     for one in cls.__subclasses__():
         yield one
         yield from below(one)
 
 
-ALL: list[type[TroupeError]] = [
-    TroupeError,
-    *sorted(set(below(TroupeError)), key=lambda cls: cls.__name__),
+ALL: list[type[RetinueError]] = [
+    RetinueError,
+    *sorted(set(below(RetinueError)), key=lambda cls: cls.__name__),
 ]
 FINAL = {
     "InvalidValue",
@@ -50,7 +50,7 @@ RETRY = {
 @pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
 def test_message_and_details_survive_pickling(
-    cls: type[TroupeError], dumps: Callable[[TroupeError], bytes]
+    cls: type[RetinueError], dumps: Callable[[RetinueError], bytes]
 ) -> None:
     error = _raised(cls)
     again = pickle.loads(dumps(error))
@@ -60,13 +60,13 @@ def test_message_and_details_survive_pickling(
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_errors_are_copied_whole(cls: type[TroupeError]) -> None:
+def test_errors_are_copied_whole(cls: type[RetinueError]) -> None:
     again = copy.copy(_raised(cls))
     assert (type(again), again.message) == (cls, "max_depth: 4 is over 3")
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_a_message_alone_is_enough(cls: type[TroupeError]) -> None:
+def test_a_message_alone_is_enough(cls: type[RetinueError]) -> None:
     assert cls("so it is").details == {}
 
 
@@ -84,7 +84,7 @@ def test_a_no_without_a_decision_is_a_denial_for_the_reason_it_gives() -> None:
 def test_there_are_three_kinds() -> None:
     assert {cls.__name__ for cls in below(CallError)} == FINAL
     assert {cls.__name__ for cls in below(Unavailable)} == RETRY
-    assert set(TroupeError.__subclasses__()) == {CallError, Unavailable, NotAuthorized}
+    assert set(RetinueError.__subclasses__()) == {CallError, Unavailable, NotAuthorized}
 
 
 def test_the_tree_in_the_docstring_names_every_error() -> None:
@@ -97,7 +97,7 @@ def test_none_of_them_is_caught_with_the_errors_of_others() -> None:
         assert cls.__mro__[-3:] == (Exception, BaseException, object)
 
 
-def _raised(cls: type[TroupeError]) -> TroupeError:
+def _raised(cls: type[RetinueError]) -> RetinueError:
     message = "max_depth: 4 is over 3"
     if cls is NotAuthorized:
         return NotAuthorized(message)

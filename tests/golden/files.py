@@ -1,7 +1,8 @@
 """Golden files: what each version of each stored form looks like, in bytes and for people.
 
 `python -m tests.golden.files` adds those of today's versions; one that was released is never
-written again. Every change to what is stored takes a new version: see `retinue.actors.durable.machines`.
+written again. Every change to what is stored takes a new version: see
+`retinue.actors.durable.machines`.
 """
 
 from __future__ import annotations

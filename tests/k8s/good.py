@@ -63,7 +63,7 @@ spec:
   podSelector: { matchLabels: { app: redis } }
   policyTypes: [Ingress]
   ingress:
-    - from: [{ podSelector: { matchLabels: { ray.io/cluster: troupe } } }]
+    - from: [{ podSelector: { matchLabels: { ray.io/cluster: retinue } } }]
       ports: [{ port: 6379 }]
 ---
 apiVersion: networking.k8s.io/v1
@@ -73,12 +73,12 @@ spec:
   podSelector: { matchExpressions: [{ key: ray.io/cluster, operator: Exists }] }
   policyTypes: [Ingress]
   ingress:
-    - from: [{ podSelector: { matchLabels: { ray.io/cluster: troupe } } }]
+    - from: [{ podSelector: { matchLabels: { ray.io/cluster: retinue } } }]
       ports: [{ port: 6379 }, { port: 9000, endPort: 9100 }]
 ---
 apiVersion: ray.io/v1
 kind: RayCluster
-metadata: { name: troupe }
+metadata: { name: retinue }
 spec:
   authOptions: { mode: token, secretName: token }
   gcsFaultToleranceOptions:
@@ -102,10 +102,10 @@ spec:
         securityContext: NOBODY
         containers:
           - name: ray
-            image: troupe:0.1.0
+            image: retinue:0.1.0
             securityContext: SECURE
             resources: LIMITS
-            lifecycle: { preStop: { exec: { command: [troupe, drain] } } }
+            lifecycle: { preStop: { exec: { command: [retinue, drain] } } }
   workerGroupSpecs:
     - { groupName: workers, rayStartParams: *ports, template: *template }
 """

@@ -19,9 +19,9 @@ def may_reach(
     *,
     namespace: Labels | None = None,
 ) -> bool:
-    """Whether a pod may open a connection to another one of Troupe's.
+    """Whether a pod may open a connection to another one of Retinue's.
 
-    ``namespace`` is the labels of the caller's namespace, where that isn't Troupe's own.
+    ``namespace`` is the labels of the caller's namespace, where that isn't Retinue's own.
     """
     asked = Ports("", port, port)
     manifests = list(manifests)
@@ -49,7 +49,7 @@ def _opened(
 def _is(named: Manifest, labels: Labels, namespace: Labels | None) -> bool:
     if "namespaceSelector" not in named:
         return namespace is None and selects(named["podSelector"], labels)
-    there = {"kubernetes.io/metadata.name": "troupe"} if namespace is None else namespace
+    there = {"kubernetes.io/metadata.name": "retinue"} if namespace is None else namespace
     return selects(named["namespaceSelector"], there) and selects(
         named.get("podSelector", {}), labels
     )

@@ -119,7 +119,7 @@ def test_ray_and_the_image_are_of_the_versions_of_this_release(overlay: str) -> 
     ray = {one["spec"]["rayVersion"] for one in manifests if one["kind"] == "RayCluster"}
 
     assert ray <= {str(pins()["ray"])}
-    assert {one.rpartition(":")[2] for one in images if "troupe" in one} <= {PROJECT["version"]}
+    assert {one.rpartition(":")[2] for one in images if "retinue" in one} <= {PROJECT["version"]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -134,14 +134,14 @@ def test_ray_and_sessions_never_share_a_redis(overlay: str) -> None:
         )
     }
 
-    assert secrets in ({"ray": {"troupe-gcs-redis"}, "sessions": {"troupe-session-redis"}}, {})
+    assert secrets in ({"ray": {"retinue-gcs-redis"}, "sessions": {"retinue-session-redis"}}, {})
 
 
 # --- who may talk to whom ------------------------------------------------------------------------
 
-HEAD = {"ray.io/cluster": "troupe", "ray.io/node-type": "head"}
-WORKER = {"ray.io/cluster": "troupe", "ray.io/node-type": "worker"}
-CLEANUP = {"ray.io/cluster": "troupe", "ray.io/node-type": "redis-cleanup"}
+HEAD = {"ray.io/cluster": "retinue", "ray.io/node-type": "head"}
+WORKER = {"ray.io/cluster": "retinue", "ray.io/node-type": "worker"}
+CLEANUP = {"ray.io/cluster": "retinue", "ray.io/node-type": "redis-cleanup"}
 OTHER_RAY = {"ray.io/cluster": "other", "ray.io/node-type": "head"}
 SUBMITTER = {"app.kubernetes.io/component": "job-submitter"}
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
@@ -227,7 +227,7 @@ def redis_command(tmp_path: Path) -> list[str]:
     return [*shell, script.replace("/etc/valkey", str(tmp_path))]
 
 
-async def test_redis_keeps_what_troupe_needs_and_tells_nobody_its_password(
+async def test_redis_keeps_what_retinue_needs_and_tells_nobody_its_password(
     redis_command: list[str], tmp_path: Path
 ) -> None:
     environment = {**os.environ, "REDISCLI_AUTH": "f00d", "MAXMEMORY": "100mb"}
@@ -284,7 +284,7 @@ def image_problems(text: str) -> Iterator[str]:
     commands = [number for number, (word, rest) in enumerate(found) if "pip install -r" in rest]
     code = [n for n, (word, rest) in enumerate(found) if word == "COPY" and "actors" in rest]
     if not commands or not code or commands[0] > code[0]:
-        yield "installs what Troupe needs again for every change of its code"
+        yield "installs what Retinue needs again for every change of its code"
 
 
 def copied() -> list[str]:
@@ -547,7 +547,7 @@ def test_a_core_schema_refuses_what_it_does_not_name() -> None:
         (r"FROM .*", "FROM python:3.11-slim", "not a slim image of one version"),
         (r"FROM .*", "FROM python:3.11.14", "not a slim image of one version"),
         (r"USER .*\n", "", "runs as root"),
-        (r"USER .*", "USER troupe", "runs as root"),
+        (r"USER .*", "USER retinue", "runs as root"),
         (r"USER .*", "USER 0", "runs as root"),
         (r"CMD", "ENV REDIS_PASSWORD=hunter2\nCMD", "secret"),
         (r"CMD", "ARG API_TOKEN\nCMD", "secret"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from retinue import Troupe
+from retinue import Retinue
 from retinue.cluster.ray.actors import Proxy
 
 
-async def pid_of(troupe: Troupe, name: str) -> int:
+async def pid_of(retinue: Retinue, name: str) -> int:
     """The process id of a named actor."""
-    pid = await Proxy(name, troupe.calls.settings.namespace).process_id()
+    pid = await Proxy(name, retinue.calls.settings.namespace).process_id()
     assert isinstance(pid, int)
     return pid

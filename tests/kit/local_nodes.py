@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, real ones with a raylet each, and a Redis for Troupe.
+"""Several Ray nodes on this machine, real ones with a raylet each, and a Redis for Retinue.
 
 All of it listens on loopback only. All processes carry the mark of this one, and its guard ends
 them should it be killed itself. The head's node is not killed: the test is attached to it.
@@ -55,7 +55,7 @@ class LocalNodes:
     """A head node, and others that come and go; from ``with`` to its end."""
 
     def __init__(self, cpus: int, **settings: Any) -> None:
-        """``cpus`` of each node; ``settings`` are those of Troupe, in place of the defaults."""
+        """``cpus`` of each node; ``settings`` are those of Retinue, in place of the defaults."""
         self.home = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # short: sockets are in it
         self._cpus = cpus
         self._settings = settings
@@ -84,11 +84,11 @@ class LocalNodes:
 
     @property
     def redis_url(self) -> str:
-        """Where Troupe keeps its state."""
+        """Where Retinue keeps its state."""
         return self._redis.url
 
     def join(self, directory_on: str | None = None) -> None:
-        """Start Troupe, with its directory on a node of choice."""
+        """Start Retinue, with its directory on a node of choice."""
         settings = ClusterSettings(
             redis_url=self.redis_url, key_file=str(ensure_key(self.home)), **self._settings
         )
@@ -149,7 +149,7 @@ class LocalNodes:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
             os.environ.pop(name, None)
         os.environ.update(_ENVIRONMENT)
-        os.environ["TROUPE_HOME"] = str(self.home)
+        os.environ["RETINUE_HOME"] = str(self.home)
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         mark_process()
         bootstrap._use_own_token()

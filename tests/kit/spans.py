@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-FILE = "TROUPE_TEST_SPANS"
+FILE = "RETINUE_TEST_SPANS"
 
 
 class ToFile(SpanExporter):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from retinue.actors.agent.shipping import ship
 from retinue.actors.agent.turn import Task, Turn
-from retinue.actors.domain.errors import SessionEnded, StepInterrupted, TroupeError, Unavailable
+from retinue.actors.domain.errors import RetinueError, SessionEnded, StepInterrupted, Unavailable
 from retinue.actors.domain.permissions.actions import Action, ExecuteCommand, McpToolCall
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session.messages import Message
@@ -55,7 +55,7 @@ async def perform(turn: Turn, prompt: str) -> str:
         await play.act(play.rng.randint(2, 5))
     except _INTERRUPTIONS:
         raise
-    except TroupeError as error:
+    except RetinueError as error:
         stage.checker.wrong(f"the agent of {turn.session_id} got {error!r}")
         raise
     return f"{prompt} is done"

@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from retinue.actors.domain import budget
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
@@ -114,7 +114,7 @@ class Checker:
                 self._before(one.key, shadow.state, event)
                 shadow.state = shadow.machine.evolve(shadow.state, event)
                 self._after(one.key, shadow.state, event)
-        except (TroupeError, KeyError, ValueError) as error:
+        except (RetinueError, KeyError, ValueError) as error:
             self.wrong(f"{one.key}: row {one.after + 1} can't be replayed: {error!r}")
 
     def _store_messages(self, one: Append, shadow: Shadow) -> None:
@@ -389,7 +389,7 @@ class Checker:
         for key, shadow in self._shadows.items():
             try:
                 state = await read(shadow.machine, key, journal, self._keyring)
-            except TroupeError as error:
+            except RetinueError as error:
                 self.wrong(f"{key}: can't be recovered: {error}")
                 continue
             if state != shadow.state:

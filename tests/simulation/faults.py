@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from retinue.actors.agent.process.supervisor import AgentDied
-from retinue.actors.domain.errors import ClusterUnavailable, StoreUnavailable, TroupeError
+from retinue.actors.domain.errors import ClusterUnavailable, RetinueError, StoreUnavailable
 from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
 from tests.simulation.loop import Process
 
@@ -101,7 +101,8 @@ class Weather:
 
 
 class FaultyJournal:
-    """`retinue.actors.durable.journal.Journal` as one process sees it: behind a connection that may fail.
+    """`retinue.actors.durable.journal.Journal` as one process sees it: behind a connection that may
+    fail.
 
     A real connection repeats an operation whose answer it missed; that is `Fate.TWICE`. What it
     gives up on is the StoreUnavailable of the others.
@@ -336,4 +337,4 @@ def _fail(reply: asyncio.Future[object], name: str) -> None:
 
 def unexpected(error: BaseException) -> bool:
     """Whether an error is none of those that callers are told to expect."""
-    return not isinstance(error, TroupeError | AgentDied | asyncio.CancelledError)
+    return not isinstance(error, RetinueError | AgentDied | asyncio.CancelledError)

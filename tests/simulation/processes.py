@@ -1,4 +1,5 @@
-"""Agents in processes of their own, beside that of their host: for `retinue.actors.agent.process.supervisor.Runner`."""
+"""Agents in processes of their own, beside that of their host: for
+`retinue.actors.agent.process.supervisor.Runner`."""
 
 from __future__ import annotations
 

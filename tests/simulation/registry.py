@@ -95,7 +95,8 @@ class Hosts(Protocol):
 
 
 class SimulatedDirectory:
-    """`retinue.actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no proof."""
+    """`retinue.actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no
+    proof."""
 
     def __init__(self, hosts: Hosts, scope: str, outside: contextvars.Context) -> None:
         self.slots = Slots()

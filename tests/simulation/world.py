@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
 from retinue.actors.domain.values.ids import uuid7
@@ -177,7 +177,8 @@ class Cluster:
             kill(self.rng.choice(self.agents), KILLED, self.weather.delay())
 
     def _take_down(self) -> None:
-        """Kill everything in the order of `retinue.cluster.local.reaper`, and start it again some time later."""
+        """Kill everything in the order of `retinue.cluster.local.reaper`, and start it again some
+        time later."""
         self.weather.count("take down")
         self.down = True
         self.loop.create_task(self._sweep(), context=self.outside.copy())
@@ -213,7 +214,7 @@ class Cluster:
             host = self.directory.host_of(session_id)
             try:
                 await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
-            except TroupeError:
+            except RetinueError:
                 await asyncio.sleep(_PING_EVERY_S)
             else:
                 return
@@ -303,14 +304,14 @@ class Cluster:
                 try:
                     ones = [(session_id, SCOPE)]
                     await self.network.call(host, "resume_all", (ones,), patient=False)
-                except TroupeError:
+                except RetinueError:
                     continue
         while self.directory.slots.has_orphans:
             await asyncio.sleep(_PING_EVERY_S)
             await asyncio.gather(*(self._ping(name) for name in self.hosts))
 
     async def _ping(self, name: str) -> None:
-        with contextlib.suppress(TroupeError, TimeoutError):
+        with contextlib.suppress(RetinueError, TimeoutError):
             async with asyncio.timeout(_PING_EVERY_S):
                 answer = await self.network.call(name, "ping", (), patient=False)
             _, live = cast("tuple[int, list[tuple[str, str]]]", answer)

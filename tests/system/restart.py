@@ -1,9 +1,10 @@
 """Kills what runs an agent at a random moment, as a user would see it: by the command line.
 
-``python -m tests.system.restart --rounds 20 --seed S`` plays all of `CASES`, prints a line for each round
-and a last one of JSON, and exits with 1 unless all held. What must hold after `troupe resume`, or
-without it where only an agent's process was killed: the run is completed, every sub-agent is well,
-exactly what they pay was spent, and no step ran again after its result was known.
+``python -m tests.system.restart --rounds 20 --seed S`` plays all of `CASES`, prints a line for each
+round and a last one of JSON, and exits with 1 unless all held. What must hold after `retinue
+resume`, or without it where only an agent's process was killed: the run is completed, every
+sub-agent is well, exactly what they pay was spent, and no step ran again after its result was
+known.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class _Round:
         self._workspace.mkdir()
         (self._workspace / "a.txt").write_text("hello\n")
         before = {name: value for name, value in os.environ.items() if name != MARK}
-        self._environment = {**before, "TROUPE_HOME": str(self._home / "state")}
+        self._environment = {**before, "RETINUE_HOME": str(self._home / "state")}
         self.killed = 0
 
     def __enter__(self) -> _Round:
@@ -88,12 +89,12 @@ class _Round:
 
     def __exit__(self, *_: object) -> None:
         if self._case.killed == "up":
-            self._troupe("down")
+            self._retinue("down")
         shutil.rmtree(self._home, ignore_errors=True)
 
     def play(self, moment: float) -> str:
         if self._case.killed == "up":
-            self._troupe("up")
+            self._retinue("up")
         begun = self._start()
         self._wait_for(1 + int(moment * (2 * _PAID[self._case.what] - _LEFT)))
         self._kill(begun)
@@ -102,10 +103,10 @@ class _Round:
             result = json.loads(output or "null")
         else:
             begun.communicate(timeout=_LIMIT_S)
-            ids = self._troupe("ps")
+            ids = self._retinue("ps")
             if self._case.killed == "up":
-                self._troupe("up")
-            result = self._troupe("resume", ids["sessions"][0]["id"])["results"][0]
+                self._retinue("up")
+            result = self._retinue("resume", ids["sessions"][0]["id"])["results"][0]
         return "; ".join(self._wrong(result))
 
     def _start(self) -> subprocess.Popen[str]:
@@ -175,7 +176,7 @@ class _Round:
         if len(told) != paid:
             yield f"{len(told)} of {paid} steps were told"
 
-    def _troupe(self, *arguments: str) -> Any:
+    def _retinue(self, *arguments: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-m", "retinue.cluster.cli.app", *arguments, "--json"],
             cwd=ROOT,

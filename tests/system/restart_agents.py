@@ -1,4 +1,5 @@
-"""Agents for `tests.system.restart`: they pay, note each step outside of the system, and take their time.
+"""Agents for `tests.system.restart`: they pay, note each step outside of the system, and take their
+time.
 
 They are run by the command line from this file, so they import nothing else of the tests.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from retinue import Policy, Troupe, connect
+from retinue import Policy, Retinue, connect
 from retinue.actors.session.runs import ALWAYS_REPLAY
 from tests.kit import cluster_agents as agents
 
@@ -20,9 +20,9 @@ pytestmark = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def replaying(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Troupe]:
+async def replaying(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Retinue]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TROUPE_HOME", str(tmp_path_factory.mktemp("troupe")))
+        environment.setenv("RETINUE_HOME", str(tmp_path_factory.mktemp("retinue")))
         environment.setenv(ALWAYS_REPLAY, "1")
         async with connect() as client:
             yield client
@@ -30,7 +30,7 @@ async def replaying(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[T
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])
 async def test_every_step_is_taken_once_however_often_the_agent_is_called(
-    replaying: Troupe, tmp_path: Path, isolation: str
+    replaying: Retinue, tmp_path: Path, isolation: str
 ) -> None:
     workspace = await replaying.workspace(tmp_path, max_usd="1")
     session = await replaying.create_session(
@@ -48,7 +48,7 @@ async def test_every_step_is_taken_once_however_often_the_agent_is_called(
     assert len(await session.family()) == 2
 
 
-async def test_a_turn_that_takes_other_steps_is_told_so(replaying: Troupe, tmp_path: Path) -> None:
+async def test_a_turn_that_takes_other_steps_is_told_so(replaying: Retinue, tmp_path: Path) -> None:
     session = await replaying.create_session(agents.never_the_same, isolation="shared")
     result = await session.run(str(tmp_path / "calls"))
     assert result.status == "failed"
@@ -57,13 +57,13 @@ async def test_a_turn_that_takes_other_steps_is_told_so(replaying: Troupe, tmp_p
     assert "'step 2'" in str(result.error)
 
 
-async def test_parallel_steps_find_their_results(replaying: Troupe, tmp_path: Path) -> None:
+async def test_parallel_steps_find_their_results(replaying: Retinue, tmp_path: Path) -> None:
     session = await replaying.create_session(agents.steps_in_parallel, isolation="shared")
     assert (await session.run(str(tmp_path))).value == [0, 1, 2, 3]
     assert {path.read_text() for path in tmp_path.glob("step *")} == {"x"}
 
 
-async def test_whoever_asks_for_approval_asks_once(replaying: Troupe, tmp_path: Path) -> None:
+async def test_whoever_asks_for_approval_asks_once(replaying: Retinue, tmp_path: Path) -> None:
     policy = Policy(approval_required_tools=("survey/parse",))
     workspace = await replaying.workspace(tmp_path, policy=policy)
     asked: list[str] = []

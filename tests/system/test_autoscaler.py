@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retinue import Session, Troupe, connect
+from retinue import Retinue, Session, connect
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import Autoscaled
 from tests.kit.waiting import until
@@ -22,34 +22,34 @@ SESSIONS = 5
 async def test_queued_sessions_bring_a_node_and_idle_ones_let_it_go(directory: Path) -> None:
     with Autoscaled(1, 1, max_hosts=SESSIONS, warm_hosts=1, idle_s=2.0) as nodes:
         nodes.join()
-        async with connect(nodes.address, redis_url=nodes.redis_url) as troupe:
-            await until(lambda: _nodes_are(troupe, 1))
-            sessions = [await _at_work(troupe, directory, at) for at in range(SESSIONS)]
-            await until(lambda: _nodes_are(troupe, 2), PATIENCE_S)
+        async with connect(nodes.address, redis_url=nodes.redis_url) as retinue:
+            await until(lambda: _nodes_are(retinue, 1))
+            sessions = [await _at_work(retinue, directory, at) for at in range(SESSIONS)]
+            await until(lambda: _nodes_are(retinue, 2), PATIENCE_S)
             for at in range(SESSIONS):
                 await until((directory / str(at) / "second").exists, PATIENCE_S)
-            status = await troupe.status()
+            status = await retinue.status()
             assert len({host.node for host in status.hosts if host.sessions}) == 2
             assert status.queued == 0
 
             for at, (session, run) in enumerate(sessions):
                 (directory / str(at) / "go").touch()
                 assert (await session.result(run)).output == "1 1"
-            await until(lambda: _nodes_are(troupe, 1), PATIENCE_S)
-            assert len((await troupe.status()).hosts) == 1
+            await until(lambda: _nodes_are(retinue, 1), PATIENCE_S)
+            assert len((await retinue.status()).hosts) == 1
             for session, _ in sessions:
                 assert (await session.budget()).spent_usd == 2
 
 
-async def _at_work(troupe: Troupe, directory: Path, at: int) -> tuple[Session, str]:
+async def _at_work(retinue: Retinue, directory: Path, at: int) -> tuple[Session, str]:
     """A session with a run that lasts until a file named go is there."""
     (directory / str(at)).mkdir()
-    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"
 
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         agents.step_by_step,
         workspace=workspace,
         on_approval=approve,  # type: ignore[arg-type]
@@ -57,5 +57,5 @@ async def _at_work(troupe: Troupe, directory: Path, at: int) -> tuple[Session, s
     return session, await session.start(str(directory / str(at)))
 
 
-async def _nodes_are(troupe: Troupe, count: int) -> bool:
-    return len((await troupe.status()).nodes) == count
+async def _nodes_are(retinue: Retinue, count: int) -> bool:
+    return len((await retinue.status()).nodes) == count

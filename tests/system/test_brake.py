@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from retinue import ExactTool, Session, Troupe, Workspace, WorkspaceHeld
+from retinue import ExactTool, Retinue, Session, Workspace, WorkspaceHeld
 from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.durable.brakes import FRESH_S
 from tests.kit import cluster_agents as agents
@@ -28,8 +28,8 @@ QUIET_S = 1.0
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def workspace(troupe: Troupe, directory: Path) -> AsyncIterator[Workspace]:
-    found = await troupe.workspace(directory, max_usd="50")
+async def workspace(retinue: Retinue, directory: Path) -> AsyncIterator[Workspace]:
+    found = await retinue.workspace(directory, max_usd="50")
     yield found
     await found.release()
 
@@ -56,19 +56,19 @@ async def audit(workspace: Workspace) -> str:
 
 
 async def test_a_cap_that_an_operator_has_set_stays_when_a_program_starts(
-    troupe: Troupe, directory: Path, caplog: pytest.LogCaptureFixture
+    retinue: Retinue, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    workspace = await troupe.workspace(directory, max_usd="50")
+    workspace = await retinue.workspace(directory, max_usd="50")
     assert (await workspace.budget()).max_usd == 50
     await workspace.set_budget(0, by="ada")
-    with caplog.at_level(logging.WARNING, "troupe"):
+    with caplog.at_level(logging.WARNING, "retinue"):
         for _ in range(2):
-            again = await troupe.workspace(directory, max_usd="50")
+            again = await retinue.workspace(directory, max_usd="50")
     assert (await again.budget()).max_usd == 0
-    (told,) = [one.getMessage() for one in caplog.records if one.name == "troupe"]
-    for word in (str(directory), "0 USD", "50 USD", "by ada", "troupe budget --workspace"):
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "retinue"]
+    for word in (str(directory), "0 USD", "50 USD", "by ada", "retinue budget --workspace"):
         assert word in told
-    session = await troupe.create_session(agents.spends, workspace=again, isolation="shared")
+    session = await retinue.create_session(agents.spends, workspace=again, isolation="shared")
     assert (await session.run("1")).output == "exceeded"
 
 
@@ -77,10 +77,10 @@ async def test_a_cap_that_an_operator_has_set_stays_when_a_program_starts(
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 async def test_a_run_stands_still_and_then_finishes_as_if_nothing_had_been(
-    troupe: Troupe, workspace: Workspace, tmp_path: Path, isolation: Isolation
+    retinue: Retinue, workspace: Workspace, tmp_path: Path, isolation: Isolation
 ) -> None:
     file = tmp_path / "marks"
-    session = await troupe.create_session(agents.paces, workspace=workspace, isolation=isolation)
+    session = await retinue.create_session(agents.paces, workspace=workspace, isolation=isolation)
     run = await session.start(str(file), timeout=6)
     await until(lambda: marks(file) > 2)
     await workspace.hold("it spends", by="ada")
@@ -99,10 +99,10 @@ async def test_a_run_stands_still_and_then_finishes_as_if_nothing_had_been(
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 async def test_no_sub_agent_begins_until_the_release(
-    troupe: Troupe, workspace: Workspace, tmp_path: Path, isolation: Isolation
+    retinue: Retinue, workspace: Workspace, tmp_path: Path, isolation: Isolation
 ) -> None:
     file, called = tmp_path / "marks", tmp_path / "marks.called"
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         agents.pacing_family, workspace=workspace, isolation=isolation
     )
     run = await session.start(str(file))
@@ -117,28 +117,28 @@ async def test_no_sub_agent_begins_until_the_release(
 
 
 async def test_nothing_new_begins_and_the_refusal_says_why(
-    troupe: Troupe, workspace: Workspace
+    retinue: Retinue, workspace: Workspace
 ) -> None:
-    session = await troupe.create_session(agents.echo, workspace=workspace, isolation="shared")
+    session = await retinue.create_session(agents.echo, workspace=workspace, isolation="shared")
     done = await session.run("before", run_id="00000000-0000-7000-8000-000000000002")
     await workspace.hold("it spends", by="ada")
-    says = f"on hold since .* by ada: it spends.*troupe release --workspace {workspace.path}"
+    says = f"on hold since .* by ada: it spends.*retinue release --workspace {workspace.path}"
     with pytest.raises(WorkspaceHeld, match=says):
         await session.start("hello")
     with pytest.raises(WorkspaceHeld, match=says):
-        await troupe.create_session(agents.echo, workspace=workspace)
+        await retinue.create_session(agents.echo, workspace=workspace)
     assert await session.run("x", run_id="00000000-0000-7000-8000-000000000002") == done
     assert await session.resume() == []
-    assert session.id not in await troupe.calls.directory.running()
+    assert session.id not in await retinue.calls.directory.running()
     await workspace.release()
     assert (await session.run("hello")).output == "hello"
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 async def test_what_stands_still_is_cancelled_and_has_cost_nothing(
-    troupe: Troupe, workspace: Workspace, tmp_path: Path, isolation: Isolation
+    retinue: Retinue, workspace: Workspace, tmp_path: Path, isolation: Isolation
 ) -> None:
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         agents.waits_to_pay, workspace=workspace, isolation=isolation
     )
     run = await session.start(str(tmp_path))
@@ -160,14 +160,14 @@ async def test_what_stands_still_is_cancelled_and_has_cost_nothing(
 
 
 async def test_a_host_that_slept_through_the_hold_does_nothing_when_it_wakes(
-    troupe: Troupe, workspace: Workspace, tmp_path: Path
+    retinue: Retinue, workspace: Workspace, tmp_path: Path
 ) -> None:
     file = tmp_path / "marks"
-    session = await troupe.create_session(agents.paces, workspace=workspace, isolation="shared")
+    session = await retinue.create_session(agents.paces, workspace=workspace, isolation="shared")
     run = await session.start(str(file))
     await until(lambda: marks(file) > 2)
-    _, host = await troupe.calls.directory.locate(session.id)
-    pid = {one.name: one.pid for one in (await troupe.status()).hosts}[host]
+    _, host = await retinue.calls.directory.locate(session.id)
+    pid = {one.name: one.pid for one in (await retinue.status()).hosts}[host]
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -185,19 +185,19 @@ async def test_a_host_that_slept_through_the_hold_does_nothing_when_it_wakes(
 
 
 async def test_a_run_that_is_revived_stands_still_before_it_begins(
-    troupe: Troupe, workspace: Workspace, tmp_path: Path
+    retinue: Retinue, workspace: Workspace, tmp_path: Path
 ) -> None:
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         agents.waits_to_pay, workspace=workspace, isolation="shared"
     )
     run = await session.start(str(tmp_path))
     await until(lambda: marks(tmp_path / "called") > 0)
     await workspace.hold("it dies")
-    _, host = await troupe.calls.directory.locate(session.id)
-    pid = {one.name: one.pid for one in (await troupe.status()).hosts}[host]
+    _, host = await retinue.calls.directory.locate(session.id)
+    pid = {one.name: one.pid for one in (await retinue.status()).hosts}[host]
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: _is_elsewhere(troupe, session, host))
+    await until(lambda: _is_elsewhere(retinue, session, host))
     await stands_still(tmp_path / "called")
     assert marks(tmp_path / "called") == 1
     (tmp_path / "go").touch()
@@ -207,16 +207,16 @@ async def test_a_run_that_is_revived_stands_still_before_it_begins(
     assert marks(tmp_path / "called") == 2
 
 
-async def _is_elsewhere(troupe: Troupe, session: Session, host: str) -> bool:
-    _, found = await troupe.calls.directory.locate(session.id)
-    return found != host and session.id in await troupe.calls.directory.working()
+async def _is_elsewhere(retinue: Retinue, session: Session, host: str) -> bool:
+    _, found = await retinue.calls.directory.locate(session.id)
+    return found != host and session.id in await retinue.calls.directory.working()
 
 
 # Names
 
 
-async def test_the_audit_log_names_who_did_it(troupe: Troupe, workspace: Workspace) -> None:
-    session = await troupe.create_session(agents.echo, workspace=workspace, isolation="shared")
+async def test_the_audit_log_names_who_did_it(retinue: Retinue, workspace: Workspace) -> None:
+    session = await retinue.create_session(agents.echo, workspace=workspace, isolation="shared")
     allowance = await workspace.allow(ExactTool("survey", "parse"), by="ann")
     await workspace.revoke(allowance.id, by="ben")
     await workspace.set_budget(7, by="cleo")
@@ -227,13 +227,13 @@ async def test_the_audit_log_names_who_did_it(troupe: Troupe, workspace: Workspa
     found = await audit(workspace)
     for name in ("ann", "ben", "cleo", "dan", "eve", "fay", "gus"):
         assert f'"by": "{name}"' in found
-    assert troupe.calls.actor.count("@") == 1
+    assert retinue.calls.actor.count("@") == 1
 
 
 async def test_what_a_program_does_stands_under_its_login(
-    troupe: Troupe, workspace: Workspace
+    retinue: Retinue, workspace: Workspace
 ) -> None:
     await workspace.hold("a look")
     before = await workspace.release()
     assert before is not None
-    assert (before.by, before.why) == (troupe.calls.actor, "a look")
+    assert (before.by, before.why) == (retinue.calls.actor, "a look")

@@ -20,8 +20,8 @@ from retinue import (
     Message,
     NotFound,
     Policy,
+    Retinue,
     SessionEnded,
-    Troupe,
     Workspace,
 )
 from retinue.actors.domain.errors import AlreadyDecided
@@ -33,13 +33,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
 ASKS_FOR_PARSE = Policy(approval_required_tools=("survey/parse",))
 
 
-async def _workspace(troupe: Troupe, directory: Path, **settings: object) -> Workspace:
-    return await troupe.workspace(directory, **settings)  # type: ignore[arg-type]
+async def _workspace(retinue: Retinue, directory: Path, **settings: object) -> Workspace:
+    return await retinue.workspace(directory, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])
-async def test_a_run_gives_its_result_once(troupe: Troupe, isolation: str) -> None:
-    session = await troupe.create_session(agents.echo, isolation=isolation)  # type: ignore[arg-type]
+async def test_a_run_gives_its_result_once(retinue: Retinue, isolation: str) -> None:
+    session = await retinue.create_session(agents.echo, isolation=isolation)  # type: ignore[arg-type]
     first = await session.run("hello", run_id="00000000-0000-7000-8000-000000000001")
     again = await session.run("other", run_id="00000000-0000-7000-8000-000000000001")
     assert first.success
@@ -55,8 +55,8 @@ async def test_a_run_gives_its_result_once(troupe: Troupe, isolation: str) -> No
     assert not status.is_near_limit(10, 0.3)
 
 
-async def test_messages_last_and_clear(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.says_nothing, isolation="shared")
+async def test_messages_last_and_clear(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.says_nothing, isolation="shared")
     for at in range(70):
         await session.add_message(Message.user(f"message {at}"))
     assert (await session.run("")).output == "my last words"
@@ -68,8 +68,8 @@ async def test_messages_last_and_clear(troupe: Troupe) -> None:
     assert (await session.status()).token_count == 0
 
 
-async def test_turns_of_one_session_run_in_order(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.echo, isolation="shared")
+async def test_turns_of_one_session_run_in_order(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.echo, isolation="shared")
     runs = [await session.start(f"{at}") for at in range(10)]
     await asyncio.gather(*(session.result(run) for run in runs))
     heard = [m.text for m in await session.messages() if m.role == "user"]
@@ -77,12 +77,12 @@ async def test_turns_of_one_session_run_in_order(troupe: Troupe) -> None:
 
 
 async def test_children_share_the_session_and_the_workspace_budget(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await _workspace(troupe, directory, max_usd="1")
+    workspace = await _workspace(retinue, directory, max_usd="1")
     budget = BudgetConfig(session_max_usd="0.02")
     sessions = [
-        await troupe.create_session(
+        await retinue.create_session(
             agents.hammering_family,
             workspace=workspace,
             isolation="shared",
@@ -101,10 +101,10 @@ async def test_children_share_the_session_and_the_workspace_budget(
     assert (await workspace.budget()).spent == sum(result.cost for result in results)
 
 
-async def test_two_sessions_race_to_the_workspace_cap(troupe: Troupe, directory: Path) -> None:
-    workspace = await _workspace(troupe, directory, max_usd="0.0305")
+async def test_two_sessions_race_to_the_workspace_cap(retinue: Retinue, directory: Path) -> None:
+    workspace = await _workspace(retinue, directory, max_usd="0.0305")
     sessions = [
-        await troupe.create_session(
+        await retinue.create_session(
             agents.hammering_family, workspace=workspace, isolation="shared"
         )
         for _ in range(2)
@@ -116,9 +116,9 @@ async def test_two_sessions_race_to_the_workspace_cap(troupe: Troupe, directory:
     assert 30_500_000 - 1_000_000 < status.spent <= 30_500_000
 
 
-async def test_caps_of_action_and_session(troupe: Troupe, directory: Path) -> None:
-    workspace = await _workspace(troupe, directory)
-    session = await troupe.create_session(
+async def test_caps_of_action_and_session(retinue: Retinue, directory: Path) -> None:
+    workspace = await _workspace(retinue, directory)
+    session = await retinue.create_session(
         agents.spends,
         workspace=workspace,
         isolation="shared",
@@ -133,7 +133,7 @@ async def test_caps_of_action_and_session(troupe: Troupe, directory: Path) -> No
 
 
 async def test_an_approval_for_the_workspace_lets_every_session_pass(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
     asked: list[str] = []
 
@@ -141,14 +141,14 @@ async def test_an_approval_for_the_workspace_lets_every_session_pass(
         asked.append(request.description)
         return "workspace"
 
-    workspace = await _workspace(troupe, directory, policy=ASKS_FOR_PARSE)
-    session = await troupe.create_session(
+    workspace = await _workspace(retinue, directory, policy=ASKS_FOR_PARSE)
+    session = await retinue.create_session(
         agents.calls_tool,
         workspace=workspace,
         isolation="shared",
         on_approval=approve,  # type: ignore[arg-type]
     )
-    other = await troupe.create_session(agents.calls_tool, workspace=workspace, isolation="shared")
+    other = await retinue.create_session(agents.calls_tool, workspace=workspace, isolation="shared")
     assert (await session.run("30")).output == "allowed approval"
     assert (await session.run("30")).output == "allowed allowance"
     assert (await other.run("30")).output == "allowed allowance"
@@ -160,10 +160,10 @@ async def test_an_approval_for_the_workspace_lets_every_session_pass(
 
 
 async def test_nobody_there_defers_and_a_late_approval_lets_the_retry_pass(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await _workspace(troupe, directory, policy=ASKS_FOR_PARSE)
-    session = await troupe.create_session(
+    workspace = await _workspace(retinue, directory, policy=ASKS_FOR_PARSE)
+    session = await retinue.create_session(
         agents.calls_tool, workspace=workspace, isolation="shared"
     )
     assert (await session.run("60")).output == "deferred"
@@ -176,20 +176,20 @@ async def test_nobody_there_defers_and_a_late_approval_lets_the_retry_pass(
     assert (await session.run("0")).output == "deferred"
 
 
-async def test_an_unknown_request_grants_nothing(troupe: Troupe, directory: Path) -> None:
-    workspace = await _workspace(troupe, directory, policy=ASKS_FOR_PARSE)
-    permissions = troupe.calls.permissions(workspace.id)
+async def test_an_unknown_request_grants_nothing(retinue: Retinue, directory: Path) -> None:
+    workspace = await _workspace(retinue, directory, policy=ASKS_FOR_PARSE)
+    permissions = retinue.calls.permissions(workspace.id)
     with pytest.raises(NotFound):
         await permissions.decide("nobody", "once", "me", "", "", None)  # type: ignore[arg-type]
     assert await workspace.allowances() == []
 
 
-async def test_always_is_a_token_for_this_user(troupe: Troupe, directory: Path) -> None:
+async def test_always_is_a_token_for_this_user(retinue: Retinue, directory: Path) -> None:
     async def approve(request: InboxRequest) -> str:
         return "always"
 
-    workspace = await _workspace(troupe, directory, policy=ASKS_FOR_PARSE)
-    mine = await troupe.create_session(
+    workspace = await _workspace(retinue, directory, policy=ASKS_FOR_PARSE)
+    mine = await retinue.create_session(
         agents.calls_tool,
         workspace=workspace,
         user_id="00000000000000aa",
@@ -202,17 +202,17 @@ async def test_always_is_a_token_for_this_user(troupe: Troupe, directory: Path) 
         return (await mine.run("30")).output == "allowed capability"
 
     await until(passes_by_token)
-    theirs = await troupe.create_session(
+    theirs = await retinue.create_session(
         agents.calls_tool, workspace=workspace, user_id="00000000000000bb", isolation="shared"
     )
     assert (await theirs.run("0")).output == "deferred"
 
 
 async def test_a_blocked_command_is_denied_without_a_question(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await _workspace(troupe, directory)
-    session = await troupe.create_session(
+    workspace = await _workspace(retinue, directory)
+    session = await retinue.create_session(
         agents.runs_command, workspace=workspace, isolation="shared"
     )
     assert (await session.run("/usr/bin/sudo ls")).output == "denied"
@@ -222,8 +222,8 @@ async def test_a_blocked_command_is_denied_without_a_question(
 
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])
-async def test_a_failing_child_is_a_result(troupe: Troupe, isolation: str) -> None:
-    session = await troupe.create_session(agents.mixed_children, isolation=isolation)  # type: ignore[arg-type]
+async def test_a_failing_child_is_a_result(retinue: Retinue, isolation: str) -> None:
+    session = await retinue.create_session(agents.mixed_children, isolation=isolation)  # type: ignore[arg-type]
     result = await session.run(isolation)
     assert result.success
     fine, failed, late, gone = json.loads(result.output)
@@ -237,29 +237,31 @@ async def test_a_failing_child_is_a_result(troupe: Troupe, isolation: str) -> No
     assert "code 3" in gone[1]
 
 
-async def test_children_have_processes_of_their_own(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.has_children)
+async def test_children_have_processes_of_their_own(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.has_children)
     result = await session.run("6")
     assert result.value == [f"child {at}" for at in range(6)]
 
 
-async def test_depth_is_limited_by_name_and_value(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.deep, isolation="shared")
+async def test_depth_is_limited_by_name_and_value(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.deep, isolation="shared")
     assert (await session.run("3")).output == "bottom"
     assert "max_depth is 3" in (await session.run("4")).output
 
 
-async def test_total_is_limited_all_or_nothing(troupe: Troupe) -> None:
+async def test_total_is_limited_all_or_nothing(retinue: Retinue) -> None:
     limits = Limits(max_total=3)
-    session = await troupe.create_session(agents.has_children, isolation="shared", limits=limits)
+    session = await retinue.create_session(agents.has_children, isolation="shared", limits=limits)
     result = await session.run("4")
     assert result.status == "failed"
     assert "max_total is 3" in str(result.error)
     assert (await session.run("3")).success
 
 
-async def test_what_does_not_fit_at_once_is_refused_and_counts_for_nothing(troupe: Troupe) -> None:
-    session = await troupe.create_session(
+async def test_what_does_not_fit_at_once_is_refused_and_counts_for_nothing(
+    retinue: Retinue,
+) -> None:
+    session = await retinue.create_session(
         agents.too_many_at_once, isolation="shared", limits=Limits(max_total=6)
     )
     refused, *outputs = cast("list[str]", (await session.run("")).value)
@@ -267,8 +269,8 @@ async def test_what_does_not_fit_at_once_is_refused_and_counts_for_nothing(troup
     assert outputs == ["child 0", "child 1", "child 2"] * 2
 
 
-async def test_cancel_takes_the_whole_tree(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.sleeping_tree, isolation="shared")
+async def test_cancel_takes_the_whole_tree(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.sleeping_tree, isolation="shared")
     run = await session.start("root")
 
     async def all_run() -> bool:
@@ -282,8 +284,8 @@ async def test_cancel_takes_the_whole_tree(troupe: Troupe) -> None:
         await session.start("again")
 
 
-async def test_cancel_kills_what_the_agent_started(troupe: Troupe, tmp_path: Path) -> None:
-    session = await troupe.create_session(agents.starts_process)
+async def test_cancel_kills_what_the_agent_started(retinue: Retinue, tmp_path: Path) -> None:
+    session = await retinue.create_session(agents.starts_process)
     note = tmp_path / "pid"
     await session.start(str(note))
 
@@ -295,30 +297,30 @@ async def test_cancel_kills_what_the_agent_started(troupe: Troupe, tmp_path: Pat
     assert not _runs(int(note.read_text()))
 
 
-async def test_an_agent_that_blocks_times_out(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.blocks)
+async def test_an_agent_that_blocks_times_out(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.blocks)
     assert (await session.run("", timeout=0.5)).status == "timed_out"
     assert (await session.run("", timeout=0.5)).status == "timed_out"
 
 
-async def test_an_agent_may_return_json_only(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.returns_object, isolation="shared")
+async def test_an_agent_may_return_json_only(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.returns_object, isolation="shared")
     result = await session.run("")
     assert result.status == "failed"
     assert "object" in str(result.error)
 
 
-async def test_end_is_idempotent_and_final(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.echo, isolation="shared")
+async def test_end_is_idempotent_and_final(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.echo, isolation="shared")
     await session.end()
     await session.end()
     with pytest.raises(SessionEnded):
         await session.run("too late")
 
 
-async def test_export_and_import(troupe: Troupe, directory: Path) -> None:
-    workspace = await _workspace(troupe, directory)
-    session = await troupe.create_session(
+async def test_export_and_import(retinue: Retinue, directory: Path) -> None:
+    workspace = await _workspace(retinue, directory)
+    session = await retinue.create_session(
         agents.spends, workspace=workspace, isolation="shared", system_prompt="Be brief."
     )
     await session.add_message(Message.user("hello"))
@@ -328,22 +330,22 @@ async def test_export_and_import(troupe: Troupe, directory: Path) -> None:
     assert document["messages"] == [{"role": "user", "content": {"Text": "hello"}}]
     document["id"] = "00000000-0000-0000-0000-0000000000aa"
     document["future_field"] = {"kept": True}
-    copy = await troupe.import_session(document, agent=agents.spends, isolation="shared")
+    copy = await retinue.import_session(document, agent=agents.spends, isolation="shared")
     assert [m.text for m in await copy.messages()] == ["hello"]
     assert (await copy.budget()).spent_usd == (await session.budget()).spent_usd
     assert json.loads(await copy.export())["future_field"] == {"kept": True}
     with pytest.raises(InvalidValue, match="here already"):
-        await troupe.import_session(document)
+        await retinue.import_session(document)
     bad = dict(document, id="00000000-0000-0000-0000-0000000000bb")
     bad["messages"] = [{"role": "wizard", "content": "hm"}]
     with pytest.raises(InvalidValue, match=r"messages\[0\]\.role"):
-        await troupe.import_session(bad)
+        await retinue.import_session(bad)
     with pytest.raises(NotFound):
-        await troupe.session(bad["id"]).status()
+        await retinue.session(bad["id"]).status()
 
 
-async def test_events_tell_of_the_whole_subtree(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.has_children, isolation="shared")
+async def test_events_tell_of_the_whole_subtree(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.has_children, isolation="shared")
     finished: list[str] = []
 
     async def listen() -> None:
@@ -360,21 +362,21 @@ async def test_events_tell_of_the_whole_subtree(troupe: Troupe) -> None:
     assert len(set(finished)) >= 2
 
 
-async def test_wrong_calls_name_what_is_wrong(troupe: Troupe, tmp_path: Path) -> None:
+async def test_wrong_calls_name_what_is_wrong(retinue: Retinue, tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="user_id"):
-        await troupe.create_session(agents.echo, user_id="xyz")
+        await retinue.create_session(agents.echo, user_id="xyz")
     with pytest.raises(InvalidValue, match="isolation"):
-        await troupe.create_session(agents.echo, isolation="thread")  # type: ignore[arg-type]
+        await retinue.create_session(agents.echo, isolation="thread")  # type: ignore[arg-type]
     with pytest.raises(InvalidAgent, match="not async"):
-        await troupe.create_session(len)  # type: ignore[arg-type]
+        await retinue.create_session(len)  # type: ignore[arg-type]
     with pytest.raises(InvalidValue, match="not a directory"):
-        await troupe.workspace(tmp_path / "nowhere")
+        await retinue.workspace(tmp_path / "nowhere")
     with pytest.raises(InvalidValue, match="not a UUID"):
-        troupe.session("nonsense")
+        retinue.session("nonsense")
     with pytest.raises(NotFound, match="no such session"):
-        await troupe.session("00000000-0000-7000-8000-00000000ffff").status()
+        await retinue.session("00000000-0000-7000-8000-00000000ffff").status()
     with pytest.raises(InvalidValue, match="max_usd"):
-        await troupe.workspace(tmp_path, max_usd="-1")
+        await retinue.workspace(tmp_path, max_usd="-1")
 
 
 def _runs(pid: int) -> bool:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import redis
 
-from retinue import BudgetConfig, Policy, Result, Session, Tampered, Troupe
+from retinue import BudgetConfig, Policy, Result, Retinue, Session, Tampered
 from retinue.actors.domain.session.settings import Isolation
 from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
 from retinue.cluster.ray.actors import Proxy
@@ -26,14 +26,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
 ASKS_FOR_PARSE = Policy(approval_required_tools=("survey/parse",))
 
 
-async def _stepping(troupe: Troupe, directory: Path, isolation: str) -> tuple[Session, str]:
+async def _stepping(retinue: Retinue, directory: Path, isolation: str) -> tuple[Session, str]:
     """A session in the middle of its second paid step."""
-    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"
 
-    session = await troupe.create_session(
+    session = await retinue.create_session(
         agents.step_by_step,
         workspace=workspace,
         isolation=isolation,  # type: ignore[arg-type]
@@ -59,15 +59,17 @@ async def _finishes_as_if_nothing_had_been(
 
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])
-async def test_a_killed_host_loses_nothing(troupe: Troupe, directory: Path, isolation: str) -> None:
-    session, run = await _stepping(troupe, directory, isolation)
-    _, host = await troupe.calls.directory.locate(session.id)
-    os.kill(await pid_of(troupe, host), signal.SIGKILL)
+async def test_a_killed_host_loses_nothing(
+    retinue: Retinue, directory: Path, isolation: str
+) -> None:
+    session, run = await _stepping(retinue, directory, isolation)
+    _, host = await retinue.calls.directory.locate(session.id)
+    os.kill(await pid_of(retinue, host), signal.SIGKILL)
     await until(_grown(directory / "second", 2))
     await _finishes_as_if_nothing_had_been(session, run, directory, 2)
 
 
-async def _agent_of(troupe: Troupe, session: Session) -> psutil.Process:
+async def _agent_of(retinue: Retinue, session: Session) -> psutil.Process:
     """The process in which a session's agent runs: the one that is in its workspace."""
     path = (await session.status()).profile.workspace_path
     (found,) = [one for one in psutil.process_iter() if _is_agent_in(one, str(path))]
@@ -82,17 +84,17 @@ def _is_agent_in(process: psutil.Process, path: str) -> bool:
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 async def test_a_killed_agent_goes_on_in_place(
-    troupe: Troupe, directory: Path, sign: signal.Signals
+    retinue: Retinue, directory: Path, sign: signal.Signals
 ) -> None:
-    session, run = await _stepping(troupe, directory, "process")
+    session, run = await _stepping(retinue, directory, "process")
     for attempts in (2, 3):
-        (await _agent_of(troupe, session)).send_signal(sign)
+        (await _agent_of(retinue, session)).send_signal(sign)
         await until(_grown(directory / "second", attempts))
     await _finishes_as_if_nothing_had_been(session, run, directory, 3)
 
 
-async def test_an_agent_whose_process_always_ends_fails_and_says_why(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.exits)
+async def test_an_agent_whose_process_always_ends_fails_and_says_why(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.exits)
     result = await session.run("", timeout=60)
     assert result.status == "failed"
     assert "exited with code 3 before the agent returned (8 times)" in str(result.error)
@@ -100,12 +102,12 @@ async def test_an_agent_whose_process_always_ends_fails_and_says_why(troupe: Tro
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])
 async def test_a_run_whose_workspace_is_gone_fails_and_names_it(
-    troupe: Troupe, tmp_path: Path, isolation: Isolation
+    retinue: Retinue, tmp_path: Path, isolation: Isolation
 ) -> None:
     directory = tmp_path / "workspace"
     directory.mkdir()
-    workspace = await troupe.workspace(directory)
-    session = await troupe.create_session(agents.echo, workspace=workspace, isolation=isolation)
+    workspace = await retinue.workspace(directory)
+    session = await retinue.create_session(agents.echo, workspace=workspace, isolation=isolation)
     directory.rmdir()
     result = await session.run("")
     assert result.status == "failed"
@@ -113,9 +115,9 @@ async def test_a_run_whose_workspace_is_gone_fails_and_names_it(
 
 
 async def test_what_a_shared_agent_leaves_behind_is_gone_before_its_result(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    session = await troupe.create_session(agents.leaves_process, isolation="shared")
+    session = await retinue.create_session(agents.leaves_process, isolation="shared")
     result = await session.run(str(directory / "pid"))
     assert result.success, result.error
     pid = int((directory / "pid").read_text())
@@ -124,30 +126,30 @@ async def test_what_a_shared_agent_leaves_behind_is_gone_before_its_result(
 
 @pytest.mark.parametrize("store", [budget_name, allowances_name, lambda scope: DIRECTORY])
 async def test_a_killed_store_comes_back_by_itself(
-    troupe: Troupe, directory: Path, store: Callable[[str], str]
+    retinue: Retinue, directory: Path, store: Callable[[str], str]
 ) -> None:
-    session, run = await _stepping(troupe, directory, "shared")
+    session, run = await _stepping(retinue, directory, "shared")
     scope = (await session.status()).profile.scope
-    os.kill(await pid_of(troupe, store(scope)), signal.SIGKILL)
+    os.kill(await pid_of(retinue, store(scope)), signal.SIGKILL)
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)
 
 
 async def test_a_paused_host_can_do_nothing_after_it_was_replaced(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    session, run = await _stepping(troupe, directory, "shared")
-    scope, host = await troupe.calls.directory.locate(session.id)
-    pid = await pid_of(troupe, host)
-    status = await troupe.status()
+    session, run = await _stepping(retinue, directory, "shared")
+    scope, host = await retinue.calls.directory.locate(session.id)
+    pid = await pid_of(retinue, host)
+    status = await retinue.status()
     other = next(one.name for one in status.hosts if one.name != host)
     os.kill(pid, signal.SIGSTOP)
     try:
-        await _at(troupe, other).resume(session.id, scope)
+        await _at(retinue, other).resume(session.id, scope)
         await until(_grown(directory / "second", 2))
     finally:
         os.kill(pid, signal.SIGCONT)
     (directory / "go").touch()
-    result = await _at(troupe, other).result(session.id, scope, run, 20.0)
+    result = await _at(retinue, other).result(session.id, scope, run, 20.0)
     assert isinstance(result, Result)
     assert result.cost_usd == 2
     assert (await session.budget()).spent_usd == 2
@@ -155,11 +157,11 @@ async def test_a_paused_host_can_do_nothing_after_it_was_replaced(
 
 
 async def test_an_agent_that_ends_or_blocks_a_shared_actor_harms_only_itself(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    neighbour, run = await _stepping(troupe, directory, "shared")
+    neighbour, run = await _stepping(retinue, directory, "shared")
     for agent in (agents.exits, agents.leaves):
-        poison = await troupe.create_session(agent, isolation="shared")
+        poison = await retinue.create_session(agent, isolation="shared")
         result = await poison.run("", timeout=30)
         assert result.status == "failed"
         assert "end its process" in str(result.error)
@@ -167,26 +169,26 @@ async def test_an_agent_that_ends_or_blocks_a_shared_actor_harms_only_itself(
 
 
 async def test_an_agent_that_kills_its_actor_gets_a_process_of_its_own(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    session = await troupe.create_session(agents.kills_itself, isolation="shared")
+    session = await retinue.create_session(agents.kills_itself, isolation="shared")
     result = await session.run("", timeout=100)
     assert result.status == "failed"
     assert "SIGKILL" in str(result.error)
 
 
-async def test_an_agent_that_fills_memory_fails_alone(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.fills_memory)
+async def test_an_agent_that_fills_memory_fails_alone(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.fills_memory)
     result = await session.run("", timeout=60)
     assert result.status == "failed"
     assert "MemoryError" in str(result.error)
 
 
-async def test_the_audit_log_tells_and_verifies(troupe: Troupe, directory: Path) -> None:
-    session, run = await _stepping(troupe, directory, "shared")
+async def test_the_audit_log_tells_and_verifies(retinue: Retinue, directory: Path) -> None:
+    session, run = await _stepping(retinue, directory, "shared")
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)
     await session.end()
-    workspace = await troupe.workspace(directory)
+    workspace = await retinue.workspace(directory)
     reports = await workspace.audit()
     assert [report.problem for report in reports] == [None] * len(reports)
     kinds = [entry.kind for report in reports for entry in report.entries]
@@ -195,12 +197,12 @@ async def test_the_audit_log_tells_and_verifies(troupe: Troupe, directory: Path)
         assert kind in kinds, kind
 
 
-async def test_an_edited_audit_log_names_the_entry(troupe: Troupe, directory: Path) -> None:
-    session, run = await _stepping(troupe, directory, "shared")
+async def test_an_edited_audit_log_names_the_entry(retinue: Retinue, directory: Path) -> None:
+    session, run = await _stepping(retinue, directory, "shared")
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)
-    workspace = await troupe.workspace(directory)
-    client = _redis(troupe)
-    key = f"troupe:{{{short(workspace.id)}}}:session:{short(session.id)}:a"
+    workspace = await retinue.workspace(directory)
+    client = _redis(retinue)
+    key = f"retinue:{{{short(workspace.id)}}}:session:{short(session.id)}:a"
     rows: list[bytes] = client.lrange(key, 0, -1)  # type: ignore[assignment]
     assert len(rows) >= 3
 
@@ -223,19 +225,19 @@ async def test_an_edited_audit_log_names_the_entry(troupe: Troupe, directory: Pa
 
 
 async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE, max_usd="7")
-    session = await troupe.create_session(
+    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE, max_usd="7")
+    session = await retinue.create_session(
         agents.spends, workspace=workspace, isolation="shared", budget=BudgetConfig(50)
     )
     await session.run("0.5")
     profile = (await session.status()).profile
     assert profile.agent is not None
-    _, host = await troupe.calls.directory.locate(session.id)
-    await _at(troupe, host).deactivate(session.id)
-    base = f"troupe:{{{short(workspace.id)}}}"
-    client = _redis(troupe)
+    _, host = await retinue.calls.directory.locate(session.id)
+    await _at(retinue, host).deactivate(session.id)
+    base = f"retinue:{{{short(workspace.id)}}}"
+    client = _redis(retinue)
 
     async def refused(call: Callable[[], Awaitable[object]], name: str) -> None:
         with pytest.raises(Tampered, match=name):
@@ -243,42 +245,42 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
 
     with _Edited(client, f"{base}:session:{short(session.id)}:s"):
         await refused(session.status, f"snapshot of session/{session.id}")
-    os.kill(await pid_of(troupe, budget_name(workspace.id)), signal.SIGKILL)
+    os.kill(await pid_of(retinue, budget_name(workspace.id)), signal.SIGKILL)
     with _Edited(client, f"{base}:budget:budget:j"):
         await refused(workspace.budget, "row .* of budget/budget")
-    os.kill(await pid_of(troupe, allowances_name(workspace.id)), signal.SIGKILL)
+    os.kill(await pid_of(retinue, allowances_name(workspace.id)), signal.SIGKILL)
     client.rpush(f"{base}:allowances:allowances:j", b"forged")
     client.hincrby(f"{base}:allowances:allowances", "seq", 1)
     await refused(workspace.allowances, "row 1 of allowances/allowances")
-    with _Edited(client, "troupe:agents", profile.agent.digest):
-        other = await troupe.create_session(agents.spends)
+    with _Edited(client, "retinue:agents", profile.agent.digest):
+        other = await retinue.create_session(agents.spends)
         result = await other.run("")
         assert "agent" in str(result.error)
         assert result.status == "failed"
 
 
 async def test_an_end_that_comes_to_another_host_is_acknowledged_when_nothing_runs_on_the_first(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await troupe.workspace(directory)
-    session = await troupe.create_session(agents.starts_process, workspace=workspace)
+    workspace = await retinue.workspace(directory)
+    session = await retinue.create_session(agents.starts_process, workspace=workspace)
     note = directory / "pid"
     run = await session.start(str(note))
     await until(_exists(note))
     child = psutil.Process(int(note.read_text()))
-    scope, host = await troupe.calls.directory.locate(session.id)
-    other = next(one.name for one in (await troupe.status()).hosts if one.name != host)
-    await _at(troupe, other).end(session.id, scope)
+    scope, host = await retinue.calls.directory.locate(session.id)
+    other = next(one.name for one in (await retinue.status()).hosts if one.name != host)
+    await _at(retinue, other).end(session.id, scope)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert (await session.result(run)).status == "cancelled"
 
 
-def _at(troupe: Troupe, host: str) -> Proxy:
-    return Proxy(host, troupe.calls.settings.namespace, restarts=False)
+def _at(retinue: Retinue, host: str) -> Proxy:
+    return Proxy(host, retinue.calls.settings.namespace, restarts=False)
 
 
-def _redis(troupe: Troupe) -> redis.Redis:
-    url = troupe.calls.settings.redis_url
+def _redis(retinue: Retinue) -> redis.Redis:
+    url = retinue.calls.settings.redis_url
     return redis.Redis(unix_socket_path=url.removeprefix("unix://"))
 
 

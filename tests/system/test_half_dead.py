@@ -68,7 +68,7 @@ def _raylet_dead(part: Part) -> bool:
         (
             _changed("ended", "Redis lost a commit"),
             _raylet_dead,
-            "could not be brought back: Redis lost a commit: `troupe up` starts it again",
+            "could not be brought back: Redis lost a commit: `retinue up` starts it again",
         ),
     ],
 )
@@ -255,7 +255,7 @@ class House:
             text=True,
         )
         assert command.stderr
-        id = command.stderr.readline().strip().removeprefix("troupe: session ")
+        id = command.stderr.readline().strip().removeprefix("retinue: session ")
         asyncio.run(until((directory / "second").exists))
         if not wait:
             command.kill()
@@ -264,7 +264,7 @@ class House:
 
     def in_time(self, *arguments: str) -> Finished:
         began = time.monotonic()
-        done = self.shell.troupe(*arguments)
+        done = self.shell.retinue(*arguments)
         assert time.monotonic() - began < ANSWERS_WITHIN_S, done.err
         return done
 
@@ -272,11 +272,11 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     house = House(tmp_path_factory.mktemp("home"))
-    started = house.shell.troupe("up")
+    started = house.shell.retinue("up")
     assert started.code == 0, started.err
     yield house
     processes = [house.supervisor, *house.supervisor.children(recursive=True)]
-    assert house.shell.troupe("down").code == 0
+    assert house.shell.retinue("down").code == 0
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert alive == []
     assert not (house.home / "up.json").exists()
@@ -320,7 +320,7 @@ def test_the_run_goes_on_by_itself(house: House, part: Callable[[House], list[in
 
     examined = house.in_time("doctor", "--json")
     checks = cast("list[dict[str, str]]", examined.document["checks"])
-    (own,) = [one for one in checks if one["name"] == "troupe up"]
+    (own,) = [one for one in checks if one["name"] == "retinue up"]
     if own["verdict"] == "ok":
         assert house.announced.incarnation > before.incarnation
     else:
@@ -364,24 +364,24 @@ def test_a_run_that_was_left_interrupted_is_not_paid_for(tmp_path: Path) -> None
     house.home.mkdir()
     directory, id, command = house.begin(wait=True)  # with a cluster of its own
     command.send_signal(signal.SIGTERM)
-    assert f"`troupe resume {id}` goes on" in house.shell.finish(command).err
-    assert house.shell.troupe("up").code == 0
+    assert f"`retinue resume {id}` goes on" in house.shell.finish(command).err
+    assert house.shell.retinue("up").code == 0
     try:
         marks = _size(directory / "second")
         for pid in _part("raylet")(house):
             os.kill(pid, signal.SIGKILL)
         asyncio.run(until(lambda: house.announced.incarnation == 2, 30))
-        assert house.shell.troupe("tree", id, "--json").document["status"] == "interrupted"
+        assert house.shell.retinue("tree", id, "--json").document["status"] == "interrupted"
         assert _size(directory / "second") == marks
     finally:
-        assert house.shell.troupe("down").code == 0
+        assert house.shell.retinue("down").code == 0
 
 
 @pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
     house = House(tmp_path)
-    assert house.shell.troupe("up").code == 0
+    assert house.shell.retinue("up").code == 0
     processes = [house.supervisor, *house.supervisor.children(recursive=True)]
     noted = json.loads((tmp_path / "heads.json").read_text())
     further = {place: {"budget of workspace x": [9, 9]} for place in noted}
@@ -396,7 +396,7 @@ def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
         assert told.code == 3
         assert "went back: budget of workspace x is at epoch 0" in told.out + told.err
     assert "can't be brought back: Redis at" in (tmp_path / "up.log").read_text()
-    assert house.shell.troupe("down").code == 0
+    assert house.shell.retinue("down").code == 0
     assert not (tmp_path / "up.json").exists()
 
 
@@ -404,15 +404,15 @@ def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
 @pytest.mark.own_cluster
 def test_everything_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     house = House(tmp_path)
-    assert house.shell.troupe("up").code == 0
+    assert house.shell.retinue("up").code == 0
     processes = house.supervisor.children(recursive=True)
     house.supervisor.kill()
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert alive == []
-    own = house.shell.troupe("doctor", "--json").document["checks"]
-    (check,) = [one for one in cast("list[dict[str, str]]", own) if one["name"] == "troupe up"]
+    own = house.shell.retinue("doctor", "--json").document["checks"]
+    (check,) = [one for one in cast("list[dict[str, str]]", own) if one["name"] == "retinue up"]
     assert "has ended without a word" in check["found"]
-    assert house.shell.troupe("down").code == 0
+    assert house.shell.retinue("down").code == 0
 
 
 @pytest.mark.cluster
@@ -429,8 +429,8 @@ def test_a_command_with_its_own_cluster_ends_with_the_way_out(tmp_path: Path, na
     assert time.monotonic() - killed < BACK_WITHIN_S
     assert done.code == 3
     assert "was killed by SIGKILL" in done.err
-    assert f"`troupe resume {id}` goes on" in done.err
-    assert all(line.startswith("troupe: ") for line in done.err.splitlines())
+    assert f"`retinue resume {id}` goes on" in done.err
+    assert all(line.startswith("retinue: ") for line in done.err.splitlines())
     _, alive = psutil.wait_procs(found, timeout=15)
     assert alive == []
 
@@ -487,4 +487,4 @@ def _size(file: Path) -> int:
 
 
 def _tree(house: House, id: str) -> dict[str, object]:
-    return house.shell.troupe("tree", id, "--json").document
+    return house.shell.retinue("tree", id, "--json").document

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retinue import Session, Troupe, connect
+from retinue import Retinue, Session, connect
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until
@@ -34,22 +34,22 @@ async def test_under_memory_pressure_stores_and_sessions_come_back_by_themselves
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{most:.4f}")
     with LocalNodes(2, max_hosts=4, warm_hosts=2) as nodes:
         nodes.join()
-        async with connect(nodes.address, redis_url=nodes.redis_url) as troupe:
-            workspace = await troupe.workspace(directory, max_usd=50)
-            bystander = await troupe.create_session(
+        async with connect(nodes.address, redis_url=nodes.redis_url) as retinue:
+            workspace = await retinue.workspace(directory, max_usd=50)
+            bystander = await retinue.create_session(
                 agents.spends, workspace=workspace, isolation="shared"
             )
-            hog = await troupe.create_session(agents.hogs_memory, workspace=workspace)
+            hog = await retinue.create_session(agents.hogs_memory, workspace=workspace)
             run = await hog.start(str(HOG_PIECES))
             for _ in range(RUNS):
                 assert (await bystander.run("0.25")).output == "allowed"
-            await until(lambda: _was_killed(troupe, hog, run), PATIENCE_S)
+            await until(lambda: _was_killed(retinue, hog, run), PATIENCE_S)
             await hog.cancel()
             assert (await hog.result(run)).status == "cancelled"
             assert (await bystander.run("0.25")).output == "allowed"
             assert (await workspace.budget()).spent_usd == Decimal("0.25") * (RUNS + 1)
 
 
-async def _was_killed(troupe: Troupe, session: Session, run: str) -> bool:
-    state = await troupe.calls.state(session.id)
+async def _was_killed(retinue: Retinue, session: Session, run: str) -> bool:
+    state = await retinue.calls.state(session.id)
     return state.runs[run].attempts > 1

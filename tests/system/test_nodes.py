@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 import survey
-from retinue import Session, SessionTree, Troupe, connect
+from retinue import Retinue, Session, SessionTree, connect
 from retinue.actors.domain.budget import WORKSPACE
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
@@ -44,7 +44,8 @@ PATIENCE_S = 60.0
 
 
 class Three:
-    """A head, and two nodes that the tests may kill; Troupe's directory is on the first of them."""
+    """A head, and two nodes that the tests may kill; Retinue's directory is on the first of
+    them."""
 
     def __init__(self, nodes: LocalNodes) -> None:
         self.nodes = nodes
@@ -61,63 +62,63 @@ def three() -> Iterator[Three]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def troupe(three: Three) -> AsyncIterator[Troupe]:
-    async with connect(three.nodes.address, redis_url=three.nodes.redis_url) as troupe:
-        yield troupe
+async def retinue(three: Three) -> AsyncIterator[Retinue]:
+    async with connect(three.nodes.address, redis_url=three.nodes.redis_url) as retinue:
+        yield retinue
 
 
-async def test_sessions_spread_and_a_joined_node_takes_load(three: Three, troupe: Troupe) -> None:
+async def test_sessions_spread_and_a_joined_node_takes_load(three: Three, retinue: Retinue) -> None:
     async def one_each() -> bool:
-        hosts = (await troupe.status()).hosts
+        hosts = (await retinue.status()).hosts
         return len({host.node for host in hosts if host.pid}) == 3
 
     await until(one_each, PATIENCE_S)
     for _ in range(6):
-        await troupe.create_session(agents.echo, isolation="shared")
-    assert [node.sessions for node in (await troupe.status()).nodes] == [2, 2, 2]
+        await retinue.create_session(agents.echo, isolation="shared")
+    assert [node.sessions for node in (await retinue.status()).nodes] == [2, 2, 2]
 
     joined = three.nodes.add_node()
-    await until(lambda: _has_host(troupe, joined), PATIENCE_S)
-    session = await troupe.create_session(agents.echo, isolation="shared")
-    assert (await _node(troupe, joined)).sessions == 1
-    assert (await _host_of(troupe, session)).node == joined
+    await until(lambda: _has_host(retinue, joined), PATIENCE_S)
+    session = await retinue.create_session(agents.echo, isolation="shared")
+    assert (await _node(retinue, joined)).sessions == 1
+    assert (await _host_of(retinue, session)).node == joined
     assert (await session.run("here")).output == "here"
 
 
 async def test_stores_and_directory_come_back_when_their_node_is_killed(
-    three: Three, troupe: Troupe, directory: Path
+    three: Three, retinue: Retinue, directory: Path
 ) -> None:
     scope = derived_id(f"workspace:{directory.resolve()}")
-    _start_stores_on(three.first, troupe.calls.settings, scope)
-    workspace = await troupe.workspace(directory, max_usd=5)
-    session = await troupe.create_session(agents.spends, workspace=workspace, isolation="shared")
+    _start_stores_on(three.first, retinue.calls.settings, scope)
+    workspace = await retinue.workspace(directory, max_usd=5)
+    session = await retinue.create_session(agents.spends, workspace=workspace, isolation="shared")
     assert (await session.run("1")).cost_usd == 1
-    await until(lambda: _stores_are_on(troupe, three.first, scope))
+    await until(lambda: _stores_are_on(retinue, three.first, scope))
     three.nodes.kill_node(three.first)
     assert (await session.run("0.5 10")).output == "allowed exceeded"
     assert (await workspace.budget()).spent_usd == Decimal("1.5")
     assert await workspace.allowances() == []
-    await until(lambda: _is_gone(troupe, three.first), PATIENCE_S)
+    await until(lambda: _is_gone(retinue, three.first), PATIENCE_S)
 
 
 async def test_a_drained_node_is_empty_and_nothing_is_lost(
-    three: Three, troupe: Troupe, directory: Path
+    three: Three, retinue: Retinue, directory: Path
 ) -> None:
     scope = derived_id(f"workspace:{directory.resolve()}")
-    _start_stores_on(three.second, troupe.calls.settings, scope)
-    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE)
-    await until(lambda: _has_host(troupe, three.second), PATIENCE_S)
-    working, runs = await _stepping_on_every_node(troupe, directory)
+    _start_stores_on(three.second, retinue.calls.settings, scope)
+    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
+    await until(lambda: _has_host(retinue, three.second), PATIENCE_S)
+    working, runs = await _stepping_on_every_node(retinue, directory)
     idle = [
-        await troupe.create_session(agents.spends, workspace=workspace, isolation="shared")
+        await retinue.create_session(agents.spends, workspace=workspace, isolation="shared")
         for _ in range(6)
     ]
     for session in idle:
         await session.run("0.25")
-    places = {(await _host_of(troupe, session)).node for session in (*working, *idle)}
+    places = {(await _host_of(retinue, session)).node for session in (*working, *idle)}
     assert three.second in places
 
-    drained = await asyncio.to_thread(_troupe, three.nodes, "drain", three.second[:12])
+    drained = await asyncio.to_thread(_retinue, three.nodes, "drain", three.second[:12])
     assert drained.returncode == 0, drained.stderr
     assert json.loads(drained.stdout) == {
         "node": three.second,
@@ -125,12 +126,14 @@ async def test_a_drained_node_is_empty_and_nothing_is_lost(
         "drained": True,
     }
     await until(lambda: not three.nodes.is_running(three.second), PATIENCE_S)  # Ray ended it
-    await until(lambda: _is_gone(troupe, three.second), PATIENCE_S)  # and everybody has heard of it
+    await until(
+        lambda: _is_gone(retinue, three.second), PATIENCE_S
+    )  # and everybody has heard of it
 
     for session in idle:
         assert (await session.run("0.25")).output == "allowed"
         assert (await session.budget()).spent_usd == Decimal("0.5")
-        assert (await _host_of(troupe, session)).node != three.second
+        assert (await _host_of(retinue, session)).node != three.second
     for at, (session, run) in enumerate(zip(working, runs, strict=True)):
         (directory / str(at) / "go").touch()
         result = await session.result(run)
@@ -142,32 +145,32 @@ async def test_a_drained_node_is_empty_and_nothing_is_lost(
         ]
         assert (directory / str(at) / "first").read_text() == "x"
 
-    again = await asyncio.to_thread(_troupe, three.nodes, "drain", three.second)
+    again = await asyncio.to_thread(_retinue, three.nodes, "drain", three.second)
     assert again.returncode == 0, again.stderr
-    unknown = await asyncio.to_thread(_troupe, three.nodes, "drain", "nowhere")
+    unknown = await asyncio.to_thread(_retinue, three.nodes, "drain", "nowhere")
     assert unknown.returncode == 2
-    for node in (await troupe.status()).nodes:
+    for node in (await retinue.status()).nodes:
         assert node.id[:8] in unknown.stderr
 
 
 async def test_a_survey_reports_the_same_while_a_node_is_killed_and_another_joins(
-    three: Three, troupe: Troupe, tmp_path: Path
+    three: Three, retinue: Retinue, tmp_path: Path
 ) -> None:
     victim = three.nodes.add_node()
-    await until(lambda: _has_host(troupe, victim), PATIENCE_S)
-    assert len((await troupe.status()).nodes) == 3
+    await until(lambda: _has_host(retinue, victim), PATIENCE_S)
+    assert len((await retinue.status()).nodes) == 3
     _write_sources(tmp_path / "calm")
     shutil.copytree(tmp_path / "calm", tmp_path / "rough")
 
-    calm = await survey.run(troupe, str(tmp_path / "calm"))
+    calm = await survey.run(retinue, str(tmp_path / "calm"))
     assert calm.complete
     scope = derived_id(f"workspace:{(tmp_path / 'rough').resolve()}")
-    _start_stores_on(victim, troupe.calls.settings, scope)
-    rough = asyncio.create_task(survey.run(troupe, str(tmp_path / "rough")))
+    _start_stores_on(victim, retinue.calls.settings, scope)
+    rough = asyncio.create_task(survey.run(retinue, str(tmp_path / "rough")))
 
     async def under_way() -> bool:
-        [level] = await troupe.calls.budget(scope).levels([WORKSPACE])
-        return level.spent > calm.result.cost / 4 and (await _node(troupe, victim)).sessions > 0
+        [level] = await retinue.calls.budget(scope).levels([WORKSPACE])
+        return level.spent > calm.result.cost / 4 and (await _node(retinue, victim)).sessions > 0
 
     await until(under_way, PATIENCE_S)
     three.nodes.kill_node(victim)
@@ -175,30 +178,30 @@ async def test_a_survey_reports_the_same_while_a_node_is_killed_and_another_join
     assert not rough.done()
     seen = _plain(await rough, tmp_path / "rough")
     assert seen == _plain(calm, tmp_path / "calm")
-    assert {node.id for node in (await troupe.status()).nodes} > {joined}
+    assert {node.id for node in (await retinue.status()).nodes} > {joined}
 
 
 # --- what the tests share ------------------------------------------------------------------------
 
 
-async def _node(troupe: Troupe, node_id: str) -> NodeStatus:
-    [node] = [one for one in (await troupe.status()).nodes if one.id == node_id]
+async def _node(retinue: Retinue, node_id: str) -> NodeStatus:
+    [node] = [one for one in (await retinue.status()).nodes if one.id == node_id]
     return node
 
 
-async def _has_host(troupe: Troupe, node_id: str) -> bool:
-    return any(one.node == node_id and one.pid for one in (await troupe.status()).hosts)
+async def _has_host(retinue: Retinue, node_id: str) -> bool:
+    return any(one.node == node_id and one.pid for one in (await retinue.status()).hosts)
 
 
-async def _is_gone(troupe: Troupe, node_id: str) -> bool:
-    status = await troupe.status()
+async def _is_gone(retinue: Retinue, node_id: str) -> bool:
+    status = await retinue.status()
     places = {host.node for host in status.hosts} | {node.id for node in status.nodes}
     return node_id not in places
 
 
-async def _host_of(troupe: Troupe, session: Session) -> HostStatus:
-    _, name = await troupe.calls.directory.locate(session.id)
-    [host] = [one for one in (await troupe.status()).hosts if one.name == name]
+async def _host_of(retinue: Retinue, session: Session) -> HostStatus:
+    _, name = await retinue.calls.directory.locate(session.id)
+    [host] = [one for one in (await retinue.status()).hosts if one.name == name]
     return host
 
 
@@ -210,16 +213,16 @@ def _start_stores_on(node_id: str, settings: ClusterSettings, scope: str) -> Non
     )
 
 
-async def _stores_are_on(troupe: Troupe, node_id: str, scope: str) -> bool:
-    there = await asyncio.to_thread(actors_on, node_id, troupe.calls.settings.namespace)
+async def _stores_are_on(retinue: Retinue, node_id: str, scope: str) -> bool:
+    there = await asyncio.to_thread(actors_on, node_id, retinue.calls.settings.namespace)
     return {budget_name(scope), allowances_name(scope), DIRECTORY} <= set(there)
 
 
 async def _stepping_on_every_node(
-    troupe: Troupe, directory: Path
+    retinue: Retinue, directory: Path
 ) -> tuple[list[Session], list[str]]:
     """Sessions in the middle of their second paid step, as many as to have one on each node."""
-    workspace = await troupe.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"
@@ -227,7 +230,7 @@ async def _stepping_on_every_node(
     sessions, runs = list[Session](), list[str]()
     for at in range(4):
         (directory / str(at)).mkdir()
-        session = await troupe.create_session(
+        session = await retinue.create_session(
             agents.step_by_step,
             workspace=workspace,
             isolation="process" if at % 2 else "shared",
@@ -240,11 +243,11 @@ async def _stepping_on_every_node(
     return sessions, runs
 
 
-def _troupe(nodes: LocalNodes, *words: str) -> subprocess.CompletedProcess[str]:
+def _retinue(nodes: LocalNodes, *words: str) -> subprocess.CompletedProcess[str]:
     """A command, as if it were given on one of the nodes."""
     return subprocess.run(
         [sys.executable, "-m", "retinue.cluster.cli.app", *words, "--json"],
-        env={**os.environ, "RAY_ADDRESS": nodes.address, "TROUPE_REDIS_URL": nodes.redis_url},
+        env={**os.environ, "RAY_ADDRESS": nodes.address, "RETINUE_REDIS_URL": nodes.redis_url},
         cwd=ROOT,
         capture_output=True,
         text=True,

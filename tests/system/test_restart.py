@@ -1,6 +1,7 @@
 """What happens when everything dies: kill -9 of the driver, and a start on the same state.
 
-`tests.system.restart` plays many more rounds of it, and kills agents and what `up` has started, too.
+`tests.system.restart` plays many more rounds of it, and kills agents and what `up` has started,
+too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from retinue import Troupe, connect
+from retinue import Retinue, connect
 from tests.kit.waiting import until
 from tests.system.restart import CASES, Case, play
 
@@ -34,17 +35,17 @@ from retinue import connect
 from tests import cluster_agents as agents
 
 async def main():
-    async with connect() as troupe:
-        workspace = await troupe.workspace(
+    async with connect() as retinue:
+        workspace = await retinue.workspace(
             sys.argv[1], max_usd="5", policy=Policy(approval_required_tools=("survey/parse",))
         )
         async def approve(request):
             return "session"
-        session = await troupe.create_session(
+        session = await retinue.create_session(
             agents.step_by_step, workspace=workspace, isolation=sys.argv[4], on_approval=approve
         )
         await session.add_message(Message.user("before the crash"))
-        other = await troupe.create_session(
+        other = await retinue.create_session(
             agents.calls_tool, workspace=workspace, isolation=sys.argv[4]
         )
         assert (await other.run("0")).output == "deferred"
@@ -74,7 +75,7 @@ def crashed(
     """A driver with its own cluster, killed in the middle of a run."""
     home, directory = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("workspace")
     (directory / "a.txt").write_text("hello\n")
-    environment = {**os.environ, "TROUPE_HOME": str(home)}
+    environment = {**os.environ, "RETINUE_HOME": str(home)}
     driver = subprocess.Popen(
         [sys.executable, "-c", _DRIVER, str(directory), str(directory), RUN, request.param],
         env=environment,
@@ -91,14 +92,14 @@ def crashed(
     driver.stdout.close()
     _, alive = psutil.wait_procs(processes, timeout=20)
     with pytest.MonkeyPatch.context() as variables:
-        variables.setenv("TROUPE_HOME", str(home))
+        variables.setenv("RETINUE_HOME", str(home))
         yield Crashed(session, other, directory, [" ".join(one.cmdline()) for one in alive])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def again(crashed: Crashed) -> AsyncIterator[Troupe]:
-    async with connect() as troupe:
-        yield troupe
+async def again(crashed: Crashed) -> AsyncIterator[Retinue]:
+    async with connect() as retinue:
+        yield retinue
 
 
 async def _exists(path: Path) -> bool:
@@ -109,7 +110,7 @@ async def test_nothing_is_left_running(crashed: Crashed) -> None:
     assert crashed.left == []
 
 
-async def test_what_was_acknowledged_is_there(crashed: Crashed, again: Troupe) -> None:
+async def test_what_was_acknowledged_is_there(crashed: Crashed, again: Retinue) -> None:
     session = again.session(crashed.session)
     assert [m.text for m in await session.messages()] == ["before the crash", "first done"]
     assert (await session.budget()).spent_usd == 1
@@ -122,7 +123,7 @@ async def test_what_was_acknowledged_is_there(crashed: Crashed, again: Troupe) -
     assert allowance.session_only
 
 
-async def test_the_run_resumes_in_place(crashed: Crashed, again: Troupe) -> None:
+async def test_the_run_resumes_in_place(crashed: Crashed, again: Retinue) -> None:
     session = again.session(crashed.session)
     assert await session.resume() == [RUN]
     (crashed.directory / "go").touch()
@@ -135,7 +136,7 @@ async def test_the_run_resumes_in_place(crashed: Crashed, again: Troupe) -> None
     assert [m.text for m in await session.messages()][1:] == ["first done", "second done"]
 
 
-async def test_a_late_decision_still_counts(crashed: Crashed, again: Troupe) -> None:
+async def test_a_late_decision_still_counts(crashed: Crashed, again: Retinue) -> None:
     (workspace,) = await again.workspaces()
     (request,) = await workspace.inbox()
     await request.approve()

@@ -26,7 +26,7 @@ from tests.golden.values import filled
 RING = Keyring(b"k" * 32)
 KEY = Key("scope", "tally", "a")
 SAYS = (
-    r"tally/a was written by a newer version of Troupe \(stored form 2; this node reads up to 1\)"
+    r"tally/a was written by a newer version of Retinue \(stored form 2; this node reads up to 1\)"
 )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import survey
-from retinue import Troupe
+from retinue import Retinue
 from survey_report import Report, as_json, show, totals
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -171,9 +171,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def report(troupe: Troupe, sources: Path) -> Report:
+async def report(retinue: Retinue, sources: Path) -> Report:
     """What the example's program comes to."""
-    return await survey.run(troupe, str(sources))
+    return await survey.run(retinue, str(sources))
 
 
 @cluster
@@ -233,11 +233,11 @@ async def test_the_report_shows_all_of_it(report: Report) -> None:
 @cluster
 @on_the_cluster
 async def test_it_runs_with_nobody_there_and_without_a_prompt(
-    troupe: Troupe, tmp_path: Path
+    retinue: Retinue, tmp_path: Path
 ) -> None:
     _write(tmp_path / "package/module.py", SOURCE)
-    workspace = await troupe.workspace(tmp_path)
-    session = await troupe.create_session(survey.survey, workspace=workspace)
+    workspace = await retinue.workspace(tmp_path)
+    session = await retinue.create_session(survey.survey, workspace=workspace)
     result = await session.run("")
     assert result.value == survey.survey_plainly(str(tmp_path))
     assert "list /: deferred, nobody is there to answer" in [

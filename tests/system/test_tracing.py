@@ -31,7 +31,7 @@ async def sends_two(turn: Turn, prompt: str) -> list[object]:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "spans"
-    monkeypatch.setenv("TROUPE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RETINUE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv(spans.FILE, str(file))
     monkeypatch.setenv(tracing.TRACING, "tests.kit.spans:set_up")
     return file
@@ -42,9 +42,9 @@ async def test_a_run_is_one_trace_from_the_client_down_to_its_sub_agents(
     written: Path, directory: Path
 ) -> None:
     tracer = TracerProvider().get_tracer("a client")
-    async with connect() as troupe:
-        workspace = await troupe.workspace(directory)
-        session = await troupe.create_session(sends_two, workspace=workspace, isolation="shared")
+    async with connect() as retinue:
+        workspace = await retinue.workspace(directory)
+        session = await retinue.create_session(sends_two, workspace=workspace, isolation="shared")
         with tracer.start_as_current_span("the client's") as outer:
             result = await session.run("go")
         assert result.value == ["thought", "thought"]
@@ -76,7 +76,7 @@ async def test_without_the_setting_there_are_no_spans() -> None:
 
 def test_a_function_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tracing.TRACING, "tests.kit.spans:nothing")
-    with pytest.raises(InvalidValue, match=r"TROUPE_TRACING=tests\.kit\.spans:nothing"):
+    with pytest.raises(InvalidValue, match=r"RETINUE_TRACING=tests\.kit\.spans:nothing"):
         tracing.set_up()
 
 

@@ -21,9 +21,9 @@ from retinue.actors.agent.process import wire
 from retinue.actors.agent.process.deaths import Death, MemoryKiller, cause
 from retinue.actors.agent.process.worker import EXIT
 from retinue.actors.agent.turn import Engine
-from retinue.actors.domain.errors import NoCapacity, TroupeError
+from retinue.actors.domain.errors import NoCapacity, RetinueError
 
-AGENT_MEMORY = "TROUPE_AGENT_MEMORY_MB"
+AGENT_MEMORY = "RETINUE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""
 
 _STOP_LIMIT_S = 2.0
@@ -35,7 +35,7 @@ _FORK_TRIES = 60
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 
-AGENTS = "TROUPE_AGENTS"
+AGENTS = "RETINUE_AGENTS"
 """Environment variable that marks agents' processes and all that they start."""
 
 _UNHEARD = Death(signal.SIGKILL)
@@ -132,7 +132,7 @@ class AgentProcesses:
     async def close(self) -> None:
         """End the server and every agent's process."""
         if self._spare:
-            with contextlib.suppress(TroupeError):
+            with contextlib.suppress(RetinueError):
                 self._in_background(self._end(await self._spare))
             self._spare = None
         while self._background:
@@ -326,7 +326,7 @@ class _Session:
         try:
             answer = await self._engine.handle(called.branch, called.call)
             reply: wire.ToProcess = wire.Answered(called.id, answer)
-        except TroupeError as error:
+        except RetinueError as error:
             reply = wire.refusal(called.id, error)
         with contextlib.suppress(ConnectionError):
             self._writer.write(wire.frame(reply))

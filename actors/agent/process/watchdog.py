@@ -38,7 +38,7 @@ class Watchdog:
         self._beat = time.monotonic()
         self._beating = asyncio.create_task(self._keep_beating())
         _refuse_exit()
-        threading.Thread(target=self._look, daemon=True, name="troupe-watchdog").start()
+        threading.Thread(target=self._look, daemon=True, name="retinue-watchdog").start()
 
     async def _keep_beating(self) -> None:
         while True:
@@ -57,7 +57,7 @@ class Watchdog:
 
 def exit_process(reason: str) -> NoReturn:
     """End this process at once; its sessions are brought back elsewhere."""
-    print(f"troupe: {reason}: this process ends", file=sys.stderr, flush=True)
+    print(f"retinue: {reason}: this process ends", file=sys.stderr, flush=True)
     _exit(_EXIT_CODE)
 
 

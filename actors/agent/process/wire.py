@@ -10,7 +10,13 @@ from msgspec import Struct
 
 from retinue.actors.agent import calls
 from retinue.actors.domain import errors
-from retinue.actors.domain.errors import Detail, Fenced, InvalidValue, StoreUnavailable, TroupeError
+from retinue.actors.domain.errors import (
+    Detail,
+    Fenced,
+    InvalidValue,
+    RetinueError,
+    StoreUnavailable,
+)
 
 INTERRUPTIONS = (Fenced, StoreUnavailable)
 """What says that an activation can't go on, rather than that its agent has failed."""
@@ -100,14 +106,14 @@ async def read_to_process(reader: asyncio.StreamReader) -> ToProcess:
     return _TO_PROCESS.decode(await _read(reader))
 
 
-def refusal(id: int, error: TroupeError) -> Refused:
+def refusal(id: int, error: RetinueError) -> Refused:
     """An error on its way to the process."""
     return Refused(id, type(error).__name__, error.message, error.details)
 
 
-def to_error(refused: Refused) -> TroupeError:
+def to_error(refused: Refused) -> RetinueError:
     """The error as it was raised in the actor."""
-    cls = getattr(errors, refused.error, TroupeError)
+    cls = getattr(errors, refused.error, RetinueError)
     return cls(refused.message, **refused.details)
 
 

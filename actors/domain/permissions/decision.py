@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from retinue.actors.domain.budget import Warning
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.money import to_usd
 from retinue.actors.domain.values.record import Record
 
@@ -38,7 +38,7 @@ class Decision(Record, frozen=True):
         return to_usd(self.amount)
 
 
-class NotAuthorized(TroupeError):
+class NotAuthorized(RetinueError):
     """The action was denied, deferred or over budget; ``decision`` says which and why."""
 
     def __init__(self, message: str, decision: Decision | None = None) -> None:

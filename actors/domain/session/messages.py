@@ -3,7 +3,7 @@
 Content is plain text (a bare `str`, since most messages are), `ToolCalls`, a `ToolResult`, or
 `Multipart`. The constructors and `check_message` refuse what could not be stored, sent on and read
 back the same; decoding a message that was stored trusts it. Fields that a document carried and
-Troupe does not know are kept in `extra`.
+Retinue does not know are kept in `extra`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSON values as Troupe keeps them: what every reader takes the same way, and msgpack can hold.
+"""JSON values as Retinue keeps them: what every reader takes the same way, and msgpack can hold.
 
 A value is None, bool, an integer of 64 bits (signed or unsigned), a finite IEEE double, text
 without lone surrogates, a list, or a dict with text keys, nested at most 128 deep. Anything else

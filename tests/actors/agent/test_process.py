@@ -218,7 +218,7 @@ async def test_a_server_that_was_killed_is_replaced(
     monkeypatch: pytest.MonkeyPatch, heard_of: bool, keeper: bool
 ) -> None:
     mark = os.urandom(8).hex()
-    monkeypatch.setenv("TROUPE_TEST_MARK", mark)
+    monkeypatch.setenv("RETINUE_TEST_MARK", mark)
     processes = AgentProcesses()
     blob = ship(agents.answers).blob
     assert (await processes.run(blob, INFO, "1", None, NoEngine())).output == "1"
@@ -242,7 +242,7 @@ def _marked(mark: str) -> list[psutil.Process]:
     found = []
     for one in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
-            if one.pid != os.getpid() and one.environ().get("TROUPE_TEST_MARK") == mark:
+            if one.pid != os.getpid() and one.environ().get("RETINUE_TEST_MARK") == mark:
                 found.append(one)
     return found
 

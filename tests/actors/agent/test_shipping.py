@@ -25,7 +25,7 @@ from retinue.actors.agent import shipping
 from retinue.actors.agent.shipping import name_of, ship, unship
 from retinue.actors.agent.turn import AgentFunction, Turn
 from retinue.actors.agent.versions import installed
-from retinue.actors.domain.errors import Busy, InvalidAgent, TroupeError
+from retinue.actors.domain.errors import Busy, InvalidAgent, RetinueError
 
 ROOT = str(Path(retinue.__file__).parent.parent)
 LOCK = threading.Lock()
@@ -185,7 +185,7 @@ def test_what_is_installed_is_not_copied() -> None:
 
 
 async def reads(turn: Turn, prompt: str, action: type[FileRead] = FileRead) -> str:
-    assert issubclass(Busy, TroupeError)
+    assert issubclass(Busy, RetinueError)
     return action(path=prompt).path
 
 
@@ -193,9 +193,9 @@ def test_public_classes_are_named_without_the_module_that_they_are_in() -> None:
     assert run(unship(ship(reads).blob), "/a") == "/a"
     pickled = msgspec.msgpack.decode(ship(reads).blob)["pickle"]
     assert b"FileRead" in pickled
-    assert b"TroupeError" in pickled
+    assert b"RetinueError" in pickled
     assert FileRead.__module__.encode() not in pickled
-    assert TroupeError.__module__.encode() not in pickled
+    assert RetinueError.__module__.encode() not in pickled
 
 
 def test_a_public_name_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_a_parcel_says_what_it_was_made_with() -> None:
     parcel = msgspec.msgpack.decode(ship(greet).blob)
     assert parcel["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert parcel["cloudpickle"] == cloudpickle.__version__
-    assert parcel["troupe"] == installed("troupe")
+    assert parcel["retinue"] == installed("retinue")
 
 
 def test_the_pickle_of_another_major_cloudpickle_is_not_even_opened() -> None:
@@ -373,19 +373,19 @@ def test_the_pickle_of_another_major_cloudpickle_is_not_even_opened() -> None:
     assert caught.value.details == {"sender": "99.1", "worker": here}
 
 
-def test_another_minor_cloudpickle_or_troupe_is_tried_and_named_if_it_fails() -> None:
+def test_another_minor_cloudpickle_or_retinue_is_tried_and_named_if_it_fails() -> None:
     other = f"{cloudpickle.__version__.partition('.')[0]}.999"
     parcel = msgspec.msgpack.decode(ship(greet).blob)
-    parcel |= {"cloudpickle": other, "troupe": "9.9"}
+    parcel |= {"cloudpickle": other, "retinue": "9.9"}
     assert run(unship(msgspec.msgpack.encode(parcel))) == "hello you"
     with pytest.raises(InvalidAgent, match=f"made with cloudpickle {other} ") as caught:
         unship(msgspec.msgpack.encode(parcel | {"pickle": b"no pickle"}))
-    assert "and Troupe 9.9 (here " in caught.value.message
+    assert "and Retinue 9.9 (here " in caught.value.message
 
 
 def test_an_agent_that_says_no_versions_is_tried() -> None:
     parcel = msgspec.msgpack.decode(ship(greet).blob)
-    del parcel["cloudpickle"], parcel["troupe"]
+    del parcel["cloudpickle"], parcel["retinue"]
     assert run(unship(msgspec.msgpack.encode(parcel))) == "hello you"
 
 

@@ -10,7 +10,7 @@ import pytest
 from retinue.actors.agent import calls
 from retinue.actors.agent.process import wire
 from retinue.actors.domain import errors
-from retinue.actors.domain.errors import InvalidValue, LimitReached, TroupeError
+from retinue.actors.domain.errors import InvalidValue, LimitReached, RetinueError
 from retinue.actors.domain.session.messages import Message
 
 INFO = calls.TurnInfo("session", "run", "family", 1, "/w", "prompt", None, "0123456789abcdef", None)
@@ -76,12 +76,12 @@ async def test_what_is_too_large_is_refused_at_both_ends(monkeypatch: pytest.Mon
 
 
 ALL = [
-    one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, TroupeError)
+    one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, RetinueError)
 ]
 
 
 @pytest.mark.parametrize("cls", ALL)
-async def test_an_error_arrives_as_what_it_was(cls: type[TroupeError]) -> None:
+async def test_an_error_arrives_as_what_it_was(cls: type[RetinueError]) -> None:
     error = cls("max_depth is 3", limit="max_depth", value=3, final=True, cause=None)
     message = await wire.read_to_process(stream(wire.frame(wire.refusal(7, error))))
     assert isinstance(message, wire.Refused)
@@ -91,7 +91,7 @@ async def test_an_error_arrives_as_what_it_was(cls: type[TroupeError]) -> None:
 
 def test_an_error_of_an_unknown_class_is_still_one_of_ours() -> None:
     again = wire.to_error(wire.Refused(1, "OfALaterVersion", "so it is", {"field": "x"}))
-    assert (type(again), str(again), again.details) == (TroupeError, "so it is", {"field": "x"})
+    assert (type(again), str(again), again.details) == (RetinueError, "so it is", {"field": "x"})
     assert not isinstance(again, LimitReached)
 
 

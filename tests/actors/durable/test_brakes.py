@@ -201,7 +201,7 @@ async def test_a_hold_is_in_the_audit_log_with_who_and_why(journal: MemoryJourna
 def test_the_refusal_says_who_why_since_when_and_the_way_out() -> None:
     error = held_error(Hold("ada", "it spends", 1_700_000_000_000_000), "/w")
     assert isinstance(error, WorkspaceHeld)
-    for word in ("/w", "2023-11-14T22:13:20", "ada", "it spends", "troupe release --workspace /w"):
+    for word in ("/w", "2023-11-14T22:13:20", "ada", "it spends", "retinue release --workspace /w"):
         assert word in error.message
 
 

@@ -17,10 +17,10 @@ from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,
     InvalidValue,
+    RetinueError,
     RolledBack,
     StoreUnavailable,
     Tampered,
-    TroupeError,
 )
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable import entity as shell
@@ -685,7 +685,7 @@ async def written(compacted: bool) -> Process:
     ],
 )
 async def test_rows_that_were_tampered_with_are_refused_by_name(
-    tamper: Tamper, error: type[TroupeError], says: str
+    tamper: Tamper, error: type[RetinueError], says: str
 ) -> None:
     process = await written(compacted=False)
     tamper(process.journal)
@@ -704,7 +704,7 @@ async def test_rows_that_were_tampered_with_are_refused_by_name(
     ],
 )
 async def test_a_snapshot_that_was_tampered_with_is_refused_by_name(
-    tamper: Tamper, error: type[TroupeError], says: str
+    tamper: Tamper, error: type[RetinueError], says: str
 ) -> None:
     process = await written(compacted=True)
     tamper(process.journal)

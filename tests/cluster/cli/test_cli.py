@@ -28,8 +28,8 @@ from retinue import (
     InvalidAgent,
     InvalidValue,
     NotFound,
-    Troupe,
-    TroupeError,
+    Retinue,
+    RetinueError,
 )
 from retinue.actors.agent.shipping import name_of
 from retinue.actors.domain.budget import Hold
@@ -77,8 +77,8 @@ OTHER = "01900000-0000-7000-8000-00000000000b"
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test looks into the state of the person who runs it."""
-    monkeypatch.setenv("TROUPE_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("TROUPE_REDIS_URL", raising=False)
+    monkeypatch.setenv("RETINUE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RETINUE_REDIS_URL", raising=False)
 
 
 # --- agents in files -----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_bad_agent_is_one_line(agent_file: Path, source: str, name: str, said:
         ("", InvalidAgent),
     ],
 )
-def test_what_names_no_agent_file_is_refused(text: str, error: type[TroupeError]) -> None:
+def test_what_names_no_agent_file_is_refused(text: str, error: type[RetinueError]) -> None:
     with pytest.raises(error):
         load_agent(str(ROOT / text) if text.startswith(("tests", "pyproject")) else text)
 
@@ -191,19 +191,19 @@ def test_what_is_no_part_of_an_id_is_refused(text: str) -> None:
 
 
 def test_one_that_fits_is_taken() -> None:
-    assert the_only_one("00000a", [ONE], "session", "troupe ps") == ONE
+    assert the_only_one("00000a", [ONE], "session", "retinue ps") == ONE
 
 
 def test_none_that_fits_is_told_with_the_way_out() -> None:
-    with pytest.raises(NotFound, match="session 00000c: there is none; `troupe ps` lists them"):
-        the_only_one("00000c", [], "session", "troupe ps")
+    with pytest.raises(NotFound, match="session 00000c: there is none; `retinue ps` lists them"):
+        the_only_one("00000c", [], "session", "retinue ps")
 
 
 def test_several_that_fit_are_listed() -> None:
     with pytest.raises(InvalidValue, match=f"019000 fits 2 of them: {ONE}, {OTHER}$"):
-        the_only_one("019000", [OTHER, ONE], "session", "troupe ps")
+        the_only_one("019000", [OTHER, ONE], "session", "retinue ps")
     with pytest.raises(InvalidValue, match=r"and 92 more$"):
-        the_only_one("019000", [str(at) for at in range(100)], "session", "troupe ps")
+        the_only_one("019000", [str(at) for at in range(100)], "session", "retinue ps")
 
 
 # --- times as they are typed ---------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_an_error_has_its_exit_code(
     assert report(error, as_json=False) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("troupe: ")
+    assert err.startswith("retinue: ")
     assert err.count("\n") == 1
 
 
@@ -320,7 +320,7 @@ def test_a_wrong_call_is_one_line_and_starts_nothing(
     assert invoke(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("troupe: ")
+    assert err.startswith("retinue: ")
     assert said in err
     assert err.count("\n") == 1
 
@@ -466,7 +466,7 @@ class FakeDirectory:
         return [summary(id, status="running", spent=1), summary("c", id, spent=2)]
 
 
-class FakeTroupe:
+class FakeRetinue:
     def __init__(self, directory: FakeDirectory) -> None:
         self.calls = SimpleNamespace(directory=directory)
 
@@ -476,8 +476,8 @@ class FakeTroupe:
 
 
 async def test_a_session_that_runs_nowhere_was_interrupted() -> None:
-    troupe = cast(Troupe, FakeTroupe(FakeDirectory([OTHER])))
-    listed, _ = await list_sessions(troupe, 1)
+    retinue = cast(Retinue, FakeRetinue(FakeDirectory([OTHER])))
+    listed, _ = await list_sessions(retinue, 1)
     assert [(one.summary.id, one.status) for one in listed] == [
         (OTHER, "running"),
         (ONE, "interrupted"),
@@ -497,15 +497,15 @@ async def test_a_filter_goes_by_what_is_shown(
     state: str, stored: tuple[str, ...], shown: list[str]
 ) -> None:
     """And what else is at work is no part of it."""
-    troupe = FakeTroupe(FakeDirectory([OTHER]))
-    listed, _ = await list_sessions(cast(Troupe, troupe), 1, Filters(state=state))
+    retinue = FakeRetinue(FakeDirectory([OTHER]))
+    listed, _ = await list_sessions(cast(Retinue, retinue), 1, Filters(state=state))
     assert [one.summary.id for one in listed] == shown
-    assert troupe.asked["state"] == stored
+    assert retinue.asked["state"] == stored
 
 
 async def test_what_follows_a_cursor_is_no_place_for_what_is_at_work() -> None:
-    troupe = cast(Troupe, FakeTroupe(FakeDirectory([OTHER])))
-    listed, following = await list_sessions(troupe, 1, after="here")
+    retinue = cast(Retinue, FakeRetinue(FakeDirectory([OTHER])))
+    listed, following = await list_sessions(retinue, 1, after="here")
     assert [one.summary.id for one in listed] == [OTHER]
     assert following == "there"
 
@@ -568,7 +568,7 @@ def test_plain_progress_is_a_line_when_anything_has_changed(
         display.update(progress)
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.rpartition(",")[0] for line in err.splitlines()] == ["troupe: running, 1 USD"]
+    assert [line.rpartition(",")[0] for line in err.splitlines()] == ["retinue: running, 1 USD"]
 
 
 # --- asking --------------------------------------------------------------------------------------
@@ -607,7 +607,7 @@ def test_only_a_living_daemon_is_running() -> None:
         assert running() is None
         announce(found)
         assert running() == found
-        with pytest.raises(ClusterUnavailable, match="another `troupe up` runs"), hold():
+        with pytest.raises(ClusterUnavailable, match="another `retinue up` runs"), hold():
             pass
     assert running() is None
     with hold():
@@ -628,7 +628,7 @@ def test_the_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) 
     code = invoke(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)
     names = [one["name"] for one in document["checks"]]
-    assert {"Python", "Ray", "Redis", "state directory", "memory", "troupe up"} <= set(names)
+    assert {"Python", "Ray", "Redis", "state directory", "memory", "retinue up"} <= set(names)
     assert code == (0 if document["ok"] else 3)
     assert [one for one in document["checks"] if one["name"] in ("Ray", "Redis", "Python")] == [
         one
@@ -643,22 +643,22 @@ def test_the_doctor_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     home.chmod(0o777)
     (home / "key").write_text("secret")
     (home / "key").chmod(0o644)
-    monkeypatch.setenv("TROUPE_HOEM", "typo")
-    monkeypatch.setenv("TROUPE_KEY", "sesame")
+    monkeypatch.setenv("RETINUE_HOEM", "typo")
+    monkeypatch.setenv("RETINUE_KEY", "sesame")
     monkeypatch.setattr(doctor, "find_binary", lambda: "/nowhere/redis-server")
     found = {one.name: one for one in doctor.examine()}
     assert found["state directory"].remedy == f"chmod go-w {home}"
     assert found["cluster key"].remedy == f"chmod 600 {home / 'key'}"
     assert "does not run" in found["Redis"].found
-    assert found["TROUPE_HOEM"].verdict == "note"
+    assert found["RETINUE_HOEM"].verdict == "note"
     assert "sesame" not in str(found)
 
 
 def test_the_doctor_asks_an_outside_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TROUPE_REDIS_URL", "unix:///nowhere/redis.sock")
+    monkeypatch.setenv("RETINUE_REDIS_URL", "unix:///nowhere/redis.sock")
     found = {one.name: one for one in doctor.examine()}
-    assert found["Redis (TROUPE_REDIS_URL)"].verdict == "problem"
-    assert "does not answer" in found["Redis (TROUPE_REDIS_URL)"].found
+    assert found["Redis (RETINUE_REDIS_URL)"].verdict == "problem"
+    assert "does not answer" in found["Redis (RETINUE_REDIS_URL)"].found
 
 
 @pytest.mark.parametrize(
@@ -696,15 +696,15 @@ class Finished(SimpleNamespace):
     @property
     def session(self) -> str:
         """The id that `run` said first."""
-        return self.err.splitlines()[0].removeprefix("troupe: session ")
+        return self.err.splitlines()[0].removeprefix("retinue: session ")
 
 
 class Shell:
-    """Runs `troupe` in processes of its own, all on one state directory."""
+    """Runs `retinue` in processes of its own, all on one state directory."""
 
     def __init__(self, home: Path, workspace: Path) -> None:
         self.workspace = workspace
-        self.environment = {**os.environ, "TROUPE_HOME": str(home)}
+        self.environment = {**os.environ, "RETINUE_HOME": str(home)}
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -726,7 +726,7 @@ class Shell:
             text=True,
         )
 
-    def troupe(self, *arguments: str) -> Finished:
+    def retinue(self, *arguments: str) -> Finished:
         with self.started(*arguments) as process:
             return self.finish(process)
 
@@ -735,13 +735,13 @@ class Shell:
         return Finished(code=process.returncode, out=out, err=err)
 
     def run(self, agent: str, prompt: str = "", *options: str) -> Finished:
-        return self.troupe("run", *self.arguments(agent, prompt), *options)
+        return self.retinue("run", *self.arguments(agent, prompt), *options)
 
     def until_at_work(self) -> str:
         """The session that is at work, as soon as there is one."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            document = self.troupe("ps", "--state", "running", "--json").document
+            document = self.retinue("ps", "--state", "running", "--json").document
             for one in cast("list[dict[str, str]]", document["sessions"]):
                 return one["id"]
         raise TimeoutError("nothing is at work")
@@ -756,12 +756,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A cluster that `up` brings up and `down` takes down, leaving nothing behind."""
     home = tmp_path_factory.mktemp("home")
     shell = Shell(home, tmp_path_factory.mktemp("workspace"))
-    up = shell.troupe("up", "--json")
+    up = shell.retinue("up", "--json")
     assert up.code == 0, up.err
     yield shell
     daemon = psutil.Process(cast(int, up.document["pid"]))
     processes = [daemon, *daemon.children(recursive=True)]
-    down = shell.troupe("down", "--json")
+    down = shell.retinue("down", "--json")
     assert down.document == {"stopped": True, "pid": daemon.pid}
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert alive == []
@@ -771,7 +771,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.mark.cluster
 def test_a_second_up_says_that_it_is_up(shell: Shell) -> None:
-    again = shell.troupe("up", "--json")
+    again = shell.retinue("up", "--json")
     assert again.code == 0
     assert again.document["started"] is False
 
@@ -799,7 +799,7 @@ def test_the_same_run_id_in_the_same_session_is_one_run(shell: Shell) -> None:
     options = ["--session", OTHER, "--run-id", ONE, "--json"]
     first = shell.run("echo", "once", *options)
     same = ["--session", OTHER, "--run-id", ONE, "--json"]
-    again = shell.troupe("run", f"{AGENTS}:echo", "--prompt", "twice", *same)
+    again = shell.retinue("run", f"{AGENTS}:echo", "--prompt", "twice", *same)
     assert first.code == again.code == 0
     assert first.document == again.document
     assert again.document["output"] == "once"
@@ -815,18 +815,18 @@ def test_ps_tree_and_budget_tell_the_same_story(shell: Shell) -> None:
     id, cost = done.session, Decimal(str(done.document["cost_usd"]))
     assert cost > 0
 
-    listed = cast("list[dict[str, object]]", shell.troupe("ps", "--json").document["sessions"])
+    listed = cast("list[dict[str, object]]", shell.retinue("ps", "--json").document["sessions"])
     (row,) = [one for one in listed if one["id"] == id]
     assert (row["status"], row["agents"]) == ("completed", 5)
     assert Decimal(str(row["total_usd"])) == cost
 
-    tree = shell.troupe("tree", id[-8:], "--json").document
+    tree = shell.retinue("tree", id[-8:], "--json").document
     children = cast("list[dict[str, object]]", tree["children"])
     assert len(children) == 5
     assert sum(Decimal(str(one["total_usd"])) for one in children) == cost
-    assert f"branch {cost.normalize()} USD" in shell.troupe("tree", id).out.splitlines()[0]
+    assert f"branch {cost.normalize()} USD" in shell.retinue("tree", id).out.splitlines()[0]
 
-    (budget,) = shell.troupe("budget", id, "--json").budgets
+    (budget,) = shell.retinue("budget", id, "--json").budgets
     assert Decimal(str(budget["spent_usd"])) == cost
     assert budget["max_usd"] == "1"
 
@@ -836,7 +836,7 @@ def test_ps_shows_what_is_asked_for_a_page_at_a_time(shell: Shell) -> None:
     good, bad = shell.run("echo").session, shell.run("fails").session
 
     def listed(*options: str) -> tuple[list[str], str | None]:
-        document = shell.troupe("ps", "--json", *options).document
+        document = shell.retinue("ps", "--json", *options).document
         rows = cast("list[dict[str, str]]", document["sessions"])
         return [one["id"] for one in rows], cast("str | None", document["next"])
 
@@ -850,7 +850,7 @@ def test_ps_shows_what_is_asked_for_a_page_at_a_time(shell: Shell) -> None:
     assert good not in failed
     assert listed(*here, "--until", "1h") == ([], None)
     assert listed("--user", "f" * 16) == ([], None)
-    assert shell.troupe("ps", "--workspace", "/nowhere").code == 2
+    assert shell.retinue("ps", "--workspace", "/nowhere").code == 2
 
 
 @pytest.mark.cluster
@@ -859,10 +859,10 @@ def test_an_id_that_fits_several_or_none_is_refused(shell: Shell) -> None:
     alike = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, another, strict=True))
     )
-    many = shell.troupe("show", one[:alike])
+    many = shell.retinue("show", one[:alike])
     assert many.code == 2
     assert "fits " in many.err
-    unknown = shell.troupe("tree", "01900000-0000-7000-8000-0000000000ff", "--json")
+    unknown = shell.retinue("tree", "01900000-0000-7000-8000-0000000000ff", "--json")
     assert unknown.code == 2
     assert cast("dict[str, object]", unknown.document["error"])["kind"] == "NotFound"
 
@@ -870,11 +870,11 @@ def test_an_id_that_fits_several_or_none_is_refused(shell: Shell) -> None:
 @pytest.mark.cluster
 def test_caps_are_changed_while_things_run(shell: Shell) -> None:
     workspace = ["budget", "--workspace", str(shell.workspace)]
-    capped = shell.troupe(*workspace, "--set", "7.5", "--json")
+    capped = shell.retinue(*workspace, "--set", "7.5", "--json")
     (one,) = capped.budgets
     assert one["max_usd"] == "7.5"
-    shell.troupe(*workspace, "--set", "none")
-    every = shell.troupe("budget", "--json").budgets
+    shell.retinue(*workspace, "--set", "none")
+    every = shell.retinue("budget", "--json").budgets
     assert {"name": str(shell.workspace), "max_usd": None}.items() <= every[0].items()
 
 
@@ -884,7 +884,7 @@ def test_a_workspace_is_held_until_it_is_released(shell: Shell) -> None:
     done = shell.run("echo", "before")
     with shell.started("run", *shell.arguments("sleeps", ""), "--by", "ann") as sleeper:
         session = shell.until_at_work()
-        held = shell.troupe("hold", *where, "--why", "it spends", "--by", "ada", "--json")
+        held = shell.retinue("hold", *where, "--why", "it spends", "--by", "ada", "--json")
         assert held.code == 0, held.err
         hold = cast("dict[str, str]", held.document["held"])
         assert (hold["by"], hold["why"], held.document["cancelled"]) == ("ada", "it spends", 0)
@@ -892,27 +892,27 @@ def test_a_workspace_is_held_until_it_is_released(shell: Shell) -> None:
         refused = shell.run("echo", "hello")
         assert refused.code == 3
         assert "on hold since" in refused.err
-        assert "by ada: it spends. Nothing begins there until `troupe release" in refused.err
-        ps = shell.troupe("ps", "--state", "held", "--json").document
+        assert "by ada: it spends. Nothing begins there until `retinue release" in refused.err
+        ps = shell.retinue("ps", "--state", "held", "--json").document
         assert ps["held"] == [{"workspace": str(shell.workspace), **hold}]
         (one,) = cast("list[dict[str, object]]", ps["sessions"])
         assert (one["id"], one["status"]) == (session, "held")
-        assert "by ada: it spends" in shell.troupe("ps").err
-        (budget,) = shell.troupe("budget", *where, "--json").budgets
+        assert "by ada: it spends" in shell.retinue("ps").err
+        (budget,) = shell.retinue("budget", *where, "--json").budgets
         assert budget["held"] == hold
-        doctor = shell.troupe("doctor")
+        doctor = shell.retinue("doctor")
         assert f"workspace {shell.workspace}" in doctor.out
         assert "by ada: it spends" in doctor.out
 
-        again = shell.troupe("hold", *where, "--why", "enough", "--cancel", "--by", "ada")
+        again = shell.retinue("hold", *where, "--why", "enough", "--cancel", "--by", "ada")
         assert "1 session cancelled" in again.err
         assert shell.finish(sleeper).code == 1
-    released = shell.troupe("release", *where, "--by", "ben")
+    released = shell.retinue("release", *where, "--by", "ben")
     assert "it was on hold since" in released.err
-    assert "was not on hold" in shell.troupe("release", *where).err
+    assert "was not on hold" in shell.retinue("release", *where).err
     assert shell.run("echo", "hello").out == "hello\n"
-    shell.troupe("end", done.session, "--by", "cleo")
-    log = shell.troupe("audit", "show", *where, "--last", "200").out
+    shell.retinue("end", done.session, "--by", "cleo")
+    log = shell.retinue("audit", "show", *where, "--last", "200").out
     for name in ("ada", "ben", "cleo"):
         assert f"by {name}: " in log
 
@@ -922,15 +922,17 @@ def test_an_approval_given_later_lets_the_retried_action_pass(shell: Shell) -> N
     done = shell.run("runs_command", "git push")
     assert done.out == "deferred\n"
     assert "1 action waits for a decision" in done.err
-    listed = cast("list[dict[str, str]]", shell.troupe("approvals", "--json").document["approvals"])
+    listed = cast(
+        "list[dict[str, str]]", shell.retinue("approvals", "--json").document["approvals"]
+    )
     (request,) = [one for one in listed if one["session"] == done.session]
 
-    approved = shell.troupe(
+    approved = shell.retinue(
         "approvals", request["id"][:8], "approve", "--scope", "session", "--json"
     )
     assert approved.document == {"id": request["id"], "approved": True, "scope": "session"}
     same = [f"{AGENTS}:runs_command", "--prompt", "git push", "--session", done.session]
-    assert shell.troupe("run", *same).out == "allowed\n"
+    assert shell.retinue("run", *same).out == "allowed\n"
 
 
 @pytest.mark.cluster
@@ -941,42 +943,42 @@ def test_everything_may_be_approved_at_once(shell: Shell) -> None:
 @pytest.mark.cluster
 def test_a_session_goes_out_and_comes_in_as_a_document(shell: Shell, tmp_path: Path) -> None:
     done, file = shell.run("echo", "kept"), tmp_path / "session.json"
-    assert shell.troupe("export", done.session, "-o", str(file)).code == 0
+    assert shell.retinue("export", done.session, "-o", str(file)).code == 0
     document = json.loads(file.read_text())
 
-    twice = shell.troupe("import", str(file))
+    twice = shell.retinue("import", str(file))
     assert twice.code == 2
     assert "is here already" in twice.err
 
     document["id"] = ONE
     document["messages"].append({"role": "nobody"})
     file.write_text(json.dumps(document))
-    strict = shell.troupe("import", str(file))
+    strict = shell.retinue("import", str(file))
     assert strict.code == 2
     assert "messages[2]" in strict.err
-    lax = shell.troupe(
+    lax = shell.retinue(
         "import", str(file), "--skip-bad-messages", "--agent", f"{AGENTS}:echo", "--json"
     )
     assert lax.document["session"] == ONE
     assert [one["index"] for one in cast("list[dict[str, object]]", lax.document["skipped"])] == [2]
-    again = shell.troupe("run", f"{AGENTS}:echo", "--prompt", "more", "--session", ONE)
+    again = shell.retinue("run", f"{AGENTS}:echo", "--prompt", "more", "--session", ONE)
     assert again.out == "more\n"
 
 
 @pytest.mark.cluster
 def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell) -> None:
     with shell.started("run", *shell.arguments("sleeps", "")) as watching:
-        id = _first_line(watching).removeprefix("troupe: session ")
+        id = _first_line(watching).removeprefix("retinue: session ")
         asyncio.run(until(lambda: _status(shell, id) == "running", 60))
         watching.send_signal(signal.SIGTERM)
         left = shell.finish(watching)
     assert left.code == 130
-    assert f"`troupe resume {id}`" in left.err
+    assert f"`retinue resume {id}`" in left.err
     assert _status(shell, id) == "running"
 
     with shell.started("resume", id, "--json", "--approve", "none") as back:
-        assert _first_line(back) == f"troupe: session {id}"
-        cancelled = shell.troupe("cancel", id, "--json")
+        assert _first_line(back) == f"retinue: session {id}"
+        cancelled = shell.retinue("cancel", id, "--json")
         assert cancelled.document == {"session": id, "status": "cancelled"}
         result = shell.finish(back)
     assert result.code == 1
@@ -987,18 +989,18 @@ def test_who_leaves_a_run_is_told_how_to_come_back(shell: Shell) -> None:
 @pytest.mark.cluster
 def test_an_ended_session_takes_no_more_runs(shell: Shell) -> None:
     done = shell.run("echo", "first")
-    assert shell.troupe("end", done.session).code == 0
-    refused = shell.troupe("run", f"{AGENTS}:echo", "--session", done.session)
+    assert shell.retinue("end", done.session).code == 0
+    refused = shell.retinue("run", f"{AGENTS}:echo", "--session", done.session)
     assert refused.code == 2
     assert "ended" in refused.err
 
 
 @pytest.mark.cluster
 def test_the_doctor_sees_the_running_cluster(shell: Shell) -> None:
-    found = shell.troupe("doctor", "--json")
+    found = shell.retinue("doctor", "--json")
     checks = cast("list[dict[str, str]]", found.document["checks"])
     verdicts = {one["name"]: one["verdict"] for one in checks}
-    assert verdicts["troupe up"] == verdicts["Redis (embedded, running)"] == "ok"
+    assert verdicts["retinue up"] == verdicts["Redis (embedded, running)"] == "ok"
     assert "state directory in use" not in verdicts
 
 
@@ -1008,4 +1010,4 @@ def _first_line(process: subprocess.Popen[str]) -> str:
 
 
 def _status(shell: Shell, id: str) -> object:
-    return shell.troupe("tree", id, "--json").document.get("status")
+    return shell.retinue("tree", id, "--json").document.get("status")

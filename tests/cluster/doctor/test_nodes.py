@@ -1,4 +1,4 @@
-"""`troupe doctor --cluster`: what is said of the nodes, and that they are asked."""
+"""`retinue doctor --cluster`: what is said of the nodes, and that they are asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest_asyncio
 from msgspec import structs
 from rich.console import Console
 
-from retinue import Troupe, connect
+from retinue import Retinue, connect
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
 from retinue.actors.durable.journal import Append, Key
 from retinue.actors.durable.machines import SESSION
@@ -75,8 +75,8 @@ def test_of_nodes_that_are_well_nothing_is_said() -> None:
         ("python", "3.12.7", "Python", "problem", "it can't open its agents"),
         ("python", "3.11.9", "Python", "note", "3.11.9, and 3.11.7 at the client"),
         ("cloudpickle", "4.0.0", "cloudpickle", "problem", "agents don't open"),
-        ("troupe", "0.2.0", "Troupe", "note", "finish the upgrade"),
-        ("troupe", "", "Troupe", "note", "not installed, and 0.1.0 at the client"),
+        ("retinue", "0.2.0", "Retinue", "note", "finish the upgrade"),
+        ("retinue", "", "Retinue", "note", "not installed, and 0.1.0 at the client"),
     ],
 )
 def test_another_version_is_named_with_the_clients(
@@ -157,7 +157,7 @@ def test_the_table_has_a_row_for_each_node_and_the_document_all_of_it() -> None:
     with console.capture() as captured:
         console.print(_nodes(cluster))
     head, first, second = captured.get().splitlines()
-    assert head.split()[:4] == ["node", "Troupe", "Ray", "Python"]
+    assert head.split()[:4] == ["node", "Retinue", "Ray", "Python"]
     assert first.split() == ["10.0.0.3", "0.1.0", "2.60.0", "3.11.7", "0.4", "+3", "4.0", "1", "2"]
     assert second.split() == ["10.0.0.4", *6 * "?", "1", "2"]
     document = json.loads(json.dumps(as_json(cluster, judge(cluster))))
@@ -225,9 +225,9 @@ async def test_stored_versions_are_those_of_the_newest_row_or_the_snapshot(
 async def test_without_a_cluster_there_is_nothing_to_examine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TROUPE_HOME", str(tmp_path))
+    monkeypatch.setenv("RETINUE_HOME", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ClusterUnavailable, match="`troupe up`, or set RAY_ADDRESS"):
+    with pytest.raises(ClusterUnavailable, match="`retinue up`, or set RAY_ADDRESS"):
         await examine()
 
 
@@ -235,11 +235,11 @@ def test_an_address_wants_a_redis(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    monkeypatch.delenv("TROUPE_REDIS_URL", raising=False)
+    monkeypatch.delenv("RETINUE_REDIS_URL", raising=False)
     assert invoke(["doctor", "--cluster", "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["kind"] == InvalidValue.__name__
-    assert "give the cluster's Redis with RAY_ADDRESS (or TROUPE_REDIS_URL)" in error["message"]
+    assert "give the cluster's Redis with RAY_ADDRESS (or RETINUE_REDIS_URL)" in error["message"]
 
 
 # The whole
@@ -247,10 +247,10 @@ def test_an_address_wants_a_redis(
 
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_cluster_that_is_well_is_found_well(troupe: Troupe) -> None:
-    session = await troupe.create_session(agents.echo, isolation="shared")
+async def test_a_cluster_that_is_well_is_found_well(retinue: Retinue) -> None:
+    session = await retinue.create_session(agents.echo, isolation="shared")
     assert (await session.run("hello")).success
-    found = await collect(troupe.calls)
+    found = await collect(retinue.calls)
     (one,) = found.nodes
     assert one.report
     assert one.report.software == found.client
@@ -266,7 +266,7 @@ async def test_a_cluster_that_is_well_is_found_well(troupe: Troupe) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
-async def test_redis_that_the_nodes_can_not_reach_is_named_with_the_node(troupe: Troupe) -> None:
+async def test_redis_that_the_nodes_can_not_reach_is_named_with_the_node(retinue: Retinue) -> None:
     lost = connect(bootstrap.gcs_address(), redis_url=UNREACHABLE, namespace="lost")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable) as caught:
@@ -275,16 +275,16 @@ async def test_redis_that_the_nodes_can_not_reach_is_named_with_the_node(troupe:
     assert re.match(says, caught.value.message)
     assert "secret" not in str(caught.value.__dict__)
     assert time.monotonic() - began < 15
-    assert (await troupe.status()).hosts  # who was connected before still is
+    assert (await retinue.status()).hosts  # who was connected before still is
 
 
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
 async def test_nodes_without_the_key_say_so_to_who_joins(
-    troupe: Troupe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    retinue: Retinue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TROUPE_HOME", str(tmp_path))  # without a key file of its own
-    url = troupe.calls.settings.redis_url
+    monkeypatch.setenv("RETINUE_HOME", str(tmp_path))  # without a key file of its own
+    url = retinue.calls.settings.redis_url
     keyless = connect(bootstrap.gcs_address(), redis_url=url, namespace="keyless")
     with pytest.raises(ClusterUnavailable, match=r"directory: it can't start .*no cluster key"):
         await keyless.__aenter__()
@@ -293,12 +293,12 @@ async def test_nodes_without_the_key_say_so_to_who_joins(
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_client_of_another_process_joins_by_rays_address_and_token(
-    troupe: Troupe,
+    retinue: Retinue,
 ) -> None:
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_ADDRESS": bootstrap.gcs_address(), "RAY_AUTH_TOKEN": token}
-    environment["TROUPE_REDIS_URL"] = troupe.calls.settings.redis_url
+    environment["RETINUE_REDIS_URL"] = retinue.calls.settings.redis_url
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "retinue.cluster.cli.app", "doctor", "--cluster", "--json"),
         stdout=asyncio.subprocess.PIPE,
@@ -314,7 +314,7 @@ async def test_a_client_of_another_process_joins_by_rays_address_and_token(
 
 @pytest.mark.cluster
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_node_that_can_not_be_asked_says_so(troupe: Troupe) -> None:
+async def test_a_node_that_can_not_be_asked_says_so(retinue: Retinue) -> None:
     gone = Node("ab" * 28, "10.9.9.9")
     ((node, answer),) = remote.on_nodes(software, (), [gone], 10.0)
     assert node == gone

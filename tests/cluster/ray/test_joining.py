@@ -31,7 +31,7 @@ CLIENT = """
 import asyncio, json, os, sys, time
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
 from retinue.cluster.ray import bootstrap; from retinue import connect
-from retinue.actors.domain.errors import TroupeError
+from retinue.actors.domain.errors import RetinueError
 
 bootstrap._HEAD_ANSWERS_S = 3
 bootstrap._NODE_STARTS_S = 1
@@ -52,7 +52,7 @@ for case in json.load(sys.stdin):
     began = time.monotonic()
     try:
         asyncio.run(join(case["address"]))
-    except TroupeError as error:
+    except RetinueError as error:
         told = [case["name"], type(error).__name__, str(error), time.monotonic() - began]
         print(json.dumps(told))
 """
@@ -73,7 +73,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, 
     token = home / "token"
     token.write_text("b" * 64)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(home), "TROUPE_HOME": str(home / "state"), "PYTHONPATH": str(ROOT)}
+    environment |= {"HOME": str(home), "RETINUE_HOME": str(home / "state"), "PYTHONPATH": str(ROOT)}
     directory = tmp_path_factory.mktemp("ray")
     with RayHead(directory) as head, socket.socket() as closed, socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))

@@ -226,7 +226,7 @@ COMMANDS = (
     "+hgetall +hkeys +rpush +lrange +lindex +ltrim +llen +sadd +srem +smembers +zadd +zrem +zrange "
     "+zrangebylex +zrevrangebylex +zlexcount +scan"
 )
-"""All that Troupe runs; SECURITY.md has them too."""
+"""All that Retinue runs; SECURITY.md has them too."""
 
 
 def user(node: Node, commands: str = COMMANDS, keys: str = "*") -> str:
@@ -478,5 +478,5 @@ def test_waiting_is_a_setting_in_the_environment(text: str | None, wait: DiskWai
 
 
 def test_a_setting_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(InvalidValue, match="TROUPE_WAIT_FOR_DISK must be"):
+    with pytest.raises(InvalidValue, match="RETINUE_WAIT_FOR_DISK must be"):
         disk_wait("always")

