@@ -126,7 +126,7 @@ class SessionView(Struct, frozen=True):
         return self.token_count > max_tokens * threshold
 
 
-class Place(Record, frozen=True):
+class SessionKey(Record, frozen=True):
     """Where a session belongs: its workspace's scope, and its family."""
 
     scope: str

@@ -146,7 +146,7 @@ class Admit(Record, frozen=True, tag=True):
     children: list[Child]
 
 
-class Want(Record, frozen=True):
+class LeaseRequest(Record, frozen=True):
     """A session's report (total spent) and wish (total loan).
 
     ``slack`` is how much more it would like to have, so that it need not ask so often.
@@ -163,7 +163,7 @@ class Want(Record, frozen=True):
 class Lease(Record, frozen=True, tag=True):
     """Reports and wishes of many sessions, each decided by itself, in order."""
 
-    wants: list[Want]
+    wants: list[LeaseRequest]
 
 
 class SetCap(Record, frozen=True, tag=True):
@@ -233,7 +233,7 @@ class Released(Record, frozen=True, tag=True):
 Event: TypeAlias = FamilyOpened | ChildrenAdmitted | Reported | CapSet | Held | Released
 
 
-class Warning(Record, frozen=True):
+class CapWarning(Record, frozen=True):
     """Spend has reached a level's warning threshold."""
 
     level: str
@@ -242,14 +242,14 @@ class Warning(Record, frozen=True):
     percent: int
 
 
-class Granted(Record, frozen=True, tag=True):
+class LeaseGranted(Record, frozen=True, tag=True):
     """The account's loan now, in all; ``warning`` where a level is at or over its threshold.
 
     ``behind``: the session knows less than the budget has heard of it, and nothing was granted.
     """
 
     lent: int
-    warning: Warning | None = None
+    warning: CapWarning | None = None
     behind: bool = False
 
 
@@ -279,7 +279,7 @@ class Standing(Record, frozen=True, tag=True):
     by: str
 
 
-Reply: TypeAlias = Admitted | Refused | Standing | Hold | list[Granted | Exceeded] | None
+Reply: TypeAlias = Admitted | Refused | Standing | Hold | list[LeaseGranted | Exceeded] | None
 
 
 def initial() -> State:
@@ -353,7 +353,7 @@ def spent_by(state: State, session: str) -> int:
     return account.spent if account else 0
 
 
-def behind(state: State, wants: list[Want]) -> set[str]:
+def behind(state: State, wants: list[LeaseRequest]) -> set[str]:
     """The sessions of which we have heard of a later activation, or of more spend.
 
     Their journal went back, unless a later activation is there.
@@ -460,10 +460,10 @@ def _lease(state: State, command: Lease) -> tuple[list[Event], Reply]:
     return _lease_many(state, command.wants)
 
 
-def _lease_many(state: State, wants: list[Want]) -> tuple[list[Event], Reply]:
+def _lease_many(state: State, wants: list[LeaseRequest]) -> tuple[list[Event], Reply]:
     """Decide in order against totals that include the decisions before, touching no state."""
     events: list[Event] = []
-    replies: list[Granted | Exceeded] = []
+    replies: list[LeaseGranted | Exceeded] = []
     totals = dict(_totals(state))
     ahead: dict[str, Account] = {}
     for want in wants:
@@ -481,13 +481,16 @@ def _lease_many(state: State, wants: list[Want]) -> tuple[list[Event], Reply]:
 
 
 def _lease_one(
-    state: State, totals: dict[str, tuple[int, int]], want: Want, account: Account | None = None
-) -> tuple[Reported | None, Granted | Exceeded]:
+    state: State,
+    totals: dict[str, tuple[int, int]],
+    want: LeaseRequest,
+    account: Account | None = None,
+) -> tuple[Reported | None, LeaseGranted | Exceeded]:
     _require_amount(want.spent, "spent")
     _require_amount(want.lent, "lent")
     account = account or _account(state, want.session)
     if (want.epoch, want.number) <= (account.epoch, account.number):
-        return None, Granted(account.lent)
+        return None, LeaseGranted(account.lent)
     spent = max(account.spent, want.spent)
     lent = max(want.lent, spent)
     refusal = _refusal(state, totals, account, spent, lent)
@@ -498,7 +501,7 @@ def _lease_one(
     event = Reported(want.session, want.epoch, want.number, spent, lent)
     if refusal:
         return event, refusal
-    return event, Granted(lent, _warning(state, totals, account, lent))
+    return event, LeaseGranted(lent, _warning(state, totals, account, lent))
 
 
 def _slack(
@@ -549,7 +552,7 @@ def _refusal(
 
 def _warning(
     state: State, totals: dict[str, tuple[int, int]], account: Account, lent: int
-) -> Warning | None:
+) -> CapWarning | None:
     more = lent - account.held
     for name in (account.family, WORKSPACE):
         cap = _cap(state, name)
@@ -557,7 +560,7 @@ def _warning(
             continue
         after = totals.get(name, (0, 0))[1] + more
         if after * 100 >= cap.max * cap.warn_at_percent:
-            return Warning(_public_name(state, name), after, cap.max, cap.warn_at_percent)
+            return CapWarning(_public_name(state, name), after, cap.max, cap.warn_at_percent)
     return None
 
 

@@ -30,7 +30,7 @@ class Head(NamedTuple):
     mark: bytes = b""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class AuditEntry(msgspec.Struct, frozen=True):
     """One event of the audit log; ``at`` in microseconds, ``detail`` as JSON values."""
 
     strand: str
@@ -44,11 +44,11 @@ class Report(msgspec.Struct, frozen=True):
     """A strand that was read: its entries up to the first that is wrong, and what is wrong."""
 
     strand: str
-    entries: list[Entry]
+    entries: list[AuditEntry]
     problem: str | None = None
 
 
-class Strand:
+class AuditChain:
     """The writing end of one entity's strand."""
 
     def __init__(self, keyring: Keyring) -> None:
@@ -72,7 +72,7 @@ def verify(
     than it; nobody without the key could have made them.
     """
     decoder: _Decoder = msgspec.msgpack.Decoder(tuple[int, int, int, list[events]])  # type: ignore[valid-type]
-    entries: list[Entry] = []
+    entries: list[AuditEntry] = []
     marks = [b""]
     for number, row in enumerate(rows):
         problem = _problem(number, row, marks[-1], keyring)
@@ -104,10 +104,10 @@ def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | 
     return "was changed" if own_number == number else "was removed or moved"
 
 
-def _entries(strand: str, decoder: _Decoder, body: bytes) -> list[Entry]:
+def _entries(strand: str, decoder: _Decoder, body: bytes) -> list[AuditEntry]:
     number, at, _, events = decoder.decode(body)
     return [
-        Entry(strand, number, at, str(event.__struct_config__.tag), _named(event))
+        AuditEntry(strand, number, at, str(event.__struct_config__.tag), _named(event))
         for event in events
     ]
 

@@ -30,7 +30,7 @@ from retinue.actors.domain.errors import (
     StoreUnavailable,
 )
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.audit import Head, Strand
+from retinue.actors.durable.audit import AuditChain, Head
 from retinue.actors.durable.brakes import seal_brake
 from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
 from retinue.actors.telemetry import metrics
@@ -272,7 +272,7 @@ class Entity(Generic[S, C, E, R]):
         self.seq = 0
         self.broken: RetinueError | None = None
         self.on_break: Callable[[], None] = lambda: None
-        self._strand = Strand(keyring)
+        self._strand = AuditChain(keyring)
         self._machine = machine
         self._committer = committer
         self._codec: Codec[S, E] = Codec(machine, key, keyring)

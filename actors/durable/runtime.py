@@ -21,7 +21,7 @@ def system_clock() -> int:
 
 
 @dataclass
-class Wiring:
+class Runtime:
     """One for each process; its entities share the committer, and so the group commit.
 
     ``on_fenced`` is called when a store of this process finds that another actor has taken over:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from retinue.actors.domain.errors import Fenced, RolledBack
 from retinue.actors.durable.entity import Entity, Machine
 from retinue.actors.durable.journal import Key
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -16,7 +16,7 @@ E = TypeVar("E")
 R = TypeVar("R")
 
 
-class Holder(Generic[S, C, E, R]):
+class SingletonEntity(Generic[S, C, E, R]):
     """The entity of a named actor: activated at the first call and again after a failed write.
 
     Once Redis went back it stays broken: to start anew from what is left would forget what was
@@ -24,7 +24,7 @@ class Holder(Generic[S, C, E, R]):
     the one to ask.
     """
 
-    def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Wiring) -> None:
+    def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Runtime) -> None:
         self._machine = machine
         self._key = Key(scope, machine.kind, id)
         self._wiring = wiring

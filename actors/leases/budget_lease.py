@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from retinue.actors.domain.budget import Exceeded, Granted, Want, Warning
+from retinue.actors.domain.budget import CapWarning, Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import Fenced, Unavailable
 from retinue.actors.domain.session.machine import State, committed_money
 from retinue.actors.telemetry import metrics
 
-Lend = Callable[[Want], Awaitable[Granted | Exceeded]]
+Lend = Callable[[LeaseRequest], Awaitable[LeaseGranted | Exceeded]]
 
 FIRST_SLACK = 8
 """The first slack that is asked for, in amounts of the action that needs it; then it doubles."""
@@ -43,7 +43,7 @@ async def _at_once() -> None:
     """For a state that is durable at any time."""
 
 
-class Purse:
+class BudgetLease:
     """One for each activation; ``epoch`` is the activation's."""
 
     def __init__(
@@ -71,10 +71,10 @@ class Purse:
         self._lent = 0  # 0 also while it is not known
         self._known = 0  # what is lent if the message under way is refused
         self._told: int | None = None  # what was spent, as the budget has answered to
-        self._warning: Warning | None = None
+        self._warning: CapWarning | None = None
         self._asks_exactly = False  # a message is under way that asks for no slack
 
-    async def hold(self, amount: int) -> Warning | Exceeded | None:
+    async def hold(self, amount: int) -> CapWarning | Exceeded | None:
         """Set ``amount`` nano-USD aside, or say at which level there is no room.
 
         Raises Fenced if the budget has heard from a newer activation of the session.
@@ -115,7 +115,7 @@ class Purse:
         if not self._slack or self._is_tight:
             await self.report()
 
-    async def call_back(self) -> Want | None:
+    async def call_back(self) -> LeaseRequest | None:
         """The message that returns all slack; from now on what was returned is not used.
 
         None if there is nothing to return, or a message under way says so already: to overtake
@@ -130,7 +130,7 @@ class Purse:
         self._known, self._told = self._needed, None
         self._number += 1
         spent = self._state().spent
-        want = Want(self._session, self._epoch, self._number, spent, self._needed)
+        want = LeaseRequest(self._session, self._epoch, self._number, spent, self._needed)
         try:
             await self._committed()
         except Unavailable:  # this activation is over, and has nothing to say any more
@@ -177,7 +177,7 @@ class Purse:
             self._number += 1
             number = self._number
             spent, total = self._state().spent, self._needed + more
-            want = Want(self._session, self._epoch, number, spent, total, slack)
+            want = LeaseRequest(self._session, self._epoch, number, spent, total, slack)
             self._asks_exactly = slack == 0
             try:
                 await self._committed()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from retinue.actors.domain.budget import Exceeded, Granted, Want
+from retinue.actors.domain.budget import Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.leases.batcher import Batcher
-from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
 from retinue.actors.ports import Stores
 
@@ -20,11 +20,11 @@ _POLL_S = 20.0
 _OUTAGE_PAUSE_S = 1.0
 
 
-class Borrowing:
+class HostLeases:
     """Money for the purses of a host's sessions, asked for together, and kept permissions."""
 
     def __init__(self, host: str, stores: Stores, brakes: Brakes, scope: str) -> None:
-        self.money: Batcher[Want, Granted | Exceeded] = Batcher(stores.budget.lease)
+        self.money: Batcher[LeaseRequest, LeaseGranted | Exceeded] = Batcher(stores.budget.lease)
         self.permissions = PermissionLeases()
         self._host = host
         self._stores = stores
@@ -32,7 +32,7 @@ class Borrowing:
         self._scope = scope
         self._waiting: list[asyncio.Task[None]] = []
 
-    def begin(self, purses: Callable[[], Iterable[Purse]]) -> None:
+    def begin(self, purses: Callable[[], Iterable[BudgetLease]]) -> None:
         """From now on give back when called: what ``purses()`` don't need, and permissions."""
         loop = asyncio.get_running_loop()
         self._waiting = [
@@ -61,7 +61,7 @@ class Borrowing:
                 self.permissions.ready, seen = False, 0
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
-    async def _return_slack(self, purses: Callable[[], Iterable[Purse]]) -> None:
+    async def _return_slack(self, purses: Callable[[], Iterable[BudgetLease]]) -> None:
         """For ever: give back what ``purses()`` don't need whenever the budget calls for it.
 
         It also calls when somebody has pulled its brake, or let go of it.

@@ -9,7 +9,7 @@ from typing import cast
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
+from retinue.actors.domain.budget import Cap, Exceeded, LeaseGranted, LeaseRequest, OpenFamily
 from retinue.actors.domain.errors import NotFound, RolledBack, Unavailable
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
@@ -18,11 +18,11 @@ from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key, Summary
 from retinue.actors.durable.machines import SESSION
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.leases.budget_lease import Lend, Purse
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.leases.budget_lease import BudgetLease, Lend
 from retinue.actors.leases.permission_leases import PermissionLeases
 from retinue.actors.ports import Stores
-from retinue.actors.session.authorizer import Interceptor
+from retinue.actors.session.authorizer import Authorizer
 from retinue.actors.session.history import History, SessionEntity
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import encode_summary, shown, summarise
@@ -35,7 +35,7 @@ class Activation:
     def __init__(
         self,
         entity: SessionEntity,
-        wiring: Wiring,
+        wiring: Runtime,
         stores: Stores,
         workspace: WorkspaceSettings,
         lend: Lend,
@@ -55,7 +55,7 @@ class Activation:
         self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
         self._ask_budget = lend
-        self.purse = Purse(
+        self.purse = BudgetLease(
             entity.key.id,
             entity.epoch,
             lambda: entity.state,
@@ -63,7 +63,7 @@ class Activation:
             slack=True,
             committed=entity.committed,
         )
-        self.interceptor = Interceptor(
+        self.interceptor = Authorizer(
             self.profile, workspace, stores, self.purse, wiring.clock, leases, self._remember_escape
         )
         self._shown: tuple[object, ...] = ()
@@ -102,13 +102,13 @@ class Activation:
             )
         )
 
-    async def _lend(self, want: Want) -> Granted | Exceeded:
+    async def _lend(self, want: LeaseRequest) -> LeaseGranted | Exceeded:
         """Ask the budget, and stop if it knows more of this session than its journal does.
 
         Fenced if that is because of a newer activation, and otherwise RolledBack.
         """
         answer = await self._ask_budget(want)
-        if isinstance(answer, Granted) and answer.behind:
+        if isinstance(answer, LeaseGranted) and answer.behind:
             await self.entity.confirmed()
             error = RolledBack(
                 f"{self.entity.key}: the budget of its workspace has heard of a later activation, "
@@ -206,13 +206,13 @@ class Activation:
         return CODES[summary.status], position(summary.created_at, summary.id)
 
 
-def new_entity(wiring: Wiring, profile: Profile, creator: str) -> SessionEntity:
+def new_entity(wiring: Runtime, profile: Profile, creator: str) -> SessionEntity:
     """A session that is not there yet; it comes to be with its first commit."""
     key = Key(profile.scope, SESSION.kind, profile.id)
     return Entity(SESSION, key, wiring.committer, wiring.keyring, wiring.clock, creator)
 
 
-async def stored_entity(wiring: Wiring, scope: str, session_id: str) -> SessionEntity:
+async def stored_entity(wiring: Runtime, scope: str, session_id: str) -> SessionEntity:
     """Take over a stored session."""
     key = Key(scope, SESSION.kind, session_id)
     return await Entity.activate(SESSION, key, wiring.committer, wiring.keyring, wiring.clock)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import Exceeded, Warning, describe
+from retinue.actors.domain.budget import CapWarning, Exceeded, describe
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
 from retinue.actors.domain.permissions.actions import (
@@ -34,7 +34,7 @@ from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.money import usd_text
 from retinue.actors.durable.entity import Clock
-from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
 from retinue.actors.ports import Stores
 from retinue.actors.telemetry import metrics
@@ -59,13 +59,13 @@ _REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
 
 
 @dataclass(frozen=True)
-class Interceptor:
+class Authorizer:
     """Decides for one session."""
 
     profile: Profile
     workspace: WorkspaceSettings
     stores: Stores
-    purse: Purse
+    purse: BudgetLease
     clock: Clock
     leases: PermissionLeases
     remember_escape: Callable[[str, bool], None]
@@ -231,5 +231,5 @@ def _over(level: str, requested: int, available: int, operation: str) -> Decisio
     return Decision("exceeded", reason=reason, operation=operation)
 
 
-def _warning(held: object) -> Warning | None:
-    return held if isinstance(held, Warning) else None
+def _warning(held: object) -> CapWarning | None:
+    return held if isinstance(held, CapWarning) else None

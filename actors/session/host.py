@@ -23,9 +23,9 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import ChildSpec, Imported, Profile
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.leases.budget_lease import Purse
-from retinue.actors.leases.host_leases import Borrowing
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.leases.budget_lease import BudgetLease
+from retinue.actors.leases.host_leases import HostLeases
 from retinue.actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
 from retinue.actors.session.activation import Activation, new_entity, require_known, stored_entity
 from retinue.actors.session.history import SessionEntity
@@ -48,7 +48,7 @@ class SessionHost:
 
     def __init__(
         self,
-        wiring: Wiring,
+        wiring: Runtime,
         stores: StoreProvider,
         hosts: HostProvider,
         name: str,
@@ -64,7 +64,7 @@ class SessionHost:
         self._activating: dict[str, asyncio.Task[Activation]] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost, processes)
-        self._borrowings: dict[str, Borrowing] = {}
+        self._borrowings: dict[str, HostLeases] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -400,11 +400,11 @@ class SessionHost:
             self._gone.append(activation.id)
             self._tidy()
 
-    def _borrowing(self, scope: str, stores: Stores) -> Borrowing:
+    def _borrowing(self, scope: str, stores: Stores) -> HostLeases:
         """What this host has borrowed in a scope; from the first on it gives back when called."""
         found = self._borrowings.get(scope)
         if found is None:
-            found = self._borrowings[scope] = Borrowing(
+            found = self._borrowings[scope] = HostLeases(
                 self._name, stores, self._wiring.brakes, scope
             )
             found.begin(lambda: self._purses(scope))
@@ -416,7 +416,7 @@ class SessionHost:
         for scope in self._borrowings.keys() - live:
             self._borrowings.pop(scope).end()
 
-    def _purses(self, scope: str) -> list[Purse]:
+    def _purses(self, scope: str) -> list[BudgetLease]:
         return [one.purse for one in self._live.values() if one.profile.scope == scope]
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:

@@ -20,7 +20,7 @@ from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.brakes import TimeLimit
 from retinue.actors.ports import Batch, HostProvider, Registry
 from retinue.actors.session.activation import Activation
-from retinue.actors.session.spawn import Fanout
+from retinue.actors.session.spawn import Spawner
 from retinue.actors.session.turn_engine import TurnEngine
 from retinue.actors.telemetry import metrics, tracing
 
@@ -54,7 +54,7 @@ class Runs:
         self._lost = lost
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
-        self._fanouts: dict[str, Fanout] = {}
+        self._fanouts: dict[str, Spawner] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._finished: dict[str, asyncio.Event] = {}
         self._agents: dict[str, AgentFunction] = {}
@@ -184,7 +184,7 @@ class Runs:
         if activation.closing or entity.state.closed:
             return
         activation.notify("run_started", run.prompt[:200])
-        fanout = self._fanouts[activation.id] = Fanout(activation, self._hosts, self._here)
+        fanout = self._fanouts[activation.id] = Spawner(activation, self._hosts, self._here)
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
             result = await self._attempt(activation, run, fanout)
         if _is_over(activation):
@@ -226,7 +226,7 @@ class Runs:
         if waiting := self._waiting.get(activation.id):
             waiting.cancel()
 
-    async def _attempt(self, activation: Activation, run: session.Run, fanout: Fanout) -> Result:
+    async def _attempt(self, activation: Activation, run: session.Run, fanout: Spawner) -> Result:
         """Call the agent, and again from the start while its process ends without a result, and
         for as long as the engine asks for it."""
         limit = None if run.timeout is None else run.timeout / 1_000_000

@@ -18,7 +18,7 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Child, ChildSpec
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
-from retinue.actors.ports import Batch, HostPort, HostProvider, Slot
+from retinue.actors.ports import Batch, HostName, HostPort, HostProvider
 from retinue.actors.session.activation import Activation
 from retinue.actors.telemetry import metrics
 
@@ -26,7 +26,7 @@ _POLL_S = 20.0
 _RETRY_S = 0.2
 
 
-class Fanout:
+class Spawner:
     """The spawns of one run, which may be started more than once.
 
     A spawn that is broken off keeps its slots, and its sub-agents go on: when the run is started
@@ -37,9 +37,9 @@ class Fanout:
         self.activation = activation
         self.hosts = hosts
         self.here = here
-        self.running: dict[str, Slot] = {}
+        self.running: dict[str, HostName] = {}
         """Which sub-agent runs on which host."""
-        self._open: dict[str, Spread] = {}
+        self._open: dict[str, Spawn] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
     async def admit(self, specs: Sequence[ChildSpec]) -> None:
@@ -56,13 +56,13 @@ class Fanout:
                 value=reply.value,
             )
 
-    def spread(self, key: str, limit: int, near: bool = True) -> Spread:
+    def spread(self, key: str, limit: int, near: bool = True) -> Spawn:
         """The spawn of the step ``key``, of at most ``limit`` children at once."""
-        spread = Spread(self, f"{self.activation.id}/{key}", limit, near)
+        spread = Spawn(self, f"{self.activation.id}/{key}", limit, near)
         self._open[spread.name] = spread
         return spread
 
-    def release_later(self, spread: Spread) -> None:
+    def release_later(self, spread: Spawn) -> None:
         """Give back the slots of a spawn that is over; nobody waits for that."""
         if self._open.pop(spread.name, None):
             task = asyncio.get_running_loop().create_task(spread.release())
@@ -80,19 +80,19 @@ class Fanout:
             await asyncio.wait(self._releases)
 
 
-class Spread:
+class Spawn:
     """One spawn: the children that wait, those that run, and where."""
 
-    def __init__(self, fanout: Fanout, name: str, limit: int, near: bool) -> None:
+    def __init__(self, fanout: Spawner, name: str, limit: int, near: bool) -> None:
         self._fanout = fanout
         self._activation = fanout.activation
         self.name = name
         self._limit = limit
         self._near = fanout.here if near else ""
-        self._held: dict[str, Slot] = {}
+        self._held: dict[str, HostName] = {}
         self._done_with: list[str] = []
         self._waiting: dict[Isolation, dict[str, ChildSpec]] = {}
-        self._started: dict[Slot, dict[str, ChildSpec]] = {}
+        self._started: dict[HostName, dict[str, ChildSpec]] = {}
         self._again: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[str] = set()
@@ -140,7 +140,7 @@ class Spread:
 
     async def acquire(
         self, isolation: Isolation, want: list[str], timeout_s: float
-    ) -> dict[str, Slot]:
+    ) -> dict[str, HostName]:
         """Slots for some of the children in ``want``, at least one unless time runs out."""
         fanout, profile = self._fanout, self._activation.profile
         done, self._done_with = self._done_with, []
@@ -169,13 +169,13 @@ class Spread:
             slots = {id: self._held[id] for id in waiting if id in self._held}
             if not slots:
                 slots = await self.acquire(isolation, list(waiting), _POLL_S)
-            by_host: dict[Slot, list[ChildSpec]] = {}
+            by_host: dict[HostName, list[ChildSpec]] = {}
             for id, slot in slots.items():
                 if spec := waiting.pop(id, None):
                     by_host.setdefault(slot, []).append(spec)
             await asyncio.gather(*(self._start(slot, specs) for slot, specs in by_host.items()))
 
-    async def _start(self, slot: Slot, specs: list[ChildSpec]) -> None:
+    async def _start(self, slot: HostName, specs: list[ChildSpec]) -> None:
         again = any(spec.id in self._again for spec in specs)
         self._again.update(spec.id for spec in specs)
         batch = Batch(self._activation.profile, specs, again)
@@ -197,7 +197,7 @@ class Spread:
     async def _send(self, host: HostPort, batch: Batch) -> None:
         await (host.cancel_children if self._cancelling else host.start_children)(batch)
 
-    async def _collect(self, slot: Slot) -> None:
+    async def _collect(self, slot: HostName) -> None:
         """Take in results from one host until none of ours runs there."""
         started, seen = self._started[slot], list[str]()
         host = self._fanout.hosts.host(slot)
@@ -228,7 +228,7 @@ class Spread:
         parent = self._activation
         return await host.collect(parent.id, parent.entity.epoch, seen, timeout_s)
 
-    async def _take(self, slot: Slot, results: list[Result]) -> None:
+    async def _take(self, slot: HostName, results: list[Result]) -> None:
         if not results:
             return
         self._activation.entity.do(session.FinishChildren(results))

@@ -17,11 +17,11 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.replay import Replay
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.values.ids import uuid7
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.session.activation import Activation
-from retinue.actors.session.spawn import Fanout, Spread
+from retinue.actors.session.spawn import Spawn, Spawner
 from retinue.actors.telemetry import metrics, tracing
-from retinue.actors.views import Place
+from retinue.actors.views import SessionKey
 
 DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""
@@ -35,12 +35,12 @@ class TurnEngine:
     """The engine of one run; implements `retinue.actors.agent.turn.Engine`."""
 
     def __init__(
-        self, activation: Activation, run_id: str, fanout: Fanout, always_replay: bool = False
+        self, activation: Activation, run_id: str, fanout: Spawner, always_replay: bool = False
     ) -> None:
         """``always_replay`` asks for the turn to be started again after every new step."""
         self._activation = activation
         self._entity = activation.entity
-        self._wiring: Wiring = activation.wiring
+        self._wiring: Runtime = activation.wiring
         self._brakes = activation.wiring.brakes
         self._scope = activation.entity.key.scope
         self._run_id = run_id
@@ -186,7 +186,7 @@ class TurnEngine:
         children = session.children_of(self._entity.state, self._run_id, key)
         return await spread.run(children, fail_fast=call.fail_fast, again=again)
 
-    async def _start_spawn(self, key: str, label: str, call: calls.Spawn, limit: int) -> Spread:
+    async def _start_spawn(self, key: str, label: str, call: calls.Spawn, limit: int) -> Spawn:
         profile = self._activation.profile
         accepted = self._entity.state.runs[self._run_id].accepted
         operation = session.operation(self._run_id, key)
@@ -197,7 +197,7 @@ class TurnEngine:
         command = session.Spawn(self._run_id, key, label, specs)
         session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
         spread = self._fanout.spread(key, limit, call.near)
-        place = Place(profile.scope, profile.family_id)
+        place = SessionKey(profile.scope, profile.family_id)
         try:
             if not call.queue:  # first: what is refused must not count as spawned
                 await spread.reserve(specs, all_at_once=True)

@@ -9,8 +9,8 @@ from retinue.actors.domain import budget
 from retinue.actors.domain.errors import CallError
 from retinue.actors.domain.values.money import NANO
 from retinue.actors.durable.machines import BUDGET
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.durable.singleton import Holder
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.recall import Recall
 from retinue.actors.telemetry import metrics
 
@@ -21,9 +21,9 @@ _SLACK_LIMIT_S = 2.0
 class BudgetActor:
     """``budget/<workspace>``: implements `retinue.actors.ports.BudgetPort`."""
 
-    def __init__(self, wiring: Wiring, scope: str) -> None:
+    def __init__(self, wiring: Runtime, scope: str) -> None:
         self._scope = scope
-        self._holder = Holder(BUDGET, scope, "budget", wiring)
+        self._holder = SingletonEntity(BUDGET, scope, "budget", wiring)
         self._clock = wiring.clock
         self._recall = Recall(_SLACK_LIMIT_S, once=True)
 
@@ -33,7 +33,9 @@ class BudgetActor:
     async def admit(self, command: budget.Admit) -> budget.Admitted | budget.Refused:
         return cast("budget.Admitted | budget.Refused", await self._holder.execute(command))
 
-    async def lease(self, wants: list[budget.Want]) -> list[budget.Granted | budget.Exceeded]:
+    async def lease(
+        self, wants: list[budget.LeaseRequest]
+    ) -> list[budget.LeaseGranted | budget.Exceeded]:
         """Decide each wish. Before one is refused, slack that others hold is called back."""
         command = budget.Lease(wants)
         if self._recall.any_lent and await self._would_refuse(command):
@@ -43,10 +45,10 @@ class BudgetActor:
         await self._measure()
         if behind:
             return [
-                budget.Granted(0, behind=True) if want.session in behind else reply
+                budget.LeaseGranted(0, behind=True) if want.session in behind else reply
                 for want, reply in zip(wants, replies, strict=True)
             ]
-        if any(isinstance(one, budget.Granted) and one.warning for one in replies):
+        if any(isinstance(one, budget.LeaseGranted) and one.warning for one in replies):
             self._recall.announce()  # near a threshold everybody asks, so that all see it
         return replies
 
@@ -67,7 +69,7 @@ class BudgetActor:
         """Answered when slack is called back. A host that has lent slack on always waits here."""
         return await self._recall.wait_for_call(host, seen, timeout_s)
 
-    async def return_slack(self, host: str, call: int, wants: list[budget.Want]) -> None:
+    async def return_slack(self, host: str, call: int, wants: list[budget.LeaseRequest]) -> None:
         """A host's answer to call number ``call``: the reports of all its purses."""
         await self._holder.execute(budget.Lease(wants))
         self._recall.returned(host, call)
@@ -109,5 +111,5 @@ class BudgetActor:
         return levels
 
 
-def _granted(replies: budget.Reply) -> list[budget.Granted | budget.Exceeded]:
-    return cast("list[budget.Granted | budget.Exceeded]", replies)
+def _granted(replies: budget.Reply) -> list[budget.LeaseGranted | budget.Exceeded]:
+    return cast("list[budget.LeaseGranted | budget.Exceeded]", replies)

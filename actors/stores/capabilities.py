@@ -9,8 +9,8 @@ from retinue.actors.domain.permissions.capabilities.token import Token, mint, ve
 from retinue.actors.domain.permissions.resource_pattern import exactly
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import CAPABILITIES
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.durable.singleton import Holder
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.durable.singleton import SingletonEntity
 
 ALWAYS_US = 60 * 60 * 1_000_000
 """How long the token of an approval "always" is good for: one hour."""
@@ -19,9 +19,9 @@ ALWAYS_US = 60 * 60 * 1_000_000
 class CapabilitiesActor:
     """``capabilities``: implements `retinue.actors.ports.CapabilitiesPort`."""
 
-    def __init__(self, wiring: Wiring, scope: str) -> None:
+    def __init__(self, wiring: Runtime, scope: str) -> None:
         self._wiring = wiring
-        self._holder = Holder(CAPABILITIES, scope, "capabilities", wiring)
+        self._holder = SingletonEntity(CAPABILITIES, scope, "capabilities", wiring)
 
     async def add(self, token: Token) -> None:
         """Accept a token; Tampered or InvalidValue if it is not one of ours or not valid."""

@@ -14,16 +14,16 @@ from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
-    Decision,
     Entry,
+    Resolution,
     Scope,
     Status,
 )
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.durable.singleton import Holder
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.permission_leases import LEASE_S
 from retinue.actors.leases.recall import Recall
 from retinue.actors.ports import Asked
@@ -36,11 +36,11 @@ _COME_BACK_S = 3.0
 class PermissionsActor:
     """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
-    def __init__(self, wiring: Wiring, scope: str) -> None:
+    def __init__(self, wiring: Runtime, scope: str) -> None:
         self._wiring = wiring
         self._scope = scope
-        self._allowances = Holder(ALLOWANCES, scope, "allowances", wiring)
-        self._approvals = Holder(APPROVALS, scope, "approvals", wiring)
+        self._allowances = SingletonEntity(ALLOWANCES, scope, "allowances", wiring)
+        self._approvals = SingletonEntity(APPROVALS, scope, "approvals", wiring)
         self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
@@ -118,9 +118,9 @@ class PermissionsActor:
 
     async def claim(
         self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Decision | None:
+    ) -> Resolution | None:
         command = approvals.ClaimOnce(op, session_id, family_id, argument_hash)
-        return cast("Decision | None", await self._approvals.execute(command))
+        return cast("Resolution | None", await self._approvals.execute(command))
 
     async def decide(
         self,
@@ -130,7 +130,7 @@ class PermissionsActor:
         argument_hash: str,
         reason: str,
         pattern: Pattern | None,
-    ) -> Decision:
+    ) -> Resolution:
         """Decide a request, and grant what the decision says.
 
         The grant comes second: two stores may be taken over one by one, and a grant without its
@@ -139,7 +139,7 @@ class PermissionsActor:
         root = (await self._wiring.registry.workspace(self._scope)).path
         known = (await self._approvals.entity()).state.requests.get(request_id)
         command = approvals.Decide(request_id, scope, decided_by, argument_hash, reason)
-        decision = cast(Decision, await self._approvals.execute(command))
+        decision = cast(Resolution, await self._approvals.execute(command))
         allowance = known and _allowance_for(known.request, decision, pattern, root)
         if allowance:
             await self._allowances.execute(
@@ -213,7 +213,7 @@ _LASTING = frozenset({Scope.SESSION, Scope.WORKSPACE, Scope.CUSTOM})
 
 
 def _allowance_for(
-    request: ApprovalRequest, decision: Decision, pattern: Pattern | None, root: str | None
+    request: ApprovalRequest, decision: Resolution, pattern: Pattern | None, root: str | None
 ) -> Allowance | None:
     """What an approval grants beyond the one action; its id makes a repeat harmless."""
     if not decision.approved or decision.scope not in _LASTING:

@@ -12,7 +12,7 @@ from rich.text import Text
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.actors.domain.values.rfc3339 import to_rfc3339
-from retinue.actors.durable.audit import Entry, Report
+from retinue.actors.durable.audit import AuditEntry, Report
 from retinue.cluster.cli.common import connected
 from retinue.cluster.terminal import render
 from retinue.cluster.terminal.outcome import FAILED, OK, print_json
@@ -89,7 +89,7 @@ async def find_workspace(retinue: Retinue, directory: Path | None) -> Workspace:
     )
 
 
-def _entries(reports: list[Report]) -> list[Entry]:
+def _entries(reports: list[Report]) -> list[AuditEntry]:
     return [entry for report in reports for entry in report.entries]
 
 
@@ -100,7 +100,7 @@ def _judge(reports: list[Report]) -> int:
     return FAILED if problems else OK
 
 
-def _table(entries: list[Entry]) -> Table:
+def _table(entries: list[AuditEntry]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("time", "strand", "what", "detail"):
         table.add_column(column, overflow="fold")
@@ -110,7 +110,7 @@ def _table(entries: list[Entry]) -> Table:
     return table
 
 
-def _told(entry: Entry) -> str:
+def _told(entry: AuditEntry) -> str:
     """What a person wants to know of an entry first."""
     detail = entry.detail
     decision = detail.get("decision")
@@ -124,7 +124,7 @@ def _told(entry: Entry) -> str:
     return f"by {who}: {text}" if who else text
 
 
-def _json(entry: Entry) -> JsonValue:
+def _json(entry: AuditEntry) -> JsonValue:
     return {
         "at": to_rfc3339(entry.at),
         "strand": entry.strand,

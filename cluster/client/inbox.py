@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import Decision, Entry, Scope
+from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.cluster.client.calls import Calls
 
@@ -72,7 +72,7 @@ class InboxRequest:
         *,
         pattern: Pattern | None = None,
         by: str | None = None,
-    ) -> Decision:
+    ) -> Resolution:
         """Say yes: once, for the session's family, for the workspace, or always (a token, 1 h).
 
         With ``pattern`` the workspace gets an allowance for that instead. Actions that are never
@@ -91,13 +91,13 @@ class InboxRequest:
             await self._calls.capabilities().issue(request, view.profile.user_id)
         return decision
 
-    async def deny(self, reason: str = "", *, by: str | None = None) -> Decision:
+    async def deny(self, reason: str = "", *, by: str | None = None) -> Resolution:
         """Say no. AlreadyDecided if somebody was faster, or it has expired."""
         return await self._decide(Scope.DENY, by, reason, None)
 
     async def _decide(
         self, scope: Scope, by: str | None, reason: str, pattern: Pattern | None
-    ) -> Decision:
+    ) -> Resolution:
         request, by = self._entry.request, by or self._calls.actor
         return await self._calls.permissions(self._scope).decide(
             request.id, scope, by, request.argument_hash, reason, pattern

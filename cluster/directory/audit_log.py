@@ -10,7 +10,7 @@ from retinue.actors.durable.audit import Head, Report, verify
 from retinue.actors.durable.entity import Machine, read, read_with_head
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 
 CLUSTER_SCOPE = "cluster"
 """The scope of what belongs to no workspace."""
@@ -23,31 +23,31 @@ E = TypeVar("E")
 R = TypeVar("R")
 
 
-class StrandKey(NamedTuple):
+class ChainKey(NamedTuple):
     """An entity that has a strand; one that is ``required`` must not be gone as a whole."""
 
     key: Key
     required: bool
 
 
-async def strands(wiring: Wiring, scope: str) -> list[StrandKey]:
+async def strands(wiring: Runtime, scope: str) -> list[ChainKey]:
     """The strands of a workspace, and that of the cluster's capabilities."""
     state = await read(BUDGET, Key(scope, "budget", "budget"), wiring.journal, wiring.keyring)
     accounts = state.accounts if state else {}
     families = state.families if state else {}
     return [
-        StrandKey(Key(scope, "budget", "budget"), False),
-        StrandKey(Key(scope, "allowances", "allowances"), False),
-        StrandKey(Key(scope, "approvals", "approvals"), False),
-        StrandKey(Key(CLUSTER_SCOPE, "capabilities", "capabilities"), False),
+        ChainKey(Key(scope, "budget", "budget"), False),
+        ChainKey(Key(scope, "allowances", "allowances"), False),
+        ChainKey(Key(scope, "approvals", "approvals"), False),
+        ChainKey(Key(CLUSTER_SCOPE, "capabilities", "capabilities"), False),
         *(
-            StrandKey(Key(scope, "session", id), id in families or account.spent > 0)
+            ChainKey(Key(scope, "session", id), id in families or account.spent > 0)
             for id, account in accounts.items()
         ),
     ]
 
 
-async def report(wiring: Wiring, strand: StrandKey) -> Report:
+async def report(wiring: Runtime, strand: ChainKey) -> Report:
     """One strand, read and verified; an entity that can't be trusted is a problem, too."""
     key = Key(*strand.key)
     try:
@@ -66,8 +66,8 @@ def _gone(key: Key) -> str:
     return f"{key}: entry 0 and all that followed were removed"
 
 
-def _head_of(machine: Machine[S, C, E, R]) -> Callable[[Wiring, Key], Awaitable[Head | None]]:
-    async def head(wiring: Wiring, key: Key) -> Head | None:
+def _head_of(machine: Machine[S, C, E, R]) -> Callable[[Runtime, Key], Awaitable[Head | None]]:
+    async def head(wiring: Runtime, key: Key) -> Head | None:
         found = await read_with_head(machine, key, wiring.journal, wiring.keyring)
         return found[1] if found else None
 

@@ -38,7 +38,7 @@ class _Family:
         return len(self.holders) - len(waiting)
 
 
-class Gate:
+class ConcurrencyLimit:
     """The spawns under way, by name; each holds slots for its children."""
 
     def __init__(self) -> None:

@@ -21,11 +21,11 @@ from retinue.actors.domain.errors import (
     RetinueError,
     Unavailable,
 )
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.views import FeedEvent, WorkspaceSettings
 from retinue.cluster.directory.feed import Feed
 from retinue.cluster.directory.pool import Isolation, Pool
-from retinue.cluster.directory.queries import Archive
+from retinue.cluster.directory.queries import Queries
 from retinue.cluster.directory.slots import Slots
 from retinue.cluster.names import DIRECTORY, HOST_PREFIX, scope_of
 from retinue.cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
@@ -68,12 +68,12 @@ class Launcher(Protocol):
     async def move(self, name: str) -> None: ...
 
 
-class Directory(Archive):
+class Directory(Queries):
     """Implements `retinue.actors.ports.DirectoryPort`, and what clients call."""
 
     def __init__(
         self,
-        wiring: Wiring,
+        wiring: Runtime,
         launcher: Launcher,
         pool: Pool,
         warm: int,

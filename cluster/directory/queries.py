@@ -6,16 +6,22 @@ import asyncio
 
 from retinue.actors.domain.budget import Hold
 from retinue.actors.durable.audit import Report
-from retinue.actors.durable.runtime import Wiring
-from retinue.actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.views import (
+    SessionKey,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    WorkspaceSettings,
+)
 from retinue.cluster.directory.audit_export import sign_audit
-from retinue.cluster.directory.audit_log import StrandKey, report, strands
+from retinue.cluster.directory.audit_log import ChainKey, report, strands
 
 
-class Archive:
+class Queries:
     """The directory's answers that need no live session."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: Runtime) -> None:
         self._wiring = wiring
 
     async def workspaces(self) -> list[WorkspaceSettings]:
@@ -39,15 +45,15 @@ class Archive:
         """An exported audit log with the cluster's signature."""
         return sign_audit(self._wiring.keyring, text)
 
-    async def place_of(self, session_id: str) -> Place:
+    async def place_of(self, session_id: str) -> SessionKey:
         """The scope and family of a session. NotFound if it is unknown."""
         return await self._wiring.registry.locate(session_id)
 
-    async def audit_strands(self, scope: str) -> list[StrandKey]:
+    async def audit_strands(self, scope: str) -> list[ChainKey]:
         """The entities of a workspace that have an audit strand."""
         return await strands(self._wiring, scope)
 
-    async def audit_report(self, strand: StrandKey) -> Report:
+    async def audit_report(self, strand: ChainKey) -> Report:
         """One strand, read and verified."""
         return await report(self._wiring, strand)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from retinue.actors.telemetry import metrics
-from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.directory.concurrency import ConcurrencyLimit
 from retinue.cluster.directory.feed import wait_on
 
 
@@ -16,7 +16,7 @@ class Slots:
     def __init__(self) -> None:
         self.waiting: dict[str, int] = {}
         """How many sessions each spawn, and each caller for a root session, waits for."""
-        self._gate = Gate()
+        self._gate = ConcurrencyLimit()
         self._changed = asyncio.Condition()
 
     async def acquire(

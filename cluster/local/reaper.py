@@ -34,7 +34,7 @@ _LOOK_EVERY_S = 1.0
 _LOOK_AGAIN_S = 0.01
 
 
-class Guard:
+class Reaper:
     """A guard of this process."""
 
     def __init__(self, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:

@@ -35,7 +35,7 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, RetinueError
-from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.running import Part, part
 from retinue.cluster.local.state import ensure_key, state_directory
 from retinue.cluster.names import DIRECTORY
@@ -74,7 +74,7 @@ class Connected:
         self,
         settings: ClusterSettings,
         owns_ray: bool,
-        guard: Guard | EmbeddedRedis | None = None,
+        guard: Reaper | EmbeddedRedis | None = None,
     ) -> None:
         self.settings = settings
         self._owns_ray = owns_ray
@@ -138,7 +138,7 @@ def bring_up(
     state = state_directory()
     mark_process()
     redis = None if redis_url else EmbeddedRedis(state)
-    guard = redis or Guard([])
+    guard = redis or Reaper([])
     try:
         url = redis.url if redis else str(redis_url)
         _apart(_on_heads(url, namespace, watermarks.compare))  # before anything can spend

@@ -13,7 +13,7 @@ from typing import cast
 
 from retinue.actors.agent.process.watchdog import exit_process
 from retinue.actors.domain.errors import StoreUnavailable
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import (
     BudgetPort,
     CapabilitiesPort,
@@ -53,14 +53,14 @@ _COLLECT_AFTER = (50_000, 20, 20)
 """Objects made, and collections of the generation before, between two collections."""
 
 
-def wire(settings: ClusterSettings) -> Wiring:
+def wire(settings: ClusterSettings) -> Runtime:
     """Journal, registry and key for a process of this cluster."""
     connection = Connection.of(settings)
     keyring = cluster_key(settings)
-    return Wiring(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
+    return Runtime(RedisJournal(connection), RedisRegistry(connection, keyring), keyring)
 
 
-def wire_store(settings: ClusterSettings) -> Wiring:
+def wire_store(settings: ClusterSettings) -> Runtime:
     """As `wire`; a store that was taken over ends its process, and Ray restarts the right one."""
     wiring = wire(settings)
     wiring.on_fenced = lambda: exit_process("another actor has taken over what this one kept")

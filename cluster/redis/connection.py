@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from retinue.actors.domain.errors import StoreUnavailable
 from retinue.cluster.redis.deployment import deployment
 from retinue.cluster.redis.errors import explain, is_outage, shown
-from retinue.cluster.redis.raw_connections import Lines, Word
+from retinue.cluster.redis.raw_connections import Argument, RawConnections
 from retinue.cluster.settings import ClusterSettings, DiskWait
 
 PATIENCE_S = 30.0
@@ -35,7 +35,7 @@ _ANSWER_LIMIT_S = 10.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
-Value: TypeAlias = Word
+Value: TypeAlias = Argument
 T = TypeVar("T")
 
 
@@ -163,7 +163,7 @@ class Connection:
         """The answers to commands that may be repeated, sent together."""
 
         async def send() -> list[object]:
-            by_node: dict[Lines, list[int]] = {}
+            by_node: dict[RawConnections, list[int]] = {}
             for at, words in enumerate(commands):
                 by_node.setdefault(await self.deployment.at(_key_of(words)), []).append(at)
             answers: dict[int, object] = {}

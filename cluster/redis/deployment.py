@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.cluster.redis.errors import shown
-from retinue.cluster.redis.raw_connections import Lines
+from retinue.cluster.redis.raw_connections import RawConnections
 
 SCHEMES = (
     "redis://",
@@ -62,7 +62,7 @@ class Deployment(Protocol):
         """Whether a refusal by a replica may pass, since somebody else becomes the primary."""
         ...
 
-    async def at(self, key: str) -> Lines:
+    async def at(self, key: str) -> RawConnections:
         """Whom to ask for ``key``."""
         ...
 
@@ -84,9 +84,9 @@ class Server:
     fails_over = False
 
     def __init__(self, client: redis.Redis) -> None:
-        self.lines = Lines(client)
+        self.lines = RawConnections(client)
 
-    async def at(self, key: str) -> Lines:
+    async def at(self, key: str) -> RawConnections:
         return self.lines
 
     async def primaries(self) -> list[redis.Redis]:
@@ -125,12 +125,12 @@ class Cluster:
 
     def __init__(self, seeds: list[Address], options: Options) -> None:
         self._options = options
-        self._nodes: dict[Address, Lines] = {}
+        self._nodes: dict[Address, RawConnections] = {}
         self._owners: list[Address | None] = []
         self._looking = asyncio.Lock()
         self._seeds = [self._node(seed) for seed in seeds]
 
-    async def at(self, key: str) -> Lines:
+    async def at(self, key: str) -> RawConnections:
         await self._look()
         slot = key_slot(key.encode())
         owner = self._owners[slot]
@@ -164,16 +164,16 @@ class Cluster:
                     failure = error
             raise failure
 
-    def _node(self, address: Address) -> Lines:
+    def _node(self, address: Address) -> RawConnections:
         node = self._nodes.get(address)
         if node is None:
             host, port = address
-            node = Lines(redis.Redis(host=host, port=port, **self._options))
+            node = RawConnections(redis.Redis(host=host, port=port, **self._options))
             self._nodes[address] = node
         return node
 
 
-async def _owners(node: Lines) -> list[Address | None]:
+async def _owners(node: RawConnections) -> list[Address | None]:
     """Which node has which slot, by what this one says."""
     (found,) = await node.exchange(("CLUSTER", "SLOTS"))
     if isinstance(found, Exception):

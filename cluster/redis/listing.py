@@ -27,7 +27,7 @@ from retinue.actors.session.listing import (
 from retinue.actors.session.summary import decode_summary
 from retinue.actors.views import SessionPage, SessionQuery, SessionSummary
 from retinue.cluster.redis.connection import Connection, Script, Value
-from retinue.cluster.redis.locations import Places, read_place
+from retinue.cluster.redis.locations import Locations, read_place
 
 _NEWEST = Script("newest")
 _READ_AT_ONCE = 200
@@ -59,7 +59,7 @@ class _Bounds(NamedTuple):
 class Listing:
     """The indexes that the registry keeps, and what is read through them and the journal's."""
 
-    def __init__(self, connection: Connection, places: Places) -> None:
+    def __init__(self, connection: Connection, places: Locations) -> None:
         self._redis = connection
         self._places = places
         self._roots = connection.key("roots", "all")

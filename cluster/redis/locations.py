@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from retinue.actors.domain.errors import NotFound
-from retinue.actors.views import Place
+from retinue.actors.views import SessionKey
 from retinue.cluster.redis.connection import Connection, Script, Value
 
 _REGISTER = Script("register")
@@ -19,20 +19,20 @@ _BUCKET_DIGITS = 3
 _ID_BYTES = 16
 
 
-class Places:
+class Locations:
     """The place of each session by its id."""
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection
         self._buckets = connection.key("{sessions}")
 
-    async def put(self, place: Place, session_ids: Sequence[str]) -> None:
+    async def put(self, place: SessionKey, session_ids: Sequence[str]) -> None:
         """File the sessions; repeated, it changes nothing."""
         ids, family = _packed("".join(session_ids)), _packed(place.family_id)
         value = _packed(place.scope) + (b"" if ids == family else family)
         await self._redis.run(_REGISTER, [self._buckets], [value, ids])
 
-    async def get(self, session_id: str) -> Place:
+    async def get(self, session_id: str) -> SessionKey:
         """NotFound if there is no such session."""
         value = await self._redis.value(*self.query(session_id))
         if value is None:
@@ -42,7 +42,7 @@ class Places:
             )
         return read_place(session_id, value)
 
-    async def known(self, session_ids: Sequence[str]) -> dict[str, Place]:
+    async def known(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
         """The places of those sessions that there are."""
         found = await self._redis.all([self.query(id) for id in session_ids])
         return {
@@ -66,10 +66,10 @@ class Places:
         return f"{self._buckets}:{id[-_BUCKET_DIGITS:]}"
 
 
-def read_place(session_id: str, value: bytes) -> Place:
+def read_place(session_id: str, value: bytes) -> SessionKey:
     """A stored place: the scope, and for a sub-agent its family, which a root session is itself."""
     scope, family = value[:_ID_BYTES], value[_ID_BYTES:]
-    return Place(_unpacked(scope), _unpacked(family) if family else session_id)
+    return SessionKey(_unpacked(scope), _unpacked(family) if family else session_id)
 
 
 def _packed(ids: str) -> bytes:

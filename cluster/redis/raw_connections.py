@@ -14,12 +14,12 @@ from redis.exceptions import ResponseError
 
 from retinue.cluster.redis.resp import packing
 
-Word: TypeAlias = bytes | str | int
+Argument: TypeAlias = bytes | str | int
 
 _KEPT = 16
 
 
-class Lines:
+class RawConnections:
     """The lines of one client."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -28,7 +28,7 @@ class Lines:
         self._pool.connection_class = packing(self._pool.connection_class)
         self._free: list[Any] = []
 
-    async def exchange(self, *commands: Sequence[Word]) -> list[object]:
+    async def exchange(self, *commands: Sequence[Argument]) -> list[object]:
         """Send commands on one line; an answer that is a refusal is an Exception in the list.
 
         Answers are raw, so that maps and sets come back flat, in the form of the protocol.

@@ -19,10 +19,16 @@ from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.entity import written_by_newer
 from retinue.actors.session.summary import decode_summary
-from retinue.actors.views import Place, SessionPage, SessionQuery, SessionSummary, WorkspaceSettings
+from retinue.actors.views import (
+    SessionKey,
+    SessionPage,
+    SessionQuery,
+    SessionSummary,
+    WorkspaceSettings,
+)
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.listing import Listing
-from retinue.cluster.redis.locations import Places
+from retinue.cluster.redis.locations import Locations
 
 _ENCODER = msgspec.msgpack.Encoder()
 _SETTINGS = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
@@ -37,7 +43,7 @@ class RedisRegistry:
     def __init__(self, connection: Connection, keyring: Keyring) -> None:
         self._redis = connection
         self._keyring = keyring
-        self._places = Places(connection)
+        self._places = Locations(connection)
         self._listing = Listing(connection, self._places)
         self._settings: dict[str, tuple[bytes, WorkspaceSettings]] = {}
 
@@ -73,19 +79,19 @@ class RedisRegistry:
         pairs = zip(found[::2], found[1::2], strict=True)
         return [self._open(scope.decode(), sealed) for scope, sealed in pairs]
 
-    async def locate(self, session_id: str) -> Place:
+    async def locate(self, session_id: str) -> SessionKey:
         return await self._places.get(session_id)
 
-    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+    async def places(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
         """Where those of these sessions belong that are known."""
         return await self._places.known(session_ids)
 
-    async def register(self, place: Place, session_ids: Sequence[str]) -> None:
+    async def register(self, place: SessionKey, session_ids: Sequence[str]) -> None:
         await self._places.put(place, session_ids)
 
     async def register_root(self, profile: Profile) -> None:
         """File a root session that is about to be made, and list it."""
-        await self._places.put(Place(profile.scope, profile.id), [profile.id])
+        await self._places.put(SessionKey(profile.scope, profile.id), [profile.id])
         await self._listing.add(profile.scope, profile.user_id, profile.created_at, profile.id)
 
     async def mark_running(self, session_id: str) -> None:

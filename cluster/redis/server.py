@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from retinue.actors.domain.errors import ClusterUnavailable, StoreUnavailable
-from retinue.cluster.local.reaper import Guard
+from retinue.cluster.local.reaper import Reaper
 
 _START_LIMIT_S = 20.0
 _LEFTOVER_LIMIT_S = 3.0
@@ -45,7 +45,7 @@ class EmbeddedRedis:
         self._stopped = False
         lock = _lock(self.directory, self.socket, state)
         try:
-            self._guard = Guard(_command(self.directory, self.socket), (lock,))
+            self._guard = Reaper(_command(self.directory, self.socket), (lock,))
         finally:
             os.close(lock)
         self._wait()

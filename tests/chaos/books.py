@@ -17,7 +17,7 @@ from retinue.actors.durable.audit import Report
 from retinue.actors.durable.entity import Codec, read
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.views import SessionSummary
 from retinue.cluster.directory.audit_log import CLUSTER_SCOPE, report, strands
 
@@ -49,7 +49,7 @@ class Books:
         return bool(state.results) and not state.runs
 
 
-async def read_books(wiring: Wiring, scopes: Iterable[str], families: Iterable[str]) -> Books:
+async def read_books(wiring: Runtime, scopes: Iterable[str], families: Iterable[str]) -> Books:
     """Read everything of these workspaces and root sessions. Raises Tampered or CorruptState."""
     books = Books()
     for scope in scopes:
@@ -65,13 +65,13 @@ async def read_books(wiring: Wiring, scopes: Iterable[str], families: Iterable[s
     return books
 
 
-async def read_budget(wiring: Wiring, scope: str) -> budget.State:
+async def read_budget(wiring: Runtime, scope: str) -> budget.State:
     """A workspace's budget as it is stored now."""
     key = Key(scope, BUDGET.kind, "budget")
     return await read(BUDGET, key, wiring.journal, wiring.keyring) or budget.initial()
 
 
-async def _read_scope(wiring: Wiring, scope: str, books: Books) -> None:
+async def _read_scope(wiring: Runtime, scope: str, books: Books) -> None:
     journal, keyring = wiring.journal, wiring.keyring
     books.budgets[scope] = await read_budget(wiring, scope)
     kept = await read(ALLOWANCES, Key(scope, "allowances", "allowances"), journal, keyring)
@@ -83,7 +83,7 @@ async def _read_scope(wiring: Wiring, scope: str, books: Books) -> None:
         books.reports[f"{strand.key.scope}/{found.strand}"] = found
 
 
-async def _read_session(wiring: Wiring, key: Key, books: Books) -> None:
+async def _read_session(wiring: Runtime, key: Key, books: Books) -> None:
     state = await read(SESSION, key, wiring.journal, wiring.keyring)
     if state is None:
         return

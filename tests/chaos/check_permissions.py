@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from retinue.actors.durable.audit import Entry
+from retinue.actors.durable.audit import AuditEntry
 from tests.chaos.books import Books
 from tests.chaos.findings import Findings
 from tests.chaos.records import Records
@@ -101,7 +101,7 @@ def _audit(records: Records, books: Books, findings: Findings) -> None:
 _ONCE = ("authorized", "created", "closed", "Decided")
 
 
-def _subject(entry: Entry) -> str:
+def _subject(entry: AuditEntry) -> str:
     """What an entry is about."""
     detail = entry.detail
     match entry.kind:

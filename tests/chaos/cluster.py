@@ -29,7 +29,7 @@ from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.cluster_utils import Cluster
 
 from retinue.cluster.client.calls import Calls
-from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
 from retinue.cluster.ray import bootstrap
 from retinue.cluster.settings import ClusterSettings
@@ -65,7 +65,7 @@ class ChaosCluster:
         self._before = dict(os.environ)
         mark_process()
         self.sign = processes.own_mark()
-        self._guard = Guard([])
+        self._guard = Reaper([])
         self._prepare_environment()
         self._gcs_redis = self._server("ray", port=str(_free_port()))
         self._redis = self._server("retinue")

@@ -19,7 +19,7 @@ from typing import Self
 import psutil
 import redis
 
-from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.running import running
 from retinue.cluster.redis.server import holder
 from retinue.cluster.settings import ClusterSettings
@@ -57,7 +57,7 @@ class LocalCluster:
             del os.environ[name]
         os.environ |= {"RETINUE_HOME": str(self._state), "PYTHONPATH": str(ROOT)}
         mark_process()
-        self._guard = Guard([])
+        self._guard = Reaper([])
         self.sign = Sign("RETINUE_HOME", str(self._state))
 
     def __enter__(self) -> Self:

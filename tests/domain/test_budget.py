@@ -20,13 +20,15 @@ from retinue.actors.domain.budget import (
     Admitted,
     Brake,
     Cap,
+    CapWarning,
     Child,
     Command,
     Event,
     Exceeded,
-    Granted,
     Hold,
     Lease,
+    LeaseGranted,
+    LeaseRequest,
     Level,
     OpenFamily,
     OpenWorkspace,
@@ -36,8 +38,6 @@ from retinue.actors.domain.budget import (
     SetHold,
     Standing,
     State,
-    Want,
-    Warning,
 )
 from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.values.keyring import Keyring
@@ -78,9 +78,9 @@ class Desk:
 
     def want(
         self, session: str, number: int, *, spent: int = 0, lent: int = 0, epoch: int = 1
-    ) -> Granted | Exceeded:
-        reply = self.do(Lease([Want(session, epoch, number, spent, lent)]))
-        return cast("list[Granted | Exceeded]", reply)[0]
+    ) -> LeaseGranted | Exceeded:
+        reply = self.do(Lease([LeaseRequest(session, epoch, number, spent, lent)]))
+        return cast("list[LeaseGranted | Exceeded]", reply)[0]
 
     def level(self, name: str) -> Level:
         return budget.level(self.state, name)
@@ -101,7 +101,7 @@ def test_a_child_charges_its_family_and_the_workspace() -> None:
     desk = Desk(workspace=100)
     desk.open(max=50)
     desk.admit(Child("child"))
-    assert desk.want("child", 1, lent=30) == Granted(30)
+    assert desk.want("child", 1, lent=30) == LeaseGranted(30)
     assert desk.held(ROOT, WORKSPACE) == [30, 30]
     desk.want("child", 2, spent=20, lent=20)
     assert desk.level(ROOT) == Level(20, 20, 50)
@@ -116,7 +116,7 @@ def test_two_families_share_the_workspace() -> None:
     desk.open(OTHER, max=80)
     desk.want(ROOT, 1, lent=70)
     assert desk.want(OTHER, 1, lent=40) == Exceeded("workspace", 40, 30)
-    assert desk.want(OTHER, 2, lent=30) == Granted(30, Warning("workspace", 100, 100, 80))
+    assert desk.want(OTHER, 2, lent=30) == LeaseGranted(30, CapWarning("workspace", 100, 100, 80))
 
 
 def test_a_refusal_by_the_session_budget_leaves_the_workspace_uncharged() -> None:
@@ -143,10 +143,10 @@ def test_an_allotment_caps_everything_below_it() -> None:
     desk.admit(Child("leaf", allotment=15), Child("free"), parent="child")
     desk.want("leaf", 1, lent=15)
     assert desk.want("free", 1, lent=6) == Exceeded("allotment", 6, 5)
-    assert desk.want("free", 2, lent=5) == Granted(5)
+    assert desk.want("free", 2, lent=5) == LeaseGranted(5)
     assert desk.want("child", 1, lent=1) == Exceeded("allotment", 1, 0)
     assert desk.held("leaf", "child", ROOT) == [15, 20, 20]
-    assert desk.want(ROOT, 1, lent=80) == Granted(80, Warning("session", 100, 100, 80))
+    assert desk.want(ROOT, 1, lent=80) == LeaseGranted(80, CapWarning("session", 100, 100, 80))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_of_two_allotments_the_inner_one_is_asked_first() -> None:
 def test_without_a_cap_the_workspace_records_and_never_blocks() -> None:
     desk = Desk()
     desk.open()
-    assert desk.want(ROOT, 1, spent=MAX_NANO, lent=2 * MAX_NANO) == Granted(2 * MAX_NANO)
+    assert desk.want(ROOT, 1, spent=MAX_NANO, lent=2 * MAX_NANO) == LeaseGranted(2 * MAX_NANO)
     assert desk.level(WORKSPACE) == Level(MAX_NANO, 2 * MAX_NANO, None)
 
 
@@ -219,8 +219,8 @@ def test_an_older_wish_changes_nothing_and_is_told_the_loan_of_now() -> None:
     desk = Desk()
     desk.open(max=50)
     desk.want(ROOT, 2, spent=10, lent=20)
-    assert desk.want(ROOT, 1, spent=5, lent=50) == Granted(20)
-    assert desk.want(ROOT, 9, spent=50, lent=50, epoch=0) == Granted(20)
+    assert desk.want(ROOT, 1, spent=5, lent=50) == LeaseGranted(20)
+    assert desk.want(ROOT, 9, spent=50, lent=50, epoch=0) == LeaseGranted(20)
     assert desk.level(ROOT) == Level(10, 20, 50)
 
 
@@ -228,8 +228,8 @@ def test_a_newer_activation_starts_counting_anew() -> None:
     desk = Desk()
     desk.open(max=50)
     desk.want(ROOT, 7, spent=10, lent=40)
-    assert desk.want(ROOT, 1, spent=10, lent=10, epoch=2) == Granted(10)
-    assert desk.want(ROOT, 8, spent=10, lent=40, epoch=1) == Granted(10)
+    assert desk.want(ROOT, 1, spent=10, lent=10, epoch=2) == LeaseGranted(10)
+    assert desk.want(ROOT, 8, spent=10, lent=40, epoch=1) == LeaseGranted(10)
     assert desk.level(ROOT).held == 10
 
 
@@ -237,7 +237,7 @@ def test_a_report_never_lowers_spend() -> None:
     desk = Desk()
     desk.open()
     desk.want(ROOT, 1, spent=10, lent=10)
-    assert desk.want(ROOT, 2, spent=3, lent=0) == Granted(10)
+    assert desk.want(ROOT, 2, spent=3, lent=0) == LeaseGranted(10)
     assert desk.level(ROOT).spent == 10
 
 
@@ -248,14 +248,14 @@ def test_what_is_given_back_can_be_lent_to_another() -> None:
     desk.want(ROOT, 1, lent=50)
     assert isinstance(desk.want("child", 1, lent=20), Exceeded)
     desk.want(ROOT, 2, spent=30, lent=30)
-    assert desk.want("child", 2, lent=20).__class__ is Granted
+    assert desk.want("child", 2, lent=20).__class__ is LeaseGranted
 
 
 def test_a_report_above_the_loan_is_charged_past_the_cap() -> None:
     desk = Desk(workspace=10)
     desk.open(max=10)
     desk.want(ROOT, 1, lent=10)
-    assert desk.want(ROOT, 2, spent=13, lent=13).__class__ is Granted
+    assert desk.want(ROOT, 2, spent=13, lent=13).__class__ is LeaseGranted
     assert desk.level(ROOT) == Level(13, 13, 10)
     assert desk.want(ROOT, 3, spent=13, lent=14) == Exceeded("session", 1, 0)
 
@@ -275,10 +275,10 @@ def test_lowering_a_cap_below_spend_blocks_and_loses_nothing() -> None:
     desk.set_cap(WORKSPACE, 50)
     assert desk.level(WORKSPACE) == Level(60, 80, 50)
     assert desk.want(ROOT, 2, spent=60, lent=81) == Exceeded("workspace", 1, 0)
-    assert desk.want(ROOT, 3, spent=60, lent=60).__class__ is Granted
+    assert desk.want(ROOT, 3, spent=60, lent=60).__class__ is LeaseGranted
     assert desk.want(ROOT, 4, spent=60, lent=61) == Exceeded("workspace", 1, 0)
     desk.set_cap(WORKSPACE, 61)
-    assert desk.want(ROOT, 5, spent=60, lent=61).__class__ is Granted
+    assert desk.want(ROOT, 5, spent=60, lent=61).__class__ is LeaseGranted
 
 
 def test_a_family_has_its_cap_raised_by_itself() -> None:
@@ -286,7 +286,7 @@ def test_a_family_has_its_cap_raised_by_itself() -> None:
     desk.open(ROOT, max=10)
     desk.open(OTHER, max=10)
     desk.set_cap(ROOT, 20)
-    assert desk.want(ROOT, 1, lent=20).__class__ is Granted
+    assert desk.want(ROOT, 1, lent=20).__class__ is LeaseGranted
     assert desk.want(OTHER, 1, lent=11) == Exceeded("session", 11, 10)
 
 
@@ -301,37 +301,37 @@ def test_a_cap_that_is_already_so_is_not_set_again() -> None:
     ("lent", "warning"),
     [
         (79, None),
-        (80, Warning("session", 80, 100, 80)),
-        (81, Warning("session", 81, 100, 80)),
-        (100, Warning("session", 100, 100, 80)),
+        (80, CapWarning("session", 80, 100, 80)),
+        (81, CapWarning("session", 81, 100, 80)),
+        (100, CapWarning("session", 100, 100, 80)),
     ],
 )
-def test_a_family_warns_from_its_threshold_on(lent: int, warning: Warning | None) -> None:
+def test_a_family_warns_from_its_threshold_on(lent: int, warning: CapWarning | None) -> None:
     desk = Desk()
     desk.open(max=100)
-    assert desk.want(ROOT, 1, lent=lent) == Granted(lent, warning)
+    assert desk.want(ROOT, 1, lent=lent) == LeaseGranted(lent, warning)
 
 
 def test_a_workspace_warns_at_its_own_percentage() -> None:
     desk = Desk(workspace=1000, warn_at_percent=5)
     desk.open(max=500)
     desk.open(OTHER, max=500)
-    assert desk.want(ROOT, 1, lent=30) == Granted(30)
-    assert desk.want(OTHER, 1, lent=20) == Granted(20, Warning("workspace", 50, 1000, 5))
+    assert desk.want(ROOT, 1, lent=30) == LeaseGranted(30)
+    assert desk.want(OTHER, 1, lent=20) == LeaseGranted(20, CapWarning("workspace", 50, 1000, 5))
 
 
 # Slack
 
 
 def with_slack(desk: Desk, number: int, lent: int, slack: int, session: str = ROOT) -> object:
-    reply = desk.do(Lease([Want(session, 1, number, 0, lent, slack)]))
-    return cast("list[Granted | Exceeded]", reply)[0]
+    reply = desk.do(Lease([LeaseRequest(session, 1, number, 0, lent, slack)]))
+    return cast("list[LeaseGranted | Exceeded]", reply)[0]
 
 
 def test_without_any_cap_a_wish_for_slack_is_granted() -> None:
     desk = Desk()
     desk.open()
-    assert with_slack(desk, 1, 10, 1000) == Granted(1010)
+    assert with_slack(desk, 1, 10, 1000) == LeaseGranted(1010)
     assert desk.held(ROOT, WORKSPACE) == [1010, 1010]
 
 
@@ -341,7 +341,7 @@ def test_without_any_cap_a_wish_for_slack_is_granted() -> None:
 def test_slack_is_a_share_of_the_room_below_the_threshold(wish: int, given: int) -> None:
     desk = Desk()
     desk.open(max=1000)  # warns at 800: there is room for 789 beside these 10, a sixteenth is 49
-    assert with_slack(desk, 1, 10, wish) == Granted(10 + given)
+    assert with_slack(desk, 1, 10, wish) == LeaseGranted(10 + given)
 
 
 @pytest.mark.parametrize(
@@ -354,14 +354,14 @@ def test_the_level_with_the_least_room_decides(
     desk = Desk(workspace=workspace)
     desk.open(max=session)
     desk.admit(Child("child", allotment))
-    assert with_slack(desk, 1, 10, 10**6, "child") == Granted(10 + given)
+    assert with_slack(desk, 1, 10, 10**6, "child") == LeaseGranted(10 + given)
 
 
 def test_near_a_threshold_there_is_no_slack() -> None:
     desk = Desk()
     desk.open(max=1000)
-    assert with_slack(desk, 1, 799, 1000) == Granted(799)
-    assert with_slack(desk, 2, 800, 1000) == Granted(800, Warning("session", 800, 1000, 80))
+    assert with_slack(desk, 1, 799, 1000) == LeaseGranted(799)
+    assert with_slack(desk, 2, 800, 1000) == LeaseGranted(800, CapWarning("session", 800, 1000, 80))
 
 
 def test_with_a_refusal_comes_no_slack() -> None:
@@ -385,23 +385,26 @@ def test_many_wishes_in_one_command_are_each_decided_by_itself() -> None:
     desk = Desk(workspace=30)
     desk.open(max=25)
     desk.admit(Child("a"), Child("b"), Child("c"))
-    wants = [Want(name, 1, 1, 0, lent) for name, lent in [("a", 20), ("b", 10), ("c", 5)]]
+    wants = [LeaseRequest(name, 1, 1, 0, lent) for name, lent in [("a", 20), ("b", 10), ("c", 5)]]
     assert desk.do(Lease(wants)) == [
-        Granted(20, Warning("session", 20, 25, 80)),
+        LeaseGranted(20, CapWarning("session", 20, 25, 80)),
         Exceeded("session", 10, 5),
-        Granted(5, Warning("session", 25, 25, 80)),
+        LeaseGranted(5, CapWarning("session", 25, 25, 80)),
     ]
 
 
 def test_the_same_session_may_stand_in_one_command_more_than_once() -> None:
     desk = Desk()
     desk.open(max=25)
-    wants = [Want(ROOT, 1, number, 0, lent) for number, lent in [(1, 10), (2, 20), (2, 20), (3, 5)]]
+    wants = [
+        LeaseRequest(ROOT, 1, number, 0, lent)
+        for number, lent in [(1, 10), (2, 20), (2, 20), (3, 5)]
+    ]
     assert desk.do(Lease(wants)) == [
-        Granted(10),
-        Granted(20, Warning("session", 20, 25, 80)),
-        Granted(20),
-        Granted(5),
+        LeaseGranted(10),
+        LeaseGranted(20, CapWarning("session", 20, 25, 80)),
+        LeaseGranted(20),
+        LeaseGranted(5),
     ]
     assert desk.held(ROOT, WORKSPACE) == [5, 5]
 
@@ -463,8 +466,8 @@ def test_grandchildren_count_for_the_family() -> None:
         Admit("nobody", "nobody", [Child("a")]),
         Admit(ROOT, "nobody", [Child("a")]),
         Admit(OTHER, ROOT, [Child("a")]),
-        Lease([Want("nobody", 1, 1, 0, 0)]),
-        Lease([Want(ROOT, 1, 1, 0, 1), Want("nobody", 1, 1, 0, 0)]),
+        Lease([LeaseRequest("nobody", 1, 1, 0, 0)]),
+        Lease([LeaseRequest(ROOT, 1, 1, 0, 1), LeaseRequest("nobody", 1, 1, 0, 0)]),
         SetCap("nobody", Cap(1), "ada"),
     ],
 )
@@ -490,10 +493,10 @@ def test_who_is_not_there_is_not_found_and_nothing_happens(command: Command) -> 
         Admit(ROOT, ROOT, [Child("a", allotment=MAX_NANO + 1)]),
         SetCap(WORKSPACE, Cap(-1), "ada"),
         SetCap(ROOT, Cap(MAX_NANO + 1), "ada"),
-        Lease([Want(ROOT, 1, 1, -1, 0)]),
-        Lease([Want(ROOT, 1, 1, 0, -1)]),
-        Lease([Want(ROOT, 1, 1, 1 << 63, 0)]),
-        Lease([Want(ROOT, 1, 1, 0, 1 << 63)]),
+        Lease([LeaseRequest(ROOT, 1, 1, -1, 0)]),
+        Lease([LeaseRequest(ROOT, 1, 1, 0, -1)]),
+        Lease([LeaseRequest(ROOT, 1, 1, 1 << 63, 0)]),
+        Lease([LeaseRequest(ROOT, 1, 1, 0, 1 << 63)]),
     ],
 )
 def test_an_amount_that_could_not_be_loaded_again_is_refused(command: Command) -> None:
@@ -618,7 +621,7 @@ def test_honest_sessions_never_hold_more_than_any_cap(
         if spends:
             spent[name] = max(spent.get(name, 0), min(amount, lent.get(name, 0)))
         reply = desk.want(name, number, spent=spent.get(name, 0), lent=amount)
-        lent[name] = reply.lent if isinstance(reply, Granted) else lent.get(name, 0)
+        lent[name] = reply.lent if isinstance(reply, LeaseGranted) else lent.get(name, 0)
         for level in ("a", ROOT, WORKSPACE):
             total = desk.level(level)
             assert total.max is None or total.spent <= total.held <= total.max
@@ -636,14 +639,14 @@ def test_honest_sessions_never_hold_more_than_any_cap(
 def test_one_command_of_many_wishes_is_as_many_commands_of_one(
     given: list[tuple[str, int, int, int]],
 ) -> None:
-    wants = [Want(name, 1, number, spent, lent) for name, number, spent, lent in given]
+    wants = [LeaseRequest(name, 1, number, spent, lent) for name, number, spent, lent in given]
     together, apart = Desk(workspace=70), Desk(workspace=70)
     for desk in (together, apart):
         desk.open(max=60)
         desk.admit(Child("a", allotment=30), Child("b"))
     replies = together.do(Lease(wants))
     one_by_one = [apart.do(Lease([want])) for want in wants]
-    assert [[reply] for reply in cast("list[Granted | Exceeded]", replies)] == one_by_one
+    assert [[reply] for reply in cast("list[LeaseGranted | Exceeded]", replies)] == one_by_one
     assert together.state == apart.state
     assert together.events == apart.events
 
@@ -660,7 +663,7 @@ def test_repeats_and_any_order_end_in_the_same_state(
     wants = []
     for number, (name, more, lent) in enumerate(given, 1):
         spent[name] = spent.get(name, 0) + more
-        wants.append(Want(name, 1, number, spent[name], lent))
+        wants.append(LeaseRequest(name, 1, number, spent[name], lent))
     arriving = data.draw(st.permutations(wants + wants))
     in_order, shuffled = Desk(), Desk()
     for desk, sent in ((in_order, wants), (shuffled, arriving)):
@@ -677,7 +680,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     sessions = Bundle[str]("sessions")
     families = Bundle[str]("families")
-    said = Bundle[Want]("said")
+    said = Bundle[LeaseRequest]("said")
 
     def __init__(self) -> None:
         super().__init__()
@@ -727,22 +730,22 @@ class BudgetMachine(RuleBasedStateMachine):
         lent=st.integers(0, 60),
         slack=st.sampled_from([0, 0, 1, 50]),
     )
-    def want(self, session: str, more: int, lent: int, slack: int) -> Want:
+    def want(self, session: str, more: int, lent: int, slack: int) -> LeaseRequest:
         epoch, number = self.number[session]
         self.number[session] = (epoch, number + 1)
-        want = Want(session, epoch, number + 1, self.spent[session] + more, lent, slack)
+        want = LeaseRequest(session, epoch, number + 1, self.spent[session] + more, lent, slack)
         self.spent[session] += more
         self.send([want])
         return want
 
     @rule(one=said, other=said)
-    def repeat(self, one: Want, other: Want) -> None:
+    def repeat(self, one: LeaseRequest, other: LeaseRequest) -> None:
         before, count = stored(self.desk.state), len(self.desk.events)
         for want in (one, other, one):
             reply = self.desk.want(
                 want.session, want.number, spent=want.spent, lent=want.lent, epoch=want.epoch
             )
-            assert reply == Granted(self.account(want.session).lent)
+            assert reply == LeaseGranted(self.account(want.session).lent)
         assert (stored(self.desk.state), len(self.desk.events)) == (before, count)
 
     @rule(
@@ -756,7 +759,7 @@ class BudgetMachine(RuleBasedStateMachine):
             epoch, number = self.number[session]
             self.number[session] = (epoch, number + 1)
             self.spent[session] += more
-            wants.append(Want(session, epoch, number + 1, self.spent[session], lent))
+            wants.append(LeaseRequest(session, epoch, number + 1, self.spent[session], lent))
         self.send(wants)
 
     @rule(session=sessions)
@@ -780,11 +783,11 @@ class BudgetMachine(RuleBasedStateMachine):
         self.desk.set_cap(level, cap)
         assert self.desk.level(level) == Level(before.spent, before.held, cap)
 
-    def send(self, wants: list[Want]) -> None:
+    def send(self, wants: list[LeaseRequest]) -> None:
         held = {session: self.account(session).held for session in self.family_of}
         lent = {session: self.account(session).lent for session in self.family_of}
         totals = {name: self.desk.level(name).held for name in self.names()}
-        replies = cast("list[Granted | Exceeded]", self.desk.do(Lease(wants)))
+        replies = cast("list[LeaseGranted | Exceeded]", self.desk.do(Lease(wants)))
         for want, reply in zip(wants, replies, strict=True):
             self.check(want, reply, held, lent, totals)
         for session, amount in held.items():
@@ -794,8 +797,8 @@ class BudgetMachine(RuleBasedStateMachine):
 
     def check(
         self,
-        want: Want,
-        reply: Granted | Exceeded,
+        want: LeaseRequest,
+        reply: LeaseGranted | Exceeded,
         held: dict[str, int],
         lent: dict[str, int],
         totals: dict[str, int],
@@ -803,7 +806,7 @@ class BudgetMachine(RuleBasedStateMachine):
         """What this one may have done to each level, and nothing else."""
         session = want.session
         reported = max(want.spent - held[session], 0)
-        if isinstance(reply, Granted):
+        if isinstance(reply, LeaseGranted):
             slack = reply.lent - max(want.lent, want.spent)
             assert 0 <= slack <= max(want.slack, 0)
             assert not (slack and reply.warning)
@@ -876,7 +879,7 @@ def test_whatever_is_accepted_can_be_loaded(values: list[int | None]) -> None:
         OpenFamily(OTHER, Cap(cap), NANO, 5, spent or 0),
         Admit(ROOT, ROOT, [Child("a", allotment)]),
         SetCap(WORKSPACE, Cap(cap), "ada"),
-        Lease([Want(ROOT, 1, 1, spent or 0, lent or 0)]),
+        Lease([LeaseRequest(ROOT, 1, 1, spent or 0, lent or 0)]),
     ]
     for command in commands:
         try:

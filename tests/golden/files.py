@@ -27,14 +27,14 @@ from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.audit import Head, Strand
+from retinue.actors.durable.audit import AuditChain, Head
 from retinue.actors.durable.brakes import BRAKE_FORM, seal_brake
 from retinue.actors.durable.entity import Codec, Machine
 from retinue.actors.durable.journal import Append, Key, Summary
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import encode_summary
-from retinue.actors.views import Place, SessionSummary, WorkspaceSettings
+from retinue.actors.views import SessionKey, SessionSummary, WorkspaceSettings
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
 from retinue.cluster.redis.registry import SETTINGS_FORM, RedisRegistry
@@ -125,7 +125,7 @@ def of_machine(machine: AnyMachine) -> Iterator[Stored]:
     yield Stored(f"{kind}.snapshot", form, codec.snapshot(1, state, head), state)
     audited = [one for one in events if isinstance(one, machine.audited)]
     yield Stored(
-        f"{kind}.audit", form, Strand(KEYRING).row(1_700_000_000_000_000, 2, audited), audited
+        f"{kind}.audit", form, AuditChain(KEYRING).row(1_700_000_000_000_000, 2, audited), audited
     )
 
 
@@ -148,12 +148,16 @@ def signed() -> tuple[Allowance, Token]:
     return allowance, token
 
 
+CALLED = {"CapWarning": "Warning", "Resolution": "Decision"}
+"""Classes that have another name than when their first golden file was written."""
+
+
 def plain(value: object) -> object:
     """A value as JSON that names everything."""
     match value:
         case Struct():
             fields = {name: plain(one) for name, one in structs.asdict(value).items()}
-            return {"": type(value).__name__, **fields}
+            return {"": _called(value), **fields}
         case bytes():
             return {"hex": value.hex()}
         case list() | tuple():
@@ -181,9 +185,14 @@ def differences(says: object, value: object, at: str = "") -> Iterator[str]:
         yield f"{at}: is {plain(value)!r} and was {says!r}"
 
 
+def _called(value: Struct) -> str:
+    name = type(value).__name__
+    return CALLED.get(name, name)
+
+
 def _struct_differences(says: Mapping[str, object], value: Struct, at: str) -> Iterator[str]:
     known = {field.name: field for field in structs.fields(value)}
-    if says[""] != type(value).__name__:
+    if says[""] != _called(value):
         yield f"{at}: was a {says['']}"
     for name in says.keys() - known.keys() - {""}:
         yield f"{at}: has no field {name} any more"
@@ -230,7 +239,7 @@ async def fill_redis(connection: Connection) -> None:
     await registry.put_workspace(filled(WorkspaceSettings))
     await registry.put_agent("digest", by_name["parcel"].data)
     await registry.register_root(structs.replace(filled(Profile), id=ID, scope=SCOPE))
-    await registry.register(Place(SCOPE, ID), [CHILD])
+    await registry.register(SessionKey(SCOPE, ID), [CHILD])
     await registry.mark_running(ID)
 
 

@@ -27,7 +27,7 @@ from retinue.actors.durable.audit import Head, verify
 from retinue.actors.durable.brakes import open_brake
 from retinue.actors.durable.entity import Codec, read
 from retinue.actors.session.summary import decode_summary, encode_summary
-from retinue.actors.views import Place, SessionQuery, WorkspaceSettings
+from retinue.actors.views import SessionKey, SessionQuery, WorkspaceSettings
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
 from retinue.cluster.redis.registry import RedisRegistry
@@ -267,7 +267,7 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
     ):
         assert (await registry.page(query, None, 9)).sessions == [line]
     assert (await registry.page(SessionQuery(SCOPE, states=["idle"]), None, 9)).sessions == []
-    assert [await registry.locate(id) for id in (ID, CHILD)] == 2 * [Place(SCOPE, ID)]
+    assert [await registry.locate(id) for id in (ID, CHILD)] == 2 * [SessionKey(SCOPE, ID)]
     assert await registry.agent("digest") == as_of(file.parent, "parcel").read_bytes()
     assert await registry.running() == [ID]
     assert [await registry.find(text) for text in (ID[:8], CHILD[-8:])] == [[ID], [CHILD]]

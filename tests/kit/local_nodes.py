@@ -25,7 +25,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.cluster_utils import Cluster
 
-from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
 from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray import actors as remote
@@ -64,7 +64,7 @@ class LocalNodes:
 
     def __enter__(self) -> Self:
         self._prepare_environment()
-        self._guard = Guard([])
+        self._guard = Reaper([])
         self._redis = RedisServer(self.home, set_proc_title="no")  # it would hide its mark
         try:
             self._redis.start()

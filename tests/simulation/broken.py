@@ -25,13 +25,13 @@ from retinue.actors.durable.entity import Committer, Entity
 from retinue.actors.durable.journal import Append, Journal, Outcomes
 from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from retinue.actors.durable.memory_journal import MemoryJournal
-from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.session import activation, host, runs, turn_engine
 from retinue.actors.stores import budget as budget_store
 from retinue.actors.stores import capabilities as capability_store
 from retinue.actors.stores import permissions as permission_store
 from retinue.actors.views import SessionSummary
-from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.directory.concurrency import ConcurrencyLimit
 from retinue.cluster.local import reaper
 from tests.simulation.processes import SimulatedProcesses
 
@@ -91,10 +91,10 @@ def _answers_from_memory() -> Iterator[None]:
 
 @contextmanager
 def _reports_before_commit() -> Iterator[None]:
-    def hasty(*arguments: Any, committed: object, **options: Any) -> Purse:
-        return Purse(*arguments, **options)
+    def hasty(*arguments: Any, committed: object, **options: Any) -> BudgetLease:
+        return BudgetLease(*arguments, **options)
 
-    with patch.object(activation, "Purse", hasty):
+    with patch.object(activation, "BudgetLease", hasty):
         yield
 
 
@@ -139,7 +139,7 @@ def _stale_leases() -> Iterator[None]:
         yield
 
 
-def _as_newest(state: budget.State, want: budget.Want) -> budget.Want:
+def _as_newest(state: budget.State, want: budget.LeaseRequest) -> budget.LeaseRequest:
     account = state.accounts.get(want.session)
     if account is None:
         return want
@@ -221,12 +221,12 @@ def _listed_once() -> Iterator[None]:
 @contextmanager
 def _keeps_the_slots_of_the_dead() -> Iterator[None]:
     """Whoever waited for sub-agents' slots when its process died still gets them."""
-    lost = Gate.lost
+    lost = ConcurrencyLimit.lost
 
-    def childless(self: Gate, host: str, sessions: Collection[str]) -> None:
+    def childless(self: ConcurrencyLimit, host: str, sessions: Collection[str]) -> None:
         lost(self, host, [])
 
-    with patch.object(Gate, "lost", childless):
+    with patch.object(ConcurrencyLimit, "lost", childless):
         yield
 
 

@@ -366,7 +366,7 @@ class Checker:
         self._told(f"revocation of {id}", id in self._state(ALLOWANCES.kind).revoked)
         self._revoked[id] = self.now()
 
-    def was_decided(self, decision: approvals.Decision) -> None:
+    def was_decided(self, decision: approvals.Resolution) -> None:
         """Somebody was told that his decision stands."""
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
         self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from retinue.actors.domain.errors import NotFound
 from retinue.actors.domain.session.machine import Profile
-from retinue.actors.ports import Slot
+from retinue.actors.ports import HostName
 from retinue.actors.views import (
     FeedEvent,
-    Place,
+    SessionKey,
     SessionPage,
     SessionQuery,
     SessionSummary,
@@ -27,7 +27,7 @@ class Books:
     def __init__(self) -> None:
         self.agents: dict[str, bytes] = {}
         self.workspaces: dict[str, WorkspaceSettings] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, SessionKey] = {}
         self.running: dict[str, None] = {}
 
 
@@ -52,20 +52,20 @@ class SimulatedRegistry:
     async def workspaces(self) -> list[WorkspaceSettings]:
         return list(self._books.workspaces.values())
 
-    async def locate(self, session_id: str) -> Place:
+    async def locate(self, session_id: str) -> SessionKey:
         place = self._books.places.get(session_id)
         if place is None:
             raise NotFound(f"session {session_id}: there is no such session")
         return place
 
-    async def places(self, session_ids: Sequence[str]) -> dict[str, Place]:
+    async def places(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
         return {id: self._books.places[id] for id in session_ids if id in self._books.places}
 
-    async def register(self, place: Place, session_ids: Sequence[str]) -> None:
+    async def register(self, place: SessionKey, session_ids: Sequence[str]) -> None:
         self._books.places.update(dict.fromkeys(session_ids, place))
 
     async def register_root(self, profile: Profile) -> None:
-        self._books.places[profile.id] = Place(profile.scope, profile.id)
+        self._books.places[profile.id] = SessionKey(profile.scope, profile.id)
 
     async def mark_running(self, session_id: str) -> None:
         self._books.running[session_id] = None
@@ -115,7 +115,7 @@ class SimulatedDirectory:
         isolation: Literal["process", "shared"],
         near: str,
         timeout_s: float,
-    ) -> dict[str, Slot]:
+    ) -> dict[str, HostName]:
         """Outside of the caller's process: if that dies, nobody tells the directory."""
         asking = self.slots.acquire(
             spawner,

@@ -15,7 +15,7 @@ from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import (
     BudgetPort,
     CapabilitiesPort,
@@ -54,7 +54,7 @@ _PING_EVERY_S = 0.1
 _HOSTS = 2
 
 
-class SimulatedWiring(Wiring):
+class SimulatedWiring(Runtime):
     """Its ids come from the schedule's randomness."""
 
     entropy: random.Random
@@ -345,7 +345,7 @@ class Cluster:
         actor = self.hosts[name] = Actor(name, process, host)
         self.network.add(actor)
 
-    def _process(self, name: str) -> tuple[Process, Wiring]:
+    def _process(self, name: str) -> tuple[Process, Runtime]:
         skew = self.rng.randrange(-_MOST_SKEW_US, _MOST_SKEW_US)
         process = self.outside.copy().run(lambda: Process(name, skew))
         journal = FaultyJournal(

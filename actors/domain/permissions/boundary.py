@@ -27,7 +27,7 @@ from retinue.actors.domain.values.paths import collapsed, is_under, is_under_any
 NEVER_ALLOW = ("/etc", "/var", "/usr", "/bin", "/sbin", "/boot", "/root")
 
 
-class Mode(StrEnum):
+class BoundaryMode(StrEnum):
     """How much an agent does on its own."""
 
     AUTONOMOUS = "autonomous"
@@ -69,7 +69,7 @@ class Boundary(Struct, frozen=True):
     """
 
     root: str | None = None
-    mode: Mode = Mode.GUIDED
+    mode: BoundaryMode = BoundaryMode.GUIDED
     escape_policy: EscapePolicy = EscapePolicy.ASK
     never_allow: tuple[str, ...] = NEVER_ALLOW
     auto_allow_paths: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Boundary(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.root is not None:
             force_setattr(self, "root", collapsed(self.root, "root"))
-        force_setattr(self, "mode", choice(Mode, self.mode, "mode"))
+        force_setattr(self, "mode", choice(BoundaryMode, self.mode, "mode"))
         policy = choice(EscapePolicy, self.escape_policy, "escape_policy")
         force_setattr(self, "escape_policy", policy)
         for name, check_entry in (
@@ -174,7 +174,7 @@ def _is_inside_exempt(boundary: Boundary, place: str, root: str) -> bool:
 
 def _inside(boundary: Boundary, place: str, operation: Operation) -> Verdict:
     writes = operation not in (Operation.READ, Operation.LIST, Operation.DELETE)
-    if writes and boundary.mode is Mode.SAFE:
+    if writes and boundary.mode is BoundaryMode.SAFE:
         return NeedsApproval(f"{place}: safe mode asks before writing")
     return Allowed("inside the workspace")
 
@@ -186,7 +186,7 @@ def _is_auto_allowed(boundary: Boundary, place: str) -> bool:
 
 
 def _outside(boundary: Boundary, place: str, escapes: EscapeState) -> Verdict:
-    if boundary.mode is Mode.AUTONOMOUS:
+    if boundary.mode is BoundaryMode.AUTONOMOUS:
         return Allowed("autonomous mode")
     match boundary.escape_policy:
         case EscapePolicy.ALLOW:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retinue.actors.domain.errors import Tampered
 from retinue.actors.domain.permissions.allowances.machine import SessionCleared
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.audit import Head, Report, Strand, verify
+from retinue.actors.durable.audit import AuditChain, Head, Report, verify
 from retinue.cluster.directory.audit_export import check_audit, render_audit, sign_audit
 
 KEYRING = Keyring(b"k" * 32)
@@ -19,7 +19,7 @@ KEYRING = Keyring(b"k" * 32)
 
 def strand(length: int) -> tuple[list[bytes], Head]:
     """A strand of as many rows, one event in each."""
-    writer = Strand(KEYRING)
+    writer = AuditChain(KEYRING)
     rows = [writer.row(at, 1, [SessionCleared(f"family {at}")]) for at in range(length)]
     return rows, writer.head
 

@@ -14,7 +14,7 @@ from retinue.actors.durable import brakes
 from retinue.actors.durable.brakes import Brakes, TimeLimit, held_error, open_brake, seal_brake
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.memory_journal import MemoryJournal
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Registry
 from retinue.actors.stores.budget import BudgetActor
 from tests.kit.waiting import until
@@ -47,9 +47,9 @@ def started(wait: Callable[[str], Awaitable[None]]) -> asyncio.Future[None]:
     return asyncio.ensure_future(wait("scope"))
 
 
-def wired(journal: MemoryJournal) -> Wiring:
+def wired(journal: MemoryJournal) -> Runtime:
     registry: Registry = None  # type: ignore[assignment]
-    return Wiring(journal, registry, RING, lambda: 5)
+    return Runtime(journal, registry, RING, lambda: 5)
 
 
 # The seal

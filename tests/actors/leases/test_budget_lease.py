@@ -12,14 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.actors.domain import budget
-from retinue.actors.domain.budget import Cap, Exceeded, Granted, Lease, OpenFamily, Want, Warning
+from retinue.actors.domain.budget import (
+    Cap,
+    CapWarning,
+    Exceeded,
+    Lease,
+    LeaseGranted,
+    LeaseRequest,
+    OpenFamily,
+)
 from retinue.actors.domain.errors import Fenced, StoreUnavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Reservation, committed_money
 from retinue.actors.domain.values.money import NANO
 from retinue.actors.leases import budget_lease as purses
 from retinue.actors.leases.batcher import Batcher
-from retinue.actors.leases.budget_lease import MOST_SLACK, Purse
+from retinue.actors.leases.budget_lease import MOST_SLACK, BudgetLease
 from tests.kit.waiting import until
 
 ME = "me"
@@ -30,7 +38,7 @@ class Bank:
 
     def __init__(self, max: int | None) -> None:
         self.state = budget.initial()
-        self.wants: list[Want] = []
+        self.wants: list[LeaseRequest] = []
         self.most_held = 0
         self.loses_answers = False
         self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
@@ -42,19 +50,19 @@ class Bank:
         self.most_held = max(self.most_held, self.held)
         return reply
 
-    async def lend(self, want: Want) -> Granted | Exceeded:
+    async def lend(self, want: LeaseRequest) -> LeaseGranted | Exceeded:
         self.wants.append(want)
         answer = self.take([want])[0]
         if self.loses_answers:
             raise StoreUnavailable("the answer was lost")
         return answer
 
-    async def lend_many(self, wants: list[Want]) -> list[Granted | Exceeded]:
+    async def lend_many(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
         self.wants += wants
         return self.take(wants)
 
-    def take(self, wants: list[Want]) -> list[Granted | Exceeded]:
-        return cast("list[Granted | Exceeded]", self.do(Lease(wants)))
+    def take(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
+        return cast("list[LeaseGranted | Exceeded]", self.do(Lease(wants)))
 
     @property
     def held(self) -> int:
@@ -83,8 +91,8 @@ class Wallet:
         self.state.spent += actual
 
 
-def purse(bank: Bank, wallet: Wallet, epoch: int = 1) -> Purse:
-    return Purse(ME, epoch, lambda: wallet.state, bank.lend)
+def purse(bank: Bank, wallet: Wallet, epoch: int = 1) -> BudgetLease:
+    return BudgetLease(ME, epoch, lambda: wallet.state, bank.lend)
 
 
 async def test_what_is_held_is_lent_by_the_budget() -> None:
@@ -101,7 +109,7 @@ async def test_a_refusal_names_the_level_and_holds_nothing() -> None:
     await mine.hold(70)
     assert await mine.hold(31) == Exceeded("session", 31, 30)
     assert bank.held == 70
-    assert await mine.hold(30) == Warning("session", 100, 100, 80)
+    assert await mine.hold(30) == CapWarning("session", 100, 100, 80)
 
 
 async def test_a_hold_that_became_a_reservation_is_counted_once() -> None:
@@ -193,11 +201,11 @@ async def test_an_activation_that_was_overtaken_stops() -> None:
 async def test_a_message_that_arrived_twice_does_not_pass_for_a_yes() -> None:
     bank, wallet = Bank(10), Wallet()
 
-    async def twice(want: Want) -> Granted | Exceeded:
+    async def twice(want: LeaseRequest) -> LeaseGranted | Exceeded:
         await bank.lend(want)
         return await bank.lend(want)
 
-    mine = Purse(ME, 1, lambda: wallet.state, twice)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, twice)
     with pytest.raises(Fenced):
         await mine.hold(11)
     assert await mine.hold(7) is None
@@ -220,13 +228,13 @@ async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
     bank, wallet = Bank(100), Wallet()
     arrived, never = asyncio.Event(), asyncio.Event()
 
-    async def lend(want: Want) -> Granted | Exceeded:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
         if not arrived.is_set():
             arrived.set()
             await never.wait()
         return await bank.lend(want)
 
-    mine = Purse(ME, 1, lambda: wallet.state, lend)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, lend)
     holding = asyncio.create_task(mine.hold(60))
     await arrived.wait()
     holding.cancel()
@@ -237,15 +245,15 @@ async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
 
 async def test_holds_that_come_while_a_message_is_under_way_share_the_next() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = Purse(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    mine = BudgetLease(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
     assert await asyncio.gather(*(mine.hold(2) for _ in range(30))) == [None] * 30
     assert [want.lent for want in bank.wants] == [2, 60]
 
 
 async def test_all_that_one_message_covers_are_warned_with_it() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = Purse(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
-    warning = Warning("session", 90, 100, 80)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    warning = CapWarning("session", 90, 100, 80)
     answers = await asyncio.gather(*(mine.hold(30) for _ in range(3)))
     assert answers == [None, warning, warning]
 
@@ -282,7 +290,7 @@ async def test_what_was_lent_by_an_answer_that_was_lost_goes_back() -> None:
 async def test_of_two_holds_at_once_the_one_that_fits_is_granted() -> None:
     bank, wallet = Bank(15), Wallet()
     batcher = Batcher(bank.lend_many)
-    mine = Purse(ME, 1, lambda: wallet.state, batcher)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, batcher)
     first, second = await asyncio.gather(mine.hold(10), mine.hold(10))
     assert first is None
     assert isinstance(second, Exceeded)
@@ -295,7 +303,7 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
 ) -> None:
     bank, wallet = Bank(15), Wallet()
     batcher = Batcher(bank.lend_many)
-    mine = Purse(ME, 1, lambda: wallet.state, batcher)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, batcher)
     answers = await asyncio.gather(*map(mine.hold, amounts))
     assert {amount: type(answer) for amount, answer in zip(amounts, answers, strict=True)} == {
         10: type(None),
@@ -307,9 +315,9 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
 # Slack
 
 
-def lavish(bank: Bank, wallet: Wallet) -> Purse:
+def lavish(bank: Bank, wallet: Wallet) -> BudgetLease:
     """A purse that asks for more than it needs."""
-    return Purse(ME, 1, lambda: wallet.state, bank.lend, slack=True)
+    return BudgetLease(ME, 1, lambda: wallet.state, bank.lend, slack=True)
 
 
 async def test_slack_is_asked_for_with_what_is_needed_and_doubled_each_time() -> None:
@@ -400,12 +408,12 @@ async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
     bank, wallet = Bank(10_000), Wallet()
     answered = asyncio.Event()
 
-    async def lend(want: Want) -> Granted | Exceeded:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
         answer = await bank.lend(want)
         await answered.wait()
         return answer
 
-    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
     holding = asyncio.create_task(mine.hold(10))
     await until(lambda: bank.held == 90)
     want = await mine.call_back()
@@ -421,12 +429,12 @@ async def test_a_message_that_asks_for_no_slack_is_not_overtaken() -> None:
     bank, wallet = Bank(10_000), Wallet()
     answered = asyncio.Event()
 
-    async def lend(want: Want) -> Granted | Exceeded:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
         answer = await bank.lend(want)
         await answered.wait()
         return answer
 
-    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
     await mine.call_back()
     holding = asyncio.create_task(mine.hold(10))
     await until(lambda: bank.held == 10)
@@ -440,12 +448,12 @@ async def test_what_is_overspent_while_a_message_is_under_way_is_no_room_for_it(
     bank, wallet = Bank(40), Wallet()
     answered = asyncio.Event()
 
-    async def lend(want: Want) -> Granted | Exceeded:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
         answer = await bank.lend(want)
         await answered.wait()
         return answer
 
-    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
     answered.set()
     await mine.hold(34)
     action = wallet.reserve(34)
@@ -466,13 +474,13 @@ async def test_nor_when_it_has_to_be_sent_again() -> None:
     bank, wallet = Bank(40), Wallet()
     arrived, answered = asyncio.Event(), asyncio.Event()
 
-    async def lend(want: Want) -> Granted | Exceeded:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
         arrived.set()
         await answered.wait()
         return await bank.lend(want)
 
     answered.set()
-    mine = Purse(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
     await mine.hold(30)
     action = wallet.reserve(30)
     mine.drop(30)
@@ -500,7 +508,7 @@ async def test_a_message_waits_until_what_it_rests_on_is_durable() -> None:
     async def committed() -> None:
         await durable.wait()
 
-    mine = Purse(ME, 1, lambda: wallet.state, bank.lend, committed=committed)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, bank.lend, committed=committed)
     wallet.state.spent = 40
     reporting = asyncio.create_task(mine.report())
     await settle_down()
@@ -518,7 +526,7 @@ async def test_nothing_is_told_by_an_activation_that_is_over() -> None:
         if over:
             raise Fenced("taken over")
 
-    mine = Purse(ME, 1, lambda: wallet.state, bank.lend, True, committed)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, bank.lend, True, committed)
     await mine.hold(10)
     over = True
     assert await mine.call_back() is None
@@ -544,7 +552,7 @@ class Post:
         self._pick = pick
         self._letters: list[asyncio.Future[None]] = []
 
-    async def lend(self, want: Want) -> Granted | Exceeded:
+    async def lend(self, want: LeaseRequest) -> LeaseGranted | Exceeded:
         await self.pause()
         answer = await self._bank.lend(want)
         await self.pause()
@@ -582,7 +590,7 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
 ) -> None:
     bank, wallet = Bank(100 * cap if slack else cap), Wallet()
     post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
-    mine = Purse(ME, 1, lambda: wallet.state, post.lend, slack)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, post.lend, slack)
     promised = 0
 
     async def call_back() -> None:
@@ -628,7 +636,7 @@ def test_a_hold_is_refused_only_if_it_does_not_fit_beside_those_that_were_grante
 ) -> None:
     bank, wallet = Bank(cap), Wallet()
     post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
-    mine = Purse(ME, 1, lambda: wallet.state, post.lend)
+    mine = BudgetLease(ME, 1, lambda: wallet.state, post.lend)
     granted: list[int] = []
     refused: list[int] = []
 

@@ -16,18 +16,18 @@ from retinue import Boundary, McpToolCall, Policy
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
-    Decision,
     Entry,
+    Resolution,
     Scope,
     Status,
 )
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits
-from retinue.actors.leases.budget_lease import Purse
+from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
 from retinue.actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
-from retinue.actors.session.authorizer import Interceptor, real_path
+from retinue.actors.session.authorizer import Authorizer, real_path
 from retinue.actors.views import WorkspaceSettings
 
 NOW = 1_800_000_000_000_000
@@ -63,7 +63,7 @@ class Permissions:
             claimed_by=self.claimed_by,
         )
 
-    async def claim(self, *_: object) -> Decision | None:
+    async def claim(self, *_: object) -> Resolution | None:
         if self.entry is None:
             return None
         return _approval(self.grants.pop(0)) if self.grants else None
@@ -86,11 +86,11 @@ class Stores:
     budget: BudgetPort
 
 
-def _approval(request_id: str) -> Decision:
-    return Decision(request_id, True, Scope.ONCE, Scope.ONCE, "", "ann", NOW, "hash")
+def _approval(request_id: str) -> Resolution:
+    return Resolution(request_id, True, Scope.ONCE, Scope.ONCE, "", "ann", NOW, "hash")
 
 
-def _gate(permissions: Permissions) -> Interceptor:
+def _gate(permissions: Permissions) -> Authorizer:
     profile = session.Profile(
         id="session",
         user_id="0123456789abcdef",
@@ -103,7 +103,7 @@ def _gate(permissions: Permissions) -> Interceptor:
         limits=Limits(),
     )
     policy = Policy(approval_required_tools=("guarded",))
-    return Interceptor(
+    return Authorizer(
         profile,
         WorkspaceSettings("workspace", None, policy, Boundary()),
         Stores(
@@ -111,7 +111,7 @@ def _gate(permissions: Permissions) -> Interceptor:
             cast(CapabilitiesPort, NoTokens()),
             cast(BudgetPort, None),
         ),
-        cast(Purse, EmptyPurse()),
+        cast(BudgetLease, EmptyPurse()),
         lambda: NOW,
         PermissionLeases(),
         lambda path, always: None,

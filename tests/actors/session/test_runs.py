@@ -11,7 +11,7 @@ import pytest
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced
 from retinue.actors.domain.session.machine import Agent, Child, ChildSpec
 from retinue.actors.domain.session.result import Result
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Batch, HostProvider, Registry, StoreProvider
 from retinue.actors.session import runs
 from retinue.actors.session.activation import Activation
@@ -110,7 +110,7 @@ class Parting:
 def _host() -> SessionHost:
     wiring = SimpleNamespace(registry=None)
     return SessionHost(
-        cast(Wiring, wiring), cast(StoreProvider, None), cast(HostProvider, None), "here"
+        cast(Runtime, wiring), cast(StoreProvider, None), cast(HostProvider, None), "here"
     )
 
 
@@ -166,7 +166,7 @@ async def test_every_other_host_ends_what_it_has_of_a_session_that_was_taken_ove
     crowd = Crowd("here", "dead", "one", "two")
     wiring = SimpleNamespace(registry=None)
     host = SessionHost(
-        cast(Wiring, wiring), cast(StoreProvider, None), cast(HostProvider, crowd), "here"
+        cast(Runtime, wiring), cast(StoreProvider, None), cast(HostProvider, crowd), "here"
     )
     await host._stop_elsewhere(["session"])
     assert crowd.abandoned == {"one": ["session"], "two": ["session"]}

@@ -14,7 +14,7 @@ from retinue.actors.ports import Batch, HostProvider
 from retinue.actors.session import spawn
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.outbox import Outbox
-from retinue.actors.session.spawn import Fanout
+from retinue.actors.session.spawn import Spawner
 from tests.kit.waiting import until
 
 A_MOMENT_S = 0.001
@@ -98,7 +98,7 @@ async def _run(directory: FakeDirectory, host: FakeHost, count: int, limit: int)
         entity=SimpleNamespace(do=do, committed=committed, epoch=1),
     )
     hosts = SimpleNamespace(directory=directory, host=lambda name: host)
-    spawns = Fanout(cast(Activation, activation), cast(HostProvider, hosts), "here")
+    spawns = Spawner(cast(Activation, activation), cast(HostProvider, hosts), "here")
     async with asyncio.timeout(LIMIT_S):
         results = await spawns.spread("0.0", limit).run(children, fail_fast=False, again=False)
     return [result.session_id for result in results]

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from retinue.actors.domain.budget import Cap, OpenFamily, Want
+from retinue.actors.domain.budget import Cap, LeaseRequest, OpenFamily
 from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
 from retinue.actors.domain.permissions.allowances.machine import Allowance
@@ -15,7 +15,7 @@ from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.memory_journal import MemoryJournal
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Registry
 from retinue.actors.stores import permissions as stores
 from retinue.actors.stores.budget import BudgetActor
@@ -36,27 +36,27 @@ class _Registry:
 
 
 @pytest.fixture
-def wiring() -> Wiring:
+def wiring() -> Runtime:
     registry = cast(Registry, _Registry())
-    return Wiring(MemoryJournal(), registry, Keyring(bytes(32)), lambda: 1_000)
+    return Runtime(MemoryJournal(), registry, Keyring(bytes(32)), lambda: 1_000)
 
 
-async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(wiring: Wiring) -> None:
+async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(wiring: Runtime) -> None:
     old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
     await old.levels(["workspace"])
     await new.open_family(OpenFamily(FAMILY, Cap(10), 10, 10))
     with pytest.raises(Fenced):
-        await old.lease([Want(FAMILY, 1, 1, 0, 5)])
+        await old.lease([LeaseRequest(FAMILY, 1, 1, 0, 5)])
     assert (await new.levels([FAMILY]))[0].max == 10
 
 
-async def test_one_that_was_not_taken_over_says_what_is_wrong(wiring: Wiring) -> None:
+async def test_one_that_was_not_taken_over_says_what_is_wrong(wiring: Runtime) -> None:
     with pytest.raises(NotFound):
-        await BudgetActor(wiring, "scope").lease([Want(FAMILY, 1, 1, 0, 5)])
+        await BudgetActor(wiring, "scope").lease([LeaseRequest(FAMILY, 1, 1, 0, 5)])
 
 
 async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
-    wiring: Wiring, monkeypatch: pytest.MonkeyPatch
+    wiring: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
     old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
@@ -68,7 +68,7 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     assert await new.consume("2", RUN, FAMILY, None) is None
 
 
-async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Wiring) -> None:
+async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Runtime) -> None:
     old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
     request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
     await old.ask(request)
@@ -79,7 +79,7 @@ async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Wiri
     assert await new.allowances() == []
 
 
-async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Wiring) -> None:
+async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Runtime) -> None:
     ended: list[str] = []
     wiring.on_fenced = lambda: ended.append("it")
     old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
@@ -91,7 +91,7 @@ async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Wiring) -> None
     assert ended == ["it"]
 
 
-async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(wiring: Wiring) -> None:
+async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(wiring: Runtime) -> None:
     permissions, capabilities = PermissionsActor(wiring, "s"), CapabilitiesActor(wiring, "s")
     await permissions.allowances()
     await permissions.open_requests()

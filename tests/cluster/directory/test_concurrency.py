@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from retinue.cluster.directory.concurrency import Gate
+from retinue.cluster.directory.concurrency import ConcurrencyLimit
 from retinue.cluster.directory.slots import Slots
 
 LIMIT = 2
@@ -19,7 +19,7 @@ ROOT, PARENT, OTHER = "root/1", "parent/1", "other/1"
 
 
 def test_a_parent_that_waits_for_its_sub_agents_needs_no_slot() -> None:
-    gate = Gate()
+    gate = ConcurrencyLimit()
     gate.open(ROOT, "root", 1)
     assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
     gate.open(PARENT, "root", 1)
@@ -58,7 +58,7 @@ class Family(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = Gate()
+        self.gate = ConcurrencyLimit()
         self.places: dict[str, str] = {}
         self.root_wants = [f"p{number}" for number in range(2)]
         self.ended: set[str] = set()

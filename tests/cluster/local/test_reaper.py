@@ -42,15 +42,15 @@ while True:
 
 _OWNER = """
 import subprocess, sys, time
-from retinue.cluster.local.reaper import Guard, mark_process
+from retinue.cluster.local.reaper import Reaper, mark_process
 mark_process()
 directory, host, agent, stubborn = sys.argv[1:]
-guard = Guard([sys.executable, "-c", stubborn, directory])
+reaper = Reaper([sys.executable, "-c", stubborn, directory])
 for _ in range(3):
     subprocess.Popen([sys.executable, "-c", host, directory, agent])
 print("up", flush=True)
 if sys.stdin.readline():
-    guard.stop()
+    reaper.stop()
     open(directory + "/stopped", "w").close()
 time.sleep(3600)
 """

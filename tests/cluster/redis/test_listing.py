@@ -23,7 +23,7 @@ from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.journal import Append, Key, Outcome, Summary
 from retinue.actors.session.listing import CODES, position, wanted
 from retinue.actors.session.summary import encode_summary
-from retinue.actors.views import Place, SessionQuery, SessionSummary
+from retinue.actors.views import SessionKey, SessionQuery, SessionSummary
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
 from retinue.cluster.redis.registry import RedisRegistry
@@ -455,14 +455,14 @@ async def test_a_sub_agent_is_found_by_its_end(sessions: Sessions) -> None:
     root = session(0)
     await sessions.make(root)
     ids = [uuid7(root.created_at, uuid.uuid4().bytes[6:]) for _ in range(300)]
-    place = Place(root.scope, root.id)
+    place = SessionKey(root.scope, root.id)
     await sessions.registry.register(place, ids)
     await sessions.registry.register(place, ids)
     for id in ids:
         assert await sessions.registry.locate(id) == place
     assert await sessions.registry.find(ids[7][-12:]) == [ids[7]]
     assert await sessions.registry.find(root.id[:8]) == [root.id]
-    assert await sessions.registry.locate(root.id) == Place(root.scope, root.id)
+    assert await sessions.registry.locate(root.id) == SessionKey(root.scope, root.id)
 
 
 @pytest.mark.parametrize("text", ["0190000000", "------", "abcde-", "-00000a", "0" * 35, "0" * 36])

@@ -22,7 +22,7 @@ from retinue.actors.domain.session.settings import Limits
 from retinue.actors.domain.values.ids import derived_id, uuid7
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.journal import Append, Key, Outcome
-from retinue.actors.views import Place, SessionQuery
+from retinue.actors.views import SessionKey, SessionQuery
 from retinue.cluster.doctor.machine import server_version
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
@@ -137,8 +137,10 @@ async def works(connection: Connection) -> None:
     assert await registry.agent("digest") == b"code"
     root, child = (uuid7(1_000_000, bytes([at] * 10)) for at in (1, 2))
     await registry.register_root(profile(root))
-    await registry.register(Place(SCOPE, root), [child])
-    assert await registry.places([root, child]) == dict.fromkeys((root, child), Place(SCOPE, root))
+    await registry.register(SessionKey(SCOPE, root), [child])
+    assert await registry.places([root, child]) == dict.fromkeys(
+        (root, child), SessionKey(SCOPE, root)
+    )
     await registry.put_workspace(await registry.workspace("scope"))
     assert [one.scope for one in await registry.workspaces()] == ["scope"]
     await registry.mark_running(root)

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 import redis
 
-from retinue.actors.domain.budget import Cap, Exceeded, Granted, OpenFamily, Want
+from retinue.actors.domain.budget import Cap, Exceeded, LeaseGranted, LeaseRequest, OpenFamily
 from retinue.actors.domain.errors import Fenced, RolledBack
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.decision import Decision
@@ -26,7 +26,7 @@ from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.runtime import Wiring
+from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import HostProvider, StoreProvider, Stores
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.host import SessionHost
@@ -59,13 +59,13 @@ class Process:
     def __init__(self, url: str) -> None:
         self.connection = Connection(url, "t", patience_s=40)
         registry = RedisRegistry(self.connection, KEYRING)
-        self.wiring = Wiring(RedisJournal(self.connection), registry, KEYRING)
+        self.wiring = Runtime(RedisJournal(self.connection), registry, KEYRING)
         self.fenced = 0
         self.wiring.on_fenced = self._count
         self.budget = BudgetActor(self.wiring, SCOPE)
 
     async def lease(self, number: int, *, spent: int = 0, lent: int = 0, epoch: int = 1) -> object:
-        (reply,) = await self.budget.lease([Want(ME, epoch, number, spent, lent)])
+        (reply,) = await self.budget.lease([LeaseRequest(ME, epoch, number, spent, lent)])
         return reply
 
     async def close(self) -> None:
@@ -204,7 +204,7 @@ async def test_nor_does_one_that_is_started_anew_and_its_error_says_what_to_do(
         f"redis-cli del 't:{{{short(SCOPE)}}}:stopped', and restart"
     )
     assert await start(node).connection.command("DEL", f"t:{{{short(SCOPE)}}}:stopped") == 1
-    assert await start(node).lease(1, lent=50) == Granted(50)
+    assert await start(node).lease(1, lent=50) == LeaseGranted(50)
 
 
 async def test_one_whose_epoch_is_gone_does_not_think_that_it_was_taken_over(
@@ -244,7 +244,7 @@ async def test_other_workspaces_go_on(node: Node, place: Path, start: Start) -> 
     node.roll_back_to(place / "copy")
     with pytest.raises(RolledBack):
         await process.lease(2, lent=50)
-    assert await other.lease([Want(SOMEBODY, 1, 1, 0, 50)]) == [Granted(50)]
+    assert await other.lease([LeaseRequest(SOMEBODY, 1, 1, 0, 50)]) == [LeaseGranted(50)]
 
 
 # A session
@@ -264,7 +264,7 @@ async def test_a_live_session_that_notices_stops_a_budget_that_was_started_anew(
         await activation.entity.confirmed()
     await hosting.process.wiring.committer.drain()
     with pytest.raises(RolledBack, match=LOST):
-        await anew.budget.lease([Want(SOMEBODY, 1, 1, 0, 100)])
+        await anew.budget.lease([LeaseRequest(SOMEBODY, 1, 1, 0, 100)])
     with pytest.raises(RolledBack, match=LOST):
         await hosting.live()
 
@@ -380,7 +380,7 @@ async def test_a_cluster_does_not_come_up_on_one_that_has_less(
     monkeypatch.setattr(bootstrap, "_start_directory", started.append)
     with bootstrap.bring_up(None) as connected:
         connection = Connection.of(connected.settings)
-        wiring = Wiring(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
+        wiring = Runtime(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
         await wiring.registry.put_workspace(WORKSPACE)
         await BudgetActor(wiring, SCOPE).levels([])
         await connection.close()

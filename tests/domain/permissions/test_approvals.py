@@ -35,7 +35,6 @@ from retinue.actors.domain.permissions.approvals.machine import (
     Command,
     Decide,
     Decided,
-    Decision,
     Defer,
     Deferred,
     Entry,
@@ -45,6 +44,7 @@ from retinue.actors.domain.permissions.approvals.machine import (
     Forgotten,
     Priority,
     Reply,
+    Resolution,
     Scope,
     State,
     Status,
@@ -88,17 +88,17 @@ class Book:
 
     def decide(
         self, id: str = "r", scope: Scope = Scope.ONCE, by: str = "ann", action: Action = DELETE
-    ) -> Decision:
-        return a(Decision, self.do(Decide(id, scope, by, argument_hash(action))))
+    ) -> Resolution:
+        return a(Resolution, self.do(Decide(id, scope, by, argument_hash(action))))
 
     def defer(self, id: str = "r") -> Entry:
         return a(Entry, self.do(Defer(id, "nobody there")))
 
     def claim(
         self, op: str = "op", action: Action = DELETE, session: str = "s", family: str = "f"
-    ) -> Decision | None:
+    ) -> Resolution | None:
         reply = self.do(ClaimOnce(op, session, family, argument_hash(action)))
-        return None if reply is None else a(Decision, reply)
+        return None if reply is None else a(Resolution, reply)
 
     def status(self, id: str = "r") -> Status:
         return self.state.requests[id].status
@@ -263,7 +263,7 @@ def test_deciding_one_never_answers_another_even_for_the_same_action(book: Book)
     book.decide("r1")
     assert book.status("r2") is Status.PENDING
     book.decide("r2", scope=Scope.DENY, by="bob")
-    assert a(Decision, book.state.requests["r1"].decision).approved
+    assert a(Resolution, book.state.requests["r1"].decision).approved
 
 
 def test_deferring_keeps_the_request_open_for_a_day(book: Book) -> None:
@@ -364,7 +364,7 @@ def test_ones_own_grant_goes_first_then_the_oldest_of_the_family(book: Book) -> 
         book.ask(id, session=session)
         book.defer(id)
         book.decide(id)
-    taken = [a(Decision, book.claim(f"op{n}", session="s2")).request_id for n in range(3)]
+    taken = [a(Resolution, book.claim(f"op{n}", session="s2")).request_id for n in range(3)]
     assert taken == ["r2", "r1", "r3"]
 
 
@@ -585,7 +585,7 @@ def test_no_command_changes_the_state_by_itself_and_repeating_it_makes_no_event(
 def test_a_decision_is_made_once_for_its_own_request_and_never_lost(
     history: list[tuple[Command, int]],
 ) -> None:
-    made: dict[str, Decision] = {}
+    made: dict[str, Resolution] = {}
 
     def look(book: Book, command: Command) -> None:
         if isinstance(command, Forget):
@@ -593,7 +593,7 @@ def test_a_decision_is_made_once_for_its_own_request_and_never_lost(
                 del made[id]
         if isinstance(command, Decide):
             made.setdefault(
-                command.request_id, a(Decision, book.state.requests[command.request_id].decision)
+                command.request_id, a(Resolution, book.state.requests[command.request_id].decision)
             )
         kept = {id: e.decision for id, e in book.state.requests.items() if e.decision is not None}
         assert kept == made

@@ -11,10 +11,10 @@ from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.boundary import (
     NEVER_ALLOW,
     Boundary,
+    BoundaryMode,
     EscapeDecision,
     EscapePolicy,
     EscapeState,
-    Mode,
     Operation,
     check,
     check_many,
@@ -31,21 +31,21 @@ from retinue.actors.domain.permissions.verdict import (
 
 READ, LIST, WRITE, CREATE, DELETE = Operation
 GUIDED = Boundary("/code/app")
-SAFE = Boundary("/code/app", Mode.SAFE)
-AUTONOMOUS = Boundary("/code/app", Mode.AUTONOMOUS)
+SAFE = Boundary("/code/app", BoundaryMode.SAFE)
+AUTONOMOUS = Boundary("/code/app", BoundaryMode.AUTONOMOUS)
 
 
 def of(boundary: Boundary, path: str, operation: Operation = READ) -> type[Verdict]:
     return type(check(boundary, path, operation))
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("mode", BoundaryMode)
 @pytest.mark.parametrize("operation", Operation)
 @pytest.mark.parametrize("path", ["/code/app", "/code/app/", "/code/app/a/b", "//code//app/./a"])
 def test_inside_only_safe_mode_asks_and_only_before_writing(
-    mode: Mode, operation: Operation, path: str
+    mode: BoundaryMode, operation: Operation, path: str
 ) -> None:
-    asks = mode is Mode.SAFE and operation in (WRITE, CREATE)
+    asks = mode is BoundaryMode.SAFE and operation in (WRITE, CREATE)
     expected = NeedsApproval if asks else Allowed
     assert of(Boundary("/code/app", mode), path, operation) is expected
 
@@ -61,7 +61,7 @@ def test_a_sibling_with_the_same_prefix_or_a_parent_is_outside(
     assert of(boundary, path, operation) is NeedsApproval
 
 
-@pytest.mark.parametrize("mode", [Mode.GUIDED, Mode.SAFE])
+@pytest.mark.parametrize("mode", [BoundaryMode.GUIDED, BoundaryMode.SAFE])
 @pytest.mark.parametrize(
     ("escape_policy", "expected"),
     [
@@ -71,7 +71,7 @@ def test_a_sibling_with_the_same_prefix_or_a_parent_is_outside(
     ],
 )
 def test_outside_the_escape_policy_decides(
-    mode: Mode, escape_policy: EscapePolicy, expected: type[Verdict]
+    mode: BoundaryMode, escape_policy: EscapePolicy, expected: type[Verdict]
 ) -> None:
     for operation in Operation:
         assert of(Boundary("/code/app", mode, escape_policy), "/x/a", operation) is expected
@@ -79,15 +79,15 @@ def test_outside_the_escape_policy_decides(
 
 @pytest.mark.parametrize("escape_policy", EscapePolicy)
 def test_autonomous_never_asks(escape_policy: EscapePolicy) -> None:
-    boundary = Boundary("/code/app", Mode.AUTONOMOUS, escape_policy)
+    boundary = Boundary("/code/app", BoundaryMode.AUTONOMOUS, escape_policy)
     for operation in Operation:
         assert of(boundary, "/x/a", operation) is Allowed
         assert of(boundary, "/code/app/a", operation) is Allowed
 
 
 @pytest.mark.parametrize("root", NEVER_ALLOW)
-@pytest.mark.parametrize("mode", Mode)
-def test_never_allow_comes_before_everything_else(root: str, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", BoundaryMode)
+def test_never_allow_comes_before_everything_else(root: str, mode: BoundaryMode) -> None:
     boundary = Boundary(
         "/code/app",
         mode,
@@ -102,13 +102,13 @@ def test_never_allow_comes_before_everything_else(root: str, mode: Mode) -> None
 
 
 def test_never_allow_holds_inside_a_workspace_that_contains_it() -> None:
-    boundary = Boundary("/", Mode.AUTONOMOUS)
+    boundary = Boundary("/", BoundaryMode.AUTONOMOUS)
     assert of(boundary, "/etc/passwd") is Blocked
     assert of(boundary, "/home/x") is Allowed
 
 
 def test_a_workspace_under_a_never_allow_root_is_allowed_inside_itself_only() -> None:
-    boundary = Boundary("/var/lib/app", Mode.AUTONOMOUS, auto_allow_paths=("/var/log",))
+    boundary = Boundary("/var/lib/app", BoundaryMode.AUTONOMOUS, auto_allow_paths=("/var/log",))
     assert of(boundary, "/var/lib/app/a", WRITE) is Allowed
     assert of(boundary, "/var/lib/app", LIST) is Allowed
     for path in ("/var/lib/app2", "/var/lib", "/var/log/x", "/var/lib/app/../x", "/etc/passwd"):
@@ -130,7 +130,7 @@ def test_what_holds_a_never_allow_root_is_not_deleted(path: str) -> None:
 def test_auto_allow_covers_paths_and_globs_in_every_mode_and_policy() -> None:
     boundary = Boundary(
         "/code/app",
-        Mode.SAFE,
+        BoundaryMode.SAFE,
         EscapePolicy.DENY,
         auto_allow_paths=("/tmp/cache/",),
         auto_allow_globs=("/srv/*/log",),
@@ -143,8 +143,8 @@ def test_auto_allow_covers_paths_and_globs_in_every_mode_and_policy() -> None:
 
 def test_without_a_workspace_nothing_is_inside() -> None:
     assert of(Boundary(), "/code/app") is NeedsApproval
-    assert of(Boundary(mode=Mode.AUTONOMOUS), "/code/app") is Allowed
-    assert of(Boundary(mode=Mode.AUTONOMOUS), "/etc") is Blocked
+    assert of(Boundary(mode=BoundaryMode.AUTONOMOUS), "/code/app") is Allowed
+    assert of(Boundary(mode=BoundaryMode.AUTONOMOUS), "/etc") is Blocked
 
 
 @pytest.mark.parametrize("path", ["", "a", "./a", "~/a", "/a\0b", "/" + "a" * 5000])
@@ -231,7 +231,7 @@ def test_plain_words_do_for_choices() -> None:
 
 
 def test_settings_and_escapes_survive_json() -> None:
-    boundary = Boundary("/w", Mode.SAFE, EscapePolicy.DENY, ("/x",), ("/y",), ("/z/*",))
+    boundary = Boundary("/w", BoundaryMode.SAFE, EscapePolicy.DENY, ("/x",), ("/y",), ("/z/*",))
     assert msgspec.json.decode(msgspec.json.encode(boundary), type=Boundary) == boundary
     escapes = EscapeState(("/x",), ("/y",))
     assert msgspec.json.decode(msgspec.json.encode(escapes), type=EscapeState) == escapes

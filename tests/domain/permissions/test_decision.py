@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from retinue.actors.domain.budget import Warning
+from retinue.actors.domain.budget import CapWarning
 from retinue.actors.domain.permissions.decision import Decision, Kind
 
 
@@ -25,7 +25,7 @@ def test_what_it_reserves_is_given_in_usd() -> None:
 
 def test_it_survives_storage_with_its_warning() -> None:
     decision = Decision(
-        "allowed", "approval:1", "because", "1", 5, Warning("session", 8, 10, 80), "run/0.0"
+        "allowed", "approval:1", "because", "1", 5, CapWarning("session", 8, 10, 80), "run/0.0"
     )
     data = msgspec.msgpack.encode(decision)
     assert msgspec.msgpack.decode(data, type=Decision) == decision

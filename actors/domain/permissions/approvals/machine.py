@@ -30,9 +30,9 @@ from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.approvals.request import (
     WAIT_US,
     ApprovalRequest,
-    Decision,
     Fallback,
     Priority,
+    Resolution,
     Scope,
     grantable,
     request_for,
@@ -69,7 +69,6 @@ __all__ = [
     "Command",
     "Decide",
     "Decided",
-    "Decision",
     "Defer",
     "Deferred",
     "Entry",
@@ -81,6 +80,7 @@ __all__ = [
     "Forgotten",
     "Priority",
     "Reply",
+    "Resolution",
     "Scope",
     "State",
     "Status",
@@ -148,7 +148,7 @@ class ClaimOnce(Record, frozen=True, tag=True):
 
 
 Command: TypeAlias = Ask | Decide | Defer | Expire | Forget | ClaimOnce
-Reply: TypeAlias = Entry | Decision | tuple[str, ...] | None
+Reply: TypeAlias = Entry | Resolution | tuple[str, ...] | None
 
 _URGENCY = {priority: -rank for rank, priority in enumerate(Priority)}
 
@@ -217,7 +217,7 @@ def _room_for_one(state: State, now: int) -> list[Event]:
     return freed
 
 
-def _decide(state: State, command: Decide, now: int) -> tuple[list[Event], Decision]:
+def _decide(state: State, command: Decide, now: int) -> tuple[list[Event], Resolution]:
     entry = _entry(state, command.request_id)
     if not command.decided_by:
         raise InvalidValue("decided_by: say who decides", field="decided_by")
@@ -240,7 +240,7 @@ def _decide(state: State, command: Decide, now: int) -> tuple[list[Event], Decis
     return [*events, Decided(decision)], decision
 
 
-def _repeated(decision: Decision, command: Decide) -> Decision:
+def _repeated(decision: Resolution, command: Decide) -> Resolution:
     if (decision.decided_by, decision.asked) == (command.decided_by, command.scope):
         return decision
     raise AlreadyDecided(
@@ -252,8 +252,8 @@ def _repeated(decision: Decision, command: Decide) -> Decision:
     )
 
 
-def _decision(request: ApprovalRequest, command: Decide, now: int) -> Decision:
-    return Decision(
+def _decision(request: ApprovalRequest, command: Decide, now: int) -> Resolution:
+    return Resolution(
         request_id=request.id,
         approved=command.scope is not Scope.DENY,
         scope=grantable(request.action, command.scope),
@@ -295,7 +295,7 @@ def _forget(state: State, now: int) -> tuple[list[Event], tuple[str, ...]]:
     return ([Forgotten(old)] if old else []), old
 
 
-def _claim(state: State, command: ClaimOnce, now: int) -> tuple[list[Event], Decision | None]:
+def _claim(state: State, command: ClaimOnce, now: int) -> tuple[list[Event], Resolution | None]:
     key = grant_key(command.family_id, command.argument_hash)
     claimed = state.claims.get(command.op)
     if claimed is not None:

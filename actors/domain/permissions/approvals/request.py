@@ -75,7 +75,7 @@ class ApprovalRequest(Struct, frozen=True):
         force_setattr(self, "fallback", choice(Fallback, self.fallback, "fallback"))
 
 
-class Decision(Struct, frozen=True):
+class Resolution(Struct, frozen=True):
     """An answer, once and for all. ``scope`` is what was granted, ``asked`` what was asked for."""
 
     request_id: str

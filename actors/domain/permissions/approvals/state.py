@@ -8,7 +8,7 @@ from typing import TypeAlias, assert_never
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Decision, Scope
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution, Scope
 from retinue.actors.domain.values.record import Record
 
 RETENTION_US = 24 * 60 * 60 * 1_000_000
@@ -30,7 +30,7 @@ class Entry(Record, frozen=True):
     status: Status = Status.PENDING
     reason: str = ""
     deferred_expires: int | None = None
-    decision: Decision | None = None
+    decision: Resolution | None = None
     claimable: bool = False
     claimed_by: str | None = None
     finished: int | None = None
@@ -87,7 +87,7 @@ class Deferred(Record, frozen=True, tag=True):
 class Decided(Record, frozen=True, tag=True):
     """A request was answered."""
 
-    decision: Decision
+    decision: Resolution
 
 
 class Expired(Record, frozen=True, tag=True):
