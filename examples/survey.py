@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, cast
 
 from retinue import (
+    AgentFunction,
     Boundary,
     BudgetConfig,
     Decision,
@@ -44,7 +45,6 @@ from retinue import (
     Turn,
     connect,
 )
-from retinue.actors.agent.turn import AgentFunction
 from retinue.cluster.terminal.display import make_display, waiting
 from retinue.cluster.terminal.follow import follow
 from retinue.cluster.terminal.render import say, stdout

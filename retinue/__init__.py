@@ -9,8 +9,9 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
-from retinue.actors.agent.turn import Permit, Task, Turn
-from retinue.actors.domain.budget import Hold
+from retinue.actors.agent.turn import AgentFunction, Permit, Task, Turn
+from retinue.actors.domain.budget import CapWarning, Hold
+from retinue.actors.domain.documents.document import SkippedMessage
 from retinue.actors.domain.errors import (
     AlreadyDecided,
     Busy,
@@ -52,7 +53,8 @@ from retinue.actors.domain.permissions.actions import (
     TransmitData,
 )
 from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.boundary import Boundary
+from retinue.actors.domain.permissions.approvals.request import Resolution
+from retinue.actors.domain.permissions.boundary import Boundary, BoundaryMode, EscapePolicy
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
 from retinue.actors.domain.permissions.patterns import (
     CommandPattern,
@@ -77,34 +79,57 @@ from retinue.actors.domain.session.messages import (
     ToolResult,
 )
 from retinue.actors.domain.session.result import Result
-from retinue.actors.domain.session.settings import BudgetConfig, Limits
+from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
+from retinue.actors.domain.values.money import Usd
+from retinue.actors.durable.audit import AuditEntry, Report
+from retinue.actors.views import (
+    FeedEvent,
+    SessionPage,
+    SessionSummary,
+    SessionView,
+    WorkspaceSettings,
+)
 
 if TYPE_CHECKING:
     from retinue.cluster.client.budgets import BudgetStatus
-    from retinue.cluster.client.client import Retinue, connect
-    from retinue.cluster.client.inbox import InboxRequest
+    from retinue.cluster.client.client import Retinue, SessionList, connect
+    from retinue.cluster.client.inbox import Answer, ApprovalHandler, ApprovalScope, InboxRequest
     from retinue.cluster.client.session import Session
-    from retinue.cluster.client.tree import SessionTree
+    from retinue.cluster.client.tree import FamilyStats, SessionTree
     from retinue.cluster.client.workspace import Workspace
+    from retinue.cluster.settings import DiskWait
+    from retinue.cluster.status import ClusterStatus, HostStatus, NodeStatus
 
 __all__ = [
     "AccessControlChange",
     "Action",
+    "AgentFunction",
     "Allowance",
     "AlreadyDecided",
+    "Answer",
+    "ApprovalHandler",
+    "ApprovalScope",
+    "AuditEntry",
     "Boundary",
+    "BoundaryMode",
     "BudgetConfig",
     "BudgetStatus",
     "Busy",
     "CallError",
+    "CapWarning",
     "CapabilityGrant",
+    "ClusterStatus",
     "ClusterUnavailable",
     "CommandPattern",
     "CorruptState",
     "Custom",
     "Decision",
+    "DiskWait",
+    "EscapePolicy",
     "ExactTool",
     "ExecuteCommand",
+    "FamilyStats",
+    "FeedEvent",
     "Fenced",
     "FileDelete",
     "FileList",
@@ -114,10 +139,12 @@ __all__ = [
     "FileWriteOutside",
     "FinancialTransaction",
     "Hold",
+    "HostStatus",
     "ImagePart",
     "InboxRequest",
     "InvalidAgent",
     "InvalidValue",
+    "Isolation",
     "LimitReached",
     "Limits",
     "McpToolCall",
@@ -126,6 +153,7 @@ __all__ = [
     "NetworkHost",
     "NetworkRequest",
     "NoCapacity",
+    "NodeStatus",
     "NonDeterministicTurn",
     "NotAuthorized",
     "NotFound",
@@ -137,6 +165,8 @@ __all__ = [
     "PluginHttpRequest",
     "PluginWildcard",
     "Policy",
+    "Report",
+    "Resolution",
     "Result",
     "Retinue",
     "RetinueError",
@@ -144,7 +174,12 @@ __all__ = [
     "ServerTools",
     "Session",
     "SessionEnded",
+    "SessionList",
+    "SessionPage",
+    "SessionSummary",
     "SessionTree",
+    "SessionView",
+    "SkippedMessage",
     "StepInterrupted",
     "StoreUnavailable",
     "Tampered",
@@ -156,9 +191,11 @@ __all__ = [
     "TransmitData",
     "Turn",
     "Unavailable",
+    "Usd",
     "Workspace",
     "WorkspaceHeld",
     "WorkspaceRelative",
+    "WorkspaceSettings",
     "__version__",
     "connect",
 ]
@@ -166,6 +203,15 @@ __all__ = [
 __version__ = metadata.version("retinue")
 
 _HOMES = {
+    "NodeStatus": "retinue.cluster.status",
+    "HostStatus": "retinue.cluster.status",
+    "ClusterStatus": "retinue.cluster.status",
+    "DiskWait": "retinue.cluster.settings",
+    "FamilyStats": "retinue.cluster.client.tree",
+    "ApprovalScope": "retinue.cluster.client.inbox",
+    "ApprovalHandler": "retinue.cluster.client.inbox",
+    "Answer": "retinue.cluster.client.inbox",
+    "SessionList": "retinue.cluster.client.client",
     "BudgetStatus": "retinue.cluster.client.budgets",
     "Retinue": "retinue.cluster.client.client",
     "connect": "retinue.cluster.client.client",
