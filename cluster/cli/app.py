@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 from typer.exceptions import Abort, TyperException
 
+import retinue
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
 from retinue.actors.domain.session.settings import Isolation
 from retinue.cluster.cli import audit as audit_commands
@@ -55,6 +56,22 @@ By = Annotated[
     typer.Option(metavar="NAME", help="Who does it, for the audit log (default: login@machine)"),
 ]
 Answers = Annotated[Approve, typer.Option(help="Who answers when an agent asks for approval")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"retinue {retinue.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Take what comes before a command."""
 
 
 @app.command()
