@@ -16,9 +16,9 @@ from retinue.actors.domain.values.record import Record
 
 class WorkspaceSettings(Record, frozen=True):
     """A workspace as it is registered. ``path`` is absolute and resolved; None for a session
-    without one, which has a scope of its own."""
+    without one, which has a workspace of its own."""
 
-    scope: str
+    workspace_id: str
     path: str | None
     policy: Policy
     boundary: Boundary
@@ -45,7 +45,7 @@ class SessionSummary(Record, frozen=True):
     messages: int = 0
     spawned: int = 0
     workspace_path: str | None = None
-    scope: str = ""
+    workspace_id: str = ""
 
 
 class SessionQuery(Struct, frozen=True):
@@ -55,7 +55,7 @@ class SessionQuery(Struct, frozen=True):
     ``until``, in microseconds since the epoch.
     """
 
-    scope: str | None = None
+    workspace_id: str | None = None
     user_id: str | None = None
     states: list[str] = []
     since: int | None = None
@@ -127,7 +127,7 @@ class SessionView(Struct, frozen=True):
 
 
 class SessionKey(Record, frozen=True):
-    """Where a session belongs: its workspace's scope, and its family."""
+    """Where a session belongs: its workspace's id, and its family."""
 
-    scope: str
+    workspace_id: str
     family_id: str

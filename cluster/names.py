@@ -10,17 +10,17 @@ _BUDGET = "budget"
 _ALLOWANCES = "allowances"
 
 
-def scope_of(name: str) -> str | None:
-    """The scope whose budget or allowances an actor of this name keeps."""
-    kind, _, scope = name.partition("/")
-    return scope if kind in (_BUDGET, _ALLOWANCES) else None
+def workspace_of(name: str) -> str | None:
+    """The workspace whose budget or allowances an actor of this name keeps."""
+    kind, _, workspace_id = name.partition("/")
+    return workspace_id if kind in (_BUDGET, _ALLOWANCES) else None
 
 
-def budget_name(scope: str) -> str:
+def budget_name(workspace_id: str) -> str:
     """The actor name of a workspace's budget."""
-    return f"{_BUDGET}/{scope}"
+    return f"{_BUDGET}/{workspace_id}"
 
 
-def allowances_name(scope: str) -> str:
+def allowances_name(workspace_id: str) -> str:
     """The actor name of a workspace's allowances."""
-    return f"{_ALLOWANCES}/{scope}"
+    return f"{_ALLOWANCES}/{workspace_id}"

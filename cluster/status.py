@@ -50,5 +50,5 @@ class ClusterStatus(Struct, frozen=True):
     hosts: list[HostStatus]
     max_hosts: int
     queued: int
-    scopes: list[str]
+    workspaces: list[str]
     nodes: list[NodeStatus] = []

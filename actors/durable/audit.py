@@ -1,10 +1,10 @@
-"""The audit log: what was allowed, decided, granted and revoked, in strands that can't be bent.
+"""The audit log: what was allowed, decided, granted and revoked, in chains that can't be bent.
 
-Every entity has a strand of its own, written in the same step as the journal row with the events
+Every entity has a chain of its own, written in the same step as the journal row with the events
 it tells of, so it never lags behind what a caller was told. A row holds its number and time, and
 its mark covers the mark of the row before. The newest mark and the number of rows are part of
 every journal row and snapshot. So a row that was changed, removed or moved shows, and so does a
-strand that was cut short. What does not show is an entity that was rolled back as a whole.
+chain that was cut short. What does not show is an entity that was rolled back as a whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Decoder: TypeAlias = msgspec.msgpack.Decoder[tuple[int, int, int, list[msgspec.
 
 
 class Head(NamedTuple):
-    """How far a strand goes: the number of its rows, and the mark of the last."""
+    """How far a chain goes: the number of its rows, and the mark of the last."""
 
     rows: int = 0
     mark: bytes = b""
@@ -33,7 +33,7 @@ class Head(NamedTuple):
 class AuditEntry(msgspec.Struct, frozen=True):
     """One event of the audit log; ``at`` in microseconds, ``detail`` as JSON values."""
 
-    strand: str
+    chain: str
     row: int
     at: int
     kind: str
@@ -41,15 +41,15 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A strand that was read: its entries up to the first that is wrong, and what is wrong."""
+    """A chain that was read: its entries up to the first that is wrong, and what is wrong."""
 
-    strand: str
+    chain: str
     entries: list[AuditEntry]
     problem: str | None = None
 
 
 class AuditChain:
-    """The writing end of one entity's strand."""
+    """The writing end of one entity's chain."""
 
     def __init__(self, keyring: Keyring) -> None:
         self.head = Head()
@@ -64,9 +64,9 @@ class AuditChain:
 
 
 def verify(
-    strand: str, rows: Sequence[bytes], head: Head, keyring: Keyring, events: object
+    chain: str, rows: Sequence[bytes], head: Head, keyring: Keyring, events: object
 ) -> Report:
-    """Read a strand and check it against the ``head`` that the entity's journal had just before.
+    """Read a chain and check it against the ``head`` that the entity's journal had just before.
 
     ``events`` is the type of the entity's events, one or a union. Rows beyond the head are newer
     than it; nobody without the key could have made them.
@@ -77,16 +77,14 @@ def verify(
     for number, row in enumerate(rows):
         problem = _problem(number, row, marks[-1], keyring)
         if problem:
-            return Report(strand, entries, f"{strand}: entry {number} {problem}")
+            return Report(chain, entries, f"{chain}: entry {number} {problem}")
         marks.append(row[:_MARK_BYTES])
-        entries.extend(_entries(strand, decoder, row[_MARK_BYTES:]))
+        entries.extend(_entries(chain, decoder, row[_MARK_BYTES:]))
     if len(rows) < head.rows:
-        return Report(
-            strand, entries, f"{strand}: entry {len(rows)} and what followed were removed"
-        )
+        return Report(chain, entries, f"{chain}: entry {len(rows)} and what followed were removed")
     if marks[head.rows] != head.mark:
-        return Report(strand, entries, f"{strand}: entry {head.rows - 1} was changed")
-    return Report(strand, entries)
+        return Report(chain, entries, f"{chain}: entry {head.rows - 1} was changed")
+    return Report(chain, entries)
 
 
 def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | None:
@@ -104,10 +102,10 @@ def _problem(number: int, row: bytes, before: bytes, keyring: Keyring) -> str | 
     return "was changed" if own_number == number else "was removed or moved"
 
 
-def _entries(strand: str, decoder: _Decoder, body: bytes) -> list[AuditEntry]:
+def _entries(chain: str, decoder: _Decoder, body: bytes) -> list[AuditEntry]:
     number, at, _, events = decoder.decode(body)
     return [
-        AuditEntry(strand, number, at, str(event.__struct_config__.tag), _named(event))
+        AuditEntry(chain, number, at, str(event.__struct_config__.tag), _named(event))
         for event in events
     ]
 

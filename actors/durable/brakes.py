@@ -1,8 +1,9 @@
 """What this process knows of the brakes of its workspaces, and how its sessions stand still.
 
 A workspace's budget keeps its brake, and writes it to the journal along with its row. Every append
-of that scope is answered with it, so each commit tells whether the workspace was on hold when it
-was made, at no further cost. Whoever stands still asks again now and then, one for all of a scope.
+of that workspace is answered with it, so each commit tells whether the workspace was on hold when
+it was made, at no further cost. Whoever stands still asks again now and then, one for all of a
+workspace.
 
 The brake is sealed with its number: one that was bent keeps everything still, and one that is older
 than what is known is an answer that came late.
@@ -40,20 +41,20 @@ _DECODER = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 _BRAKE = msgspec.msgpack.Decoder(Brake)
 
 
-def seal_brake(keyring: Keyring, scope: str, brake: Brake) -> bytes:
+def seal_brake(keyring: Keyring, workspace_id: str, brake: Brake) -> bytes:
     """The brake as the journal keeps it."""
     data = _ENCODER.encode((BRAKE_FORM, brake))
-    sealed = keyring.seal(data, f"{scope}/brake/{brake.number}")
+    sealed = keyring.seal(data, f"{workspace_id}/brake/{brake.number}")
     return brake.number.to_bytes(_NUMBER_BYTES, "big") + sealed
 
 
-def open_brake(keyring: Keyring, scope: str, stored: bytes) -> Brake:
-    """The brake as it was sealed; Tampered or CorruptState, naming the scope, for anything else."""
+def open_brake(keyring: Keyring, workspace_id: str, stored: bytes) -> Brake:
+    """The brake as it was sealed; Tampered or CorruptState, naming the workspace, otherwise."""
     if not stored:
         return Brake()
     number = int.from_bytes(stored[:_NUMBER_BYTES], "big")
-    what = f"the brake of workspace {scope}"
-    data = keyring.open(stored[_NUMBER_BYTES:], f"{scope}/brake/{number}", what)
+    what = f"the brake of workspace {workspace_id}"
+    data = keyring.open(stored[_NUMBER_BYTES:], f"{workspace_id}/brake/{number}", what)
     try:
         form, content = _DECODER.decode(data)
         if form > BRAKE_FORM:
@@ -77,7 +78,7 @@ def held_error(hold: Hold, path: str | None) -> WorkspaceHeld:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of one scope, as of a request that was sent at ``asked``."""
+    """What is known of one workspace, as of a request that was sent at ``asked``."""
 
     stored: bytes = b""
     brake: Brake = field(default_factory=Brake)
@@ -93,7 +94,7 @@ class _Seen:
 
 
 class Brakes:
-    """The brakes of all scopes that this process has to do with."""
+    """The brakes of all workspaces that this process has to do with."""
 
     def __init__(self, journal: Journal, keyring: Keyring) -> None:
         self._journal = journal
@@ -102,61 +103,61 @@ class Brakes:
 
     def learn(self, brakes: Mapping[str, bytes], asked: float) -> None:
         """Take in what the journal has answered to a request that was sent at ``asked``."""
-        for scope, stored in brakes.items():
-            seen = self._of(scope)
+        for workspace_id, stored in brakes.items():
+            seen = self._of(workspace_id)
             seen.asked = max(seen.asked, asked)
             if stored != seen.stored:
-                self._look(scope, seen, stored)
+                self._look(workspace_id, seen, stored)
 
-    def hold(self, scope: str) -> Hold | None:
-        """Who holds the scope, as far as is known here."""
-        seen = self._seen.get(scope)
+    def hold(self, workspace_id: str) -> Hold | None:
+        """Who holds the workspace, as far as is known here."""
+        seen = self._seen.get(workspace_id)
         return seen.hold if seen else None
 
-    def refusal(self, scope: str, path: str | None) -> RetinueError | None:
+    def refusal(self, workspace_id: str, path: str | None) -> RetinueError | None:
         """What to tell somebody who wants to begin something in the workspace of ``path``."""
-        seen = self._of(scope)
+        seen = self._of(workspace_id)
         if seen.bent:
             return seen.bent
         return held_error(seen.hold, path) if seen.hold else None
 
-    def held(self, scope: str, now: int) -> int:
-        """For how long the scope was on hold in all, as far as is known, in microseconds."""
-        return self._of(scope).brake.held(now)
+    def held(self, workspace_id: str, now: int) -> int:
+        """For how long the workspace was on hold in all, as far as is known, in microseconds."""
+        return self._of(workspace_id).brake.held(now)
 
-    async def refresh(self, scope: str) -> Hold | None:
-        """Who holds the scope now."""
+    async def refresh(self, workspace_id: str) -> Hold | None:
+        """Who holds the workspace now."""
         asked = asyncio.get_running_loop().time()
-        self.learn({scope: await self._journal.brake(scope)}, asked)
-        return self.hold(scope)
+        self.learn({workspace_id: await self._journal.brake(workspace_id)}, asked)
+        return self.hold(workspace_id)
 
-    async def released(self, scope: str) -> None:
-        """Return when nobody is known to hold the scope: at once if that is so."""
-        while self.hold(scope):
-            await self._news(self._of(scope), scope)
+    async def released(self, workspace_id: str) -> None:
+        """Return when nobody is known to hold the workspace: at once if that is so."""
+        while self.hold(workspace_id):
+            await self._news(self._of(workspace_id), workspace_id)
 
-    async def clear(self, scope: str) -> None:
+    async def clear(self, workspace_id: str) -> None:
         """As `released`, and what is known is no older than `FRESH_S`.
 
         A process that slept does not go by what it knew before.
         """
-        while not self.is_clear(scope):
-            await self.released(scope)
-            if not self._is_fresh(scope):
-                await self.refresh(scope)
+        while not self.is_clear(workspace_id):
+            await self.released(workspace_id)
+            if not self._is_fresh(workspace_id):
+                await self.refresh(workspace_id)
 
-    def is_clear(self, scope: str) -> bool:
-        """Whether nobody held the scope just now."""
-        return self.hold(scope) is None and self._is_fresh(scope)
+    def is_clear(self, workspace_id: str) -> bool:
+        """Whether nobody held the workspace just now."""
+        return self.hold(workspace_id) is None and self._is_fresh(workspace_id)
 
-    def _is_fresh(self, scope: str) -> bool:
-        return asyncio.get_running_loop().time() - self._of(scope).asked <= FRESH_S
+    def _is_fresh(self, workspace_id: str) -> bool:
+        return asyncio.get_running_loop().time() - self._of(workspace_id).asked <= FRESH_S
 
-    async def _news(self, seen: _Seen, scope: str) -> None:
+    async def _news(self, seen: _Seen, workspace_id: str) -> None:
         """Wait until something has changed; as long as anybody waits the journal is asked."""
         seen.waiting += 1
         if seen.watcher is None:
-            seen.watcher = asyncio.create_task(self._watch(seen, scope))
+            seen.watcher = asyncio.create_task(self._watch(seen, workspace_id))
         try:
             await seen.changed.wait()
         finally:
@@ -165,16 +166,16 @@ class Brakes:
                 seen.watcher.cancel()
                 seen.watcher = None
 
-    async def _watch(self, seen: _Seen, scope: str) -> None:
+    async def _watch(self, seen: _Seen, workspace_id: str) -> None:
         while seen.hold:
             with contextlib.suppress(Unavailable):
-                await self.refresh(scope)
+                await self.refresh(workspace_id)
             if seen.hold:
                 await asyncio.sleep(_POLL_S)
 
-    def _look(self, scope: str, seen: _Seen, stored: bytes) -> None:
+    def _look(self, workspace_id: str, seen: _Seen, stored: bytes) -> None:
         try:
-            brake = open_brake(self._keyring, scope, stored)
+            brake = open_brake(self._keyring, workspace_id, stored)
         except RetinueError as error:
             _LOG.warning("%s: everything there stands still", error.message)
             seen.stored, seen.bent = stored, error
@@ -187,10 +188,10 @@ class Brakes:
         else:
             seen.changed.set()
 
-    def _of(self, scope: str) -> _Seen:
-        found = self._seen.get(scope)
+    def _of(self, workspace_id: str) -> _Seen:
+        found = self._seen.get(workspace_id)
         if found is None:
-            found = self._seen[scope] = _Seen()
+            found = self._seen[workspace_id] = _Seen()
         return found
 
 
@@ -198,14 +199,14 @@ class TimeLimit:
     """The time that a run has, from now on; while its workspace is on hold it stands still."""
 
     def __init__(
-        self, limit_s: float | None, brakes: Brakes, scope: str, clock: Callable[[], int]
+        self, limit_s: float | None, brakes: Brakes, workspace_id: str, clock: Callable[[], int]
     ) -> None:
         self._limit_s = limit_s
         self._brakes = brakes
-        self._scope = scope
+        self._workspace_id = workspace_id
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
-        self._held_before = brakes.held(scope, clock())
+        self._held_before = brakes.held(workspace_id, clock())
 
     async def wait(self, work: asyncio.Future[T]) -> None:
         """Return when the work is done, or its time is up."""
@@ -213,7 +214,7 @@ class TimeLimit:
             left = self._left()
             if left is not None and left <= 0:  # unless it stood still, which we may not know
                 with contextlib.suppress(Unavailable):
-                    await self._brakes.refresh(self._scope)
+                    await self._brakes.refresh(self._workspace_id)
                 left = self._left()
                 if left is not None and left <= 0:
                     return
@@ -222,7 +223,9 @@ class TimeLimit:
     def _left(self) -> float | None:
         if self._limit_s is None:
             return None
-        if self._brakes.hold(self._scope):
+        if self._brakes.hold(self._workspace_id):
             return _POLL_S
-        held = (self._brakes.held(self._scope, self._clock()) - self._held_before) / 1_000_000
+        held = (
+            self._brakes.held(self._workspace_id, self._clock()) - self._held_before
+        ) / 1_000_000
         return self._limit_s - (asyncio.get_running_loop().time() - self._begun - held)

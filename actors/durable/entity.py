@@ -45,7 +45,7 @@ Clock = Callable[[], int]
 """Gives the time in microseconds since the epoch, UTC."""
 
 Learn = Callable[[Mapping[str, bytes], float], None]
-"""Takes in the brakes of scopes as of a request, which was sent at that time of the loop."""
+"""Takes in the brakes of workspaces as of a request, which was sent at that time of the loop."""
 
 _MOST_PER_FLUSH = 256
 _COMPACT_AFTER_ROWS = 512
@@ -70,7 +70,7 @@ class Machine(Generic[S, C, E, R]):
     validate: Callable[[S], None] = lambda state: None
     audited: tuple[type, ...] = ()
     brake: Callable[[S, Sequence[E]], Brake | None] = lambda state, events: None
-    """The brake of the scope, where this is what keeps it, if a row of ``events`` is to show it."""
+    """The brake of the workspace, where this is what keeps it, if a row of ``events`` shows it."""
     rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
     """Decodes a row."""
     states: msgspec.msgpack.Decoder[tuple[int, S, Head]] = field(init=False)
@@ -87,8 +87,8 @@ class Codec(Generic[S, E]):
 
     def __init__(self, machine: Machine[S, C, E, R], key: Key, keyring: Keyring) -> None:
         self._version = machine.version
-        self._scope = key.scope
-        self._context = f"{key.scope}/{key.kind}/{key.id}"
+        self._workspace_id = key.workspace_id
+        self._context = f"{key.workspace_id}/{key.kind}/{key.id}"
         self._what = str(key)
         self._keyring = keyring
         self._encode = _ENCODER.encode
@@ -122,7 +122,7 @@ class Codec(Generic[S, E]):
         return seq, *self._decode(self._states, _restored(data), what)
 
     def brake(self, brake: Brake) -> bytes:
-        return seal_brake(self._keyring, self._scope, brake)
+        return seal_brake(self._keyring, self._workspace_id, brake)
 
     def message(self, index: int, data: bytes) -> bytes:
         return self._keyring.seal(data, f"{self._context}/message/{index}")
@@ -241,9 +241,9 @@ class Committer:
                     await self._stop(lost)
 
     async def _stop(self, key: Key) -> None:
-        """Nobody else may go on from what is left of the scope that ``key`` is in."""
+        """Nobody else may go on from what is left of the workspace that ``key`` is in."""
         with contextlib.suppress(RetinueError):
-            await self.journal.stop(key.scope, went_back(key).message)
+            await self.journal.stop(key.workspace_id, went_back(key).message)
 
     def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
         if not isinstance(error, RetinueError):
@@ -272,7 +272,7 @@ class Entity(Generic[S, C, E, R]):
         self.seq = 0
         self.broken: RetinueError | None = None
         self.on_break: Callable[[], None] = lambda: None
-        self._strand = AuditChain(keyring)
+        self._chain = AuditChain(keyring)
         self._machine = machine
         self._committer = committer
         self._codec: Codec[S, E] = Codec(machine, key, keyring)
@@ -378,7 +378,7 @@ class Entity(Generic[S, C, E, R]):
         if self._rows_since_snapshot == 0:
             return
         self._rows_since_snapshot = self._bytes_since_snapshot = 0
-        seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._strand.head)
+        seq, data = self.seq, self._codec.snapshot(self.seq, self.state, self._chain.head)
         self._snapshot_bytes = len(data)
         outcome = await self._committer.journal.snapshot(self.key, self.epoch, seq, data)
         if outcome is not Outcome.OK:
@@ -406,9 +406,9 @@ class Entity(Generic[S, C, E, R]):
         messages, self._messages = self._messages, []
         self._in_flight, self._waiting = self._waiting, []
         audited = [event for event in events if isinstance(event, self._machine.audited)]
-        audit = [self._strand.row(self._clock(), self.epoch, audited)] if audited else []
+        audit = [self._chain.row(self._clock(), self.epoch, audited)] if audited else []
         brake = self._machine.brake(self.state, events)
-        row = self._codec.row(self.seq + 1, encoded, self._strand.head)
+        row = self._codec.row(self.seq + 1, encoded, self._chain.head)
         append = Append(
             self.key,
             self.epoch,
@@ -452,7 +452,7 @@ class Entity(Generic[S, C, E, R]):
         self.epoch, self.seq = loaded.epoch, loaded.seq
         seq = 0
         if loaded.snapshot is not None:
-            seq, self.state, self._strand.head = self._codec.state(loaded.snapshot)
+            seq, self.state, self._chain.head = self._codec.state(loaded.snapshot)
         if seq + len(loaded.rows) != loaded.seq:
             raise CorruptState(
                 f"{self.key}: the journal has {len(loaded.rows)} rows after row {seq}, and should "
@@ -460,7 +460,7 @@ class Entity(Generic[S, C, E, R]):
             )
         for row in loaded.rows:
             seq += 1
-            events, self._strand.head = self._codec.events(seq, row)
+            events, self._chain.head = self._codec.events(seq, row)
             for event in events:
                 self.state = self._machine.evolve(self.state, event)
         self._rows_since_snapshot = len(loaded.rows)
@@ -480,10 +480,10 @@ async def read(
 async def read_with_head(
     machine: Machine[S, C, E, R], key: Key, journal: Journal, keyring: Keyring
 ) -> tuple[S, Head] | None:
-    """As `read`, with the head of the entity's audit strand."""
+    """As `read`, with the head of the entity's audit chain."""
     loaded = await journal.read(key)
     if loaded.epoch == 0:
         return None
     entity = Entity(machine, key, Committer(journal), keyring, lambda: 0)
     entity._recover(loaded)
-    return entity.state, entity._strand.head
+    return entity.state, entity._chain.head

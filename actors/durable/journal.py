@@ -10,11 +10,11 @@ The contract, which `tests/actors/durable/test_journal.py` holds for every imple
 3. Rows, messages, audit rows and the summary of one append become visible together, and so does
    the summary's place in the index of root sessions: a position has one state at a time.
 4. An append without a row writes nothing, and tells whether its epoch is the current one.
-5. After ``stop`` nobody goes on in that scope until somebody has looked: ``activate`` raises
+5. After ``stop`` nobody goes on in that workspace until somebody has looked: ``activate`` raises
    RolledBack, and ``append`` answers `Outcome.GAP`.
 6. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
-7. A scope has one brake, empty at first. A row brings a new one along, in the same step, if it is
-   written; and every append is answered with the brake of its scope as it is after that append.
+7. A workspace has one brake, empty at first. A row brings a new one along, in the same step, if it
+   is written; and every append is answered with its workspace's brake as it is after that append.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SNAPSHOT_HEADER = 8
 
 
 class Key(NamedTuple):
-    """The name of an entity. Everything of one ``scope`` (a workspace) lives in one place."""
+    """The name of an entity. Everything of one workspace lives in one place."""
 
-    scope: str
+    workspace_id: str
     kind: str
     id: str
 
@@ -55,7 +55,7 @@ class Outcome(enum.Enum):
 class Summary(NamedTuple):
     """A line about a session for listings, filed under its family.
 
-    ``listed`` is where the scope's index of root sessions has it from now on: the code of its
+    ``listed`` is where the workspace's index of root sessions has it from now on: the code of its
     state, and its position (`retinue.actors.session.listing`). None leaves the index alone.
     """
 
@@ -65,7 +65,7 @@ class Summary(NamedTuple):
 
 
 class Outcomes(list[Outcome]):
-    """The outcomes of a batch in order, and the brake of each scope that it has to do with."""
+    """The outcomes of a batch in order, and the brake of each workspace that it has to do with."""
 
     def __init__(self, outcomes: Iterable[Outcome], brakes: dict[str, bytes]) -> None:
         super().__init__(outcomes)
@@ -77,8 +77,8 @@ class Append(NamedTuple):
 
     ``create`` lets an entity that is not there yet come into being at epoch 1 without an
     activation. It is a word that only this creator knows: repeated, the append succeeds; from
-    anybody else it is fenced, since the entity exists. ``brake`` is what the scope's brake is from
-    this row on; empty leaves it alone.
+    anybody else it is fenced, since the entity exists. ``brake`` is the workspace's brake
+    from this row on; empty leaves it alone.
     """
 
     key: Key
@@ -132,12 +132,12 @@ class Journal(Protocol):
         """Write each append of the batch; one outcome for each, in order."""
         ...
 
-    async def brake(self, scope: str) -> bytes:
-        """The scope's brake as it is now."""
+    async def brake(self, workspace_id: str) -> bytes:
+        """The workspace's brake as it is now."""
         ...
 
-    async def stop(self, scope: str, why: str) -> None:
-        """Let nobody go on in this scope, for good, and say ``why``."""
+    async def stop(self, workspace_id: str, why: str) -> None:
+        """Let nobody go on in this workspace, for good, and say ``why``."""
         ...
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:

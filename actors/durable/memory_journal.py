@@ -40,8 +40,8 @@ class MemoryJournal:
         self.listed: dict[str, dict[bytes, bytes]] = {}
 
     async def activate(self, key: Key, newest: int | None = None) -> Loaded:
-        if key.scope in self.stopped:
-            raise RolledBack(self.stopped[key.scope])
+        if key.workspace_id in self.stopped:
+            raise RolledBack(self.stopped[key.workspace_id])
         stored = self.entities.setdefault(key, _Stored())
         loaded = self._loaded(stored)
         if newest is not None and stored_version(loaded) > newest:
@@ -56,14 +56,15 @@ class MemoryJournal:
     async def append(self, batch: Sequence[Append]) -> Outcomes:
         outcomes = [self._append(one) for one in batch]
         return Outcomes(
-            outcomes, {one.key.scope: self.brakes.get(one.key.scope, b"") for one in batch}
+            outcomes,
+            {one.key.workspace_id: self.brakes.get(one.key.workspace_id, b"") for one in batch},
         )
 
-    async def brake(self, scope: str) -> bytes:
-        return self.brakes.get(scope, b"")
+    async def brake(self, workspace_id: str) -> bytes:
+        return self.brakes.get(workspace_id, b"")
 
-    async def stop(self, scope: str, why: str) -> None:
-        self.stopped.setdefault(scope, why)
+    async def stop(self, workspace_id: str, why: str) -> None:
+        self.stopped.setdefault(workspace_id, why)
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         stored = self.entities.get(key)
@@ -88,7 +89,7 @@ class MemoryJournal:
         return self.entities.get(key, _Stored()).audit[start:stop]
 
     def _append(self, one: Append) -> Outcome:
-        if one.key.scope in self.stopped:
+        if one.key.workspace_id in self.stopped:
             return Outcome.GAP
         stored = self.entities.get(one.key)
         if stored is None and one.create:
@@ -111,13 +112,13 @@ class MemoryJournal:
         stored.messages.extend(one.messages)
         stored.audit.extend(one.audit)
         if one.brake:
-            self.brakes[one.key.scope] = one.brake
+            self.brakes[one.key.workspace_id] = one.brake
         if one.summary is not None:
-            family = self.summaries.setdefault((one.key.scope, one.summary.family), {})
+            family = self.summaries.setdefault((one.key.workspace_id, one.summary.family), {})
             family[one.key.id] = one.summary
             if one.summary.listed is not None:
                 state, position = one.summary.listed
-                self.listed.setdefault(one.key.scope, {})[position] = state
+                self.listed.setdefault(one.key.workspace_id, {})[position] = state
         return Outcome.OK
 
     @staticmethod

@@ -24,10 +24,12 @@ class SingletonEntity(Generic[S, C, E, R]):
     the one to ask.
     """
 
-    def __init__(self, machine: Machine[S, C, E, R], scope: str, id: str, wiring: Runtime) -> None:
+    def __init__(
+        self, machine: Machine[S, C, E, R], workspace_id: str, id: str, runtime: Runtime
+    ) -> None:
         self._machine = machine
-        self._key = Key(scope, machine.kind, id)
-        self._wiring = wiring
+        self._key = Key(workspace_id, machine.kind, id)
+        self._runtime = runtime
         self._entity: Entity[S, C, E, R] | None = None
         self._activating = asyncio.Lock()
         self._compacting: asyncio.Task[None] | None = None
@@ -62,13 +64,13 @@ class SingletonEntity(Generic[S, C, E, R]):
             self._compacting = asyncio.create_task(entity.compact())
 
     async def _activate(self) -> Entity[S, C, E, R]:
-        wiring = self._wiring
+        runtime = self._runtime
         entity = await Entity.activate(
-            self._machine, self._key, wiring.committer, wiring.keyring, wiring.clock
+            self._machine, self._key, runtime.committer, runtime.keyring, runtime.clock
         )
         entity.on_break = lambda: self._check_fenced(entity)
         return entity
 
     def _check_fenced(self, entity: Entity[S, C, E, R]) -> None:
         if isinstance(entity.broken, Fenced):
-            self._wiring.on_fenced()
+            self._runtime.on_fenced()

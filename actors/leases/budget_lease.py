@@ -1,6 +1,6 @@
 """A session's money in hand: what its budget has lent it, and what it has promised away.
 
-The session's journal says what was spent and reserved; the budget says what was lent. The purse
+The session's journal says what was spent and reserved; the budget says what was lent. The lease
 only carries messages between the two, as totals: repeated or reordered, they change nothing.
 
 One message is under way at a time. It asks for all who wait, so that they need no message of their
@@ -8,7 +8,7 @@ own; only if that does not fit is each asked for by itself, in order of arrival.
 
 With slack it also asks for more than it needs, the more the more often it has to ask, and what fits
 into that is held without a message. Slack that is called back goes back at once, whatever message
-is under way, and for a while the purse keeps none.
+is under way, and for a while the lease keeps none.
 
 A message leaves when the journal has what it rests on: the budget must not learn of a spend, nor
 lend to somebody else what was given back, that a crash could still undo.
@@ -33,7 +33,7 @@ MOST_SLACK = 512
 """The most slack that is asked for, in amounts of the action that needs it."""
 
 TIGHT_S = 1.0
-"""How long a purse keeps no slack after it was called back, in seconds."""
+"""How long a lease keeps no slack after it was called back, in seconds."""
 
 _MOST_REPEATS = 3
 """The budget ignores a message that it has seen. So often in a row it is not a repeated one."""

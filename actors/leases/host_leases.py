@@ -1,4 +1,4 @@
-"""What a host borrows from the stores of one scope, and gives back when they call for it.
+"""What a host borrows from the stores of one workspace, and gives back when they call for it.
 
 The stores call nobody: a host that has borrowed waits for their call, and answers it.
 """
@@ -21,23 +21,23 @@ _OUTAGE_PAUSE_S = 1.0
 
 
 class HostLeases:
-    """Money for the purses of a host's sessions, asked for together, and kept permissions."""
+    """Money for the leases of a host's sessions, asked for together, and kept permissions."""
 
-    def __init__(self, host: str, stores: Stores, brakes: Brakes, scope: str) -> None:
+    def __init__(self, host: str, stores: Stores, brakes: Brakes, workspace_id: str) -> None:
         self.money: Batcher[LeaseRequest, LeaseGranted | Exceeded] = Batcher(stores.budget.lease)
         self.permissions = PermissionLeases()
         self._host = host
         self._stores = stores
         self._brakes = brakes
-        self._scope = scope
+        self._workspace_id = workspace_id
         self._waiting: list[asyncio.Task[None]] = []
 
-    def begin(self, purses: Callable[[], Iterable[BudgetLease]]) -> None:
-        """From now on give back when called: what ``purses()`` don't need, and permissions."""
+    def begin(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
+        """From now on give back when called: what ``leases()`` don't need, and permissions."""
         loop = asyncio.get_running_loop()
         self._waiting = [
             loop.create_task(self._drop_permissions()),
-            loop.create_task(self._return_slack(purses)),
+            loop.create_task(self._return_slack(budget_leases)),
         ]
 
     def end(self) -> None:
@@ -61,8 +61,8 @@ class HostLeases:
                 self.permissions.ready, seen = False, 0
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
-    async def _return_slack(self, purses: Callable[[], Iterable[BudgetLease]]) -> None:
-        """For ever: give back what ``purses()`` don't need whenever the budget calls for it.
+    async def _return_slack(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
+        """For ever: give back what ``leases()`` don't need whenever the budget calls for it.
 
         It also calls when somebody has pulled its brake, or let go of it.
         """
@@ -71,8 +71,10 @@ class HostLeases:
             try:
                 call = await store.await_recall(self._host, seen, _POLL_S)
                 if call != seen:
-                    await self._brakes.refresh(self._scope)
-                    wants = await asyncio.gather(*(purse.call_back() for purse in purses()))
+                    await self._brakes.refresh(self._workspace_id)
+                    wants = await asyncio.gather(
+                        *(budget_lease.call_back() for budget_lease in budget_leases())
+                    )
                     given = [want for want in wants if want]
                     await store.return_slack(self._host, call, given)
                     seen = call

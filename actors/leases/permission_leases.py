@@ -27,7 +27,7 @@ class _Lease:
 
 
 class PermissionLeases:
-    """The answers that one host keeps for one scope."""
+    """The answers that one host keeps for one workspace."""
 
     def __init__(self) -> None:
         self.ready = False

@@ -35,7 +35,7 @@ class Activation:
     def __init__(
         self,
         entity: SessionEntity,
-        wiring: Runtime,
+        runtime: Runtime,
         stores: Stores,
         workspace: WorkspaceSettings,
         lend: Lend,
@@ -43,11 +43,11 @@ class Activation:
         feed: Callable[[FeedEvent], None],
     ) -> None:
         self.entity = entity
-        self.wiring = wiring
+        self.runtime = runtime
         self.stores = stores
         self.workspace = workspace
         self.history = History(entity)
-        self.last_used = wiring.clock()
+        self.last_used = runtime.clock()
         self.calls = 0
         self.closing = False
         self.untold: dict[str, None] = {}
@@ -55,7 +55,7 @@ class Activation:
         self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
         self._ask_budget = lend
-        self.purse = BudgetLease(
+        self.budget_lease = BudgetLease(
             entity.key.id,
             entity.epoch,
             lambda: entity.state,
@@ -63,8 +63,14 @@ class Activation:
             slack=True,
             committed=entity.committed,
         )
-        self.interceptor = Authorizer(
-            self.profile, workspace, stores, self.purse, wiring.clock, leases, self._remember_escape
+        self.authorizer = Authorizer(
+            self.profile,
+            workspace,
+            stores,
+            self.budget_lease,
+            runtime.clock,
+            leases,
+            self._remember_escape,
         )
         self._shown: tuple[object, ...] = ()
         self._listed = ""
@@ -136,7 +142,7 @@ class Activation:
                 kind,
                 profile.id,
                 profile.family_id,
-                self.wiring.clock(),
+                self.runtime.clock(),
                 text,
                 cost,
                 profile.label,
@@ -146,7 +152,7 @@ class Activation:
 
     def summary(self) -> SessionSummary:
         """The line about this session as of now."""
-        return summarise(self.entity.state, self.wiring.clock())
+        return summarise(self.entity.state, self.runtime.clock())
 
     def view(self) -> SessionView:
         """What a client may see."""
@@ -164,7 +170,7 @@ class Activation:
             turn_count=state.metadata.turn_count,
             tool_call_count=state.metadata.tool_call_count,
             approval_count=state.metadata.approval_count,
-            seen_at=self.wiring.clock(),
+            seen_at=self.runtime.clock(),
         )
 
     async def finish(self, run_id: str, result: Result) -> Result:
@@ -174,7 +180,7 @@ class Activation:
             result = structs.replace(result, output=await self.history.last_assistant_text())
         final = cast(Result, self.entity.do(session.FinishRun(run_id, result)))
         await self.entity.committed()
-        await self.purse.report()
+        await self.budget_lease.report()
         return final
 
     def release_untold(self) -> None:
@@ -206,16 +212,16 @@ class Activation:
         return CODES[summary.status], position(summary.created_at, summary.id)
 
 
-def new_entity(wiring: Runtime, profile: Profile, creator: str) -> SessionEntity:
+def new_entity(runtime: Runtime, profile: Profile, creator: str) -> SessionEntity:
     """A session that is not there yet; it comes to be with its first commit."""
-    key = Key(profile.scope, SESSION.kind, profile.id)
-    return Entity(SESSION, key, wiring.committer, wiring.keyring, wiring.clock, creator)
+    key = Key(profile.workspace_id, SESSION.kind, profile.id)
+    return Entity(SESSION, key, runtime.committer, runtime.keyring, runtime.clock, creator)
 
 
-async def stored_entity(wiring: Runtime, scope: str, session_id: str) -> SessionEntity:
+async def stored_entity(runtime: Runtime, workspace_id: str, session_id: str) -> SessionEntity:
     """Take over a stored session."""
-    key = Key(scope, SESSION.kind, session_id)
-    return await Entity.activate(SESSION, key, wiring.committer, wiring.keyring, wiring.clock)
+    key = Key(workspace_id, SESSION.kind, session_id)
+    return await Entity.activate(SESSION, key, runtime.committer, runtime.keyring, runtime.clock)
 
 
 def require_known(entity: SessionEntity) -> None:

@@ -65,7 +65,7 @@ class Authorizer:
     profile: Profile
     workspace: WorkspaceSettings
     stores: Stores
-    purse: BudgetLease
+    budget_lease: BudgetLease
     clock: Clock
     leases: PermissionLeases
     remember_escape: Callable[[str, bool], None]
@@ -79,7 +79,7 @@ class Authorizer:
         timeout: int,
         escapes: EscapeState,
     ) -> Decision:
-        """The decision; where it is yes, ``cost`` nano-USD are held in the purse for it.
+        """The decision; where it is yes, ``cost`` nano-USD are held in the lease for it.
 
         ``operation`` identifies the request: asked again, it uses up nothing a second time.
         """
@@ -89,7 +89,7 @@ class Authorizer:
             return Decision("denied", reason=verdict.reason, operation=operation)
         if cost > self.profile.budget.per_action_max:
             return _over("per_action", cost, self.profile.budget.per_action_max, operation)
-        held = await self.purse.hold(cost) if cost else None
+        held = await self.budget_lease.hold(cost) if cost else None
         if isinstance(held, Exceeded):
             return _over(held.level, held.requested, held.available, operation)
         try:
@@ -98,10 +98,10 @@ class Authorizer:
             else:
                 decision = Decision("allowed", proof="policy", reason=verdict.reason)
         except BaseException:
-            self.purse.drop(cost)
+            self.budget_lease.drop(cost)
             raise
         if not decision.allowed:
-            await self.purse.give_back(cost)
+            await self.budget_lease.give_back(cost)
             return structs.replace(decision, operation=operation)
         return structs.replace(decision, operation=operation, amount=cost, warning=_warning(held))
 

@@ -48,14 +48,14 @@ class SessionHost:
 
     def __init__(
         self,
-        wiring: Runtime,
+        runtime: Runtime,
         stores: StoreProvider,
         hosts: HostProvider,
         name: str,
         idle_s: float = IDLE_S,
         processes: Runner | None = None,
     ) -> None:
-        self._wiring = wiring
+        self._runtime = runtime
         self._stores = stores
         self._hosts = _Near(hosts, name, self)
         self._name = name
@@ -63,7 +63,9 @@ class SessionHost:
         self._live: dict[str, Activation] = {}
         self._activating: dict[str, asyncio.Task[Activation]] = {}
         self._outboxes: dict[str, Outbox] = {}
-        self._runs = Runs(wiring.registry, self._hosts, name, self._all_done, self._lost, processes)
+        self._runs = Runs(
+            runtime.registry, self._hosts, name, self._all_done, self._lost, processes
+        )
         self._borrowings: dict[str, HostLeases] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
@@ -80,9 +82,11 @@ class SessionHost:
         One that is imported begins nothing.
         """
         if imported is None:
-            await self._refuse_if_held(profile.scope)
-        await self._wiring.registry.register_root(profile)
-        activation = await self._get(profile.id, profile.scope, session.Create(profile, imported))
+            await self._refuse_if_held(profile.workspace_id)
+        await self._runtime.registry.register_root(profile)
+        activation = await self._get(
+            profile.id, profile.workspace_id, session.Create(profile, imported)
+        )
         entity = activation.entity
         if imported and entity.state.messages == 0 and messages:
             activation.history.restore(messages)
@@ -93,7 +97,7 @@ class SessionHost:
     async def start(
         self,
         session_id: str,
-        scope: str,
+        workspace_id: str,
         run_id: str,
         prompt: str,
         timeout: int | None,
@@ -103,25 +107,25 @@ class SessionHost:
 
         WorkspaceHeld for a new one where that is so.
         """
-        activation = await self._get(session_id, scope)
-        registry = self._wiring.registry
+        activation = await self._get(session_id, workspace_id)
+        registry = self._runtime.registry
         hold, _ = await asyncio.gather(
-            self._wiring.brakes.refresh(scope), registry.mark_running(session_id)
+            self._runtime.brakes.refresh(workspace_id), registry.mark_running(session_id)
         )
         state = activation.entity.state
         if hold and run_id not in state.runs and run_id not in state.results:
             if not state.runs:
                 await registry.unmark_running(session_id)
-            await self._refuse_if_held(scope)
+            await self._refuse_if_held(workspace_id)
         activation.entity.do(session.AcceptRun(run_id, prompt, timeout, trace))
         await activation.entity.committed()
         self._runs.work(activation)
 
     async def result(
-        self, session_id: str, scope: str, run_id: str, timeout_s: float
+        self, session_id: str, workspace_id: str, run_id: str, timeout_s: float
     ) -> Result | None:
         """The run's result, or None if it is not there in time. NotFound for an unknown run."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         activation.calls += 1
         try:
             state = activation.entity.state
@@ -138,72 +142,76 @@ class SessionHost:
         finally:
             activation.calls -= 1
 
-    async def resume(self, session_id: str, scope: str) -> list[str]:
+    async def resume(self, session_id: str, workspace_id: str) -> list[str]:
         """Go on with the runs that were queued or under way; their ids.
 
         WorkspaceHeld if there are any, and that is so.
         """
-        runs = await self._go_on(session_id, scope)
+        runs = await self._go_on(session_id, workspace_id)
         if runs:
-            await self._refuse_if_held(scope)
+            await self._refuse_if_held(workspace_id)
         return runs
 
-    async def _go_on(self, session_id: str, scope: str) -> list[str]:
+    async def _go_on(self, session_id: str, workspace_id: str) -> list[str]:
         """In a workspace that is on hold they stand still."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         self._runs.work(activation)
         return list(activation.entity.state.runs)
 
-    async def _refuse_if_held(self, scope: str) -> None:
-        if await self._wiring.brakes.refresh(scope):
-            workspace = await self._wiring.registry.workspace(scope)
-            if refusal := self._wiring.brakes.refusal(scope, workspace.path):
+    async def _refuse_if_held(self, workspace_id: str) -> None:
+        if await self._runtime.brakes.refresh(workspace_id):
+            workspace = await self._runtime.registry.workspace(workspace_id)
+            if refusal := self._runtime.brakes.refusal(workspace_id, workspace.path):
                 raise refusal
 
     async def resume_all(self, sessions: list[tuple[str, str]]) -> None:
-        """Go on with the runs of many sessions, given with their scopes, as far as that works."""
-        resumed = (self._go_on(session_id, scope) for session_id, scope in sessions)
+        """Go on with the runs of many sessions, by id and workspace, as far as that works."""
+        resumed = (self._go_on(session_id, workspace_id) for session_id, workspace_id in sessions)
         await asyncio.gather(*resumed, return_exceptions=True)
 
-    async def view(self, session_id: str, scope: str) -> SessionView:
+    async def view(self, session_id: str, workspace_id: str) -> SessionView:
         """The session as a client may see it."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         view = activation.view()
         await activation.entity.confirmed()
         return view
 
-    async def state(self, session_id: str, scope: str) -> session.State:
+    async def state(self, session_id: str, workspace_id: str) -> session.State:
         """The whole state, for export."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         await activation.entity.confirmed()
         return activation.entity.state
 
-    async def messages(self, session_id: str, scope: str, last: int | None) -> list[Message]:
+    async def messages(self, session_id: str, workspace_id: str, last: int | None) -> list[Message]:
         """The last messages, or all; oldest first."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         messages = await activation.history.last(last)
         await activation.entity.confirmed()
         return messages
 
-    async def add_message(self, session_id: str, scope: str, message: Message, op: str) -> None:
+    async def add_message(
+        self, session_id: str, workspace_id: str, message: Message, op: str
+    ) -> None:
         """Append a message from outside a turn; once, however often ``op`` is sent."""
-        activation = await self._get(session_id, scope)
+        activation = await self._get(session_id, workspace_id)
         activation.history.add(message, op=op)
         await activation.entity.committed()
         activation.keep_small()
 
-    async def clear_messages(self, session_id: str, scope: str) -> None:
-        activation = await self._get(session_id, scope)
+    async def clear_messages(self, session_id: str, workspace_id: str) -> None:
+        activation = await self._get(session_id, workspace_id)
         activation.history.clear()
         await activation.entity.committed()
 
-    async def describe(self, session_id: str, scope: str, command: session.Describe) -> None:
-        activation = await self._get(session_id, scope)
+    async def describe(self, session_id: str, workspace_id: str, command: session.Describe) -> None:
+        activation = await self._get(session_id, workspace_id)
         await activation.entity.execute(command)
 
-    async def report(self, scope: str) -> None:
+    async def report(self, workspace_id: str) -> None:
         """Tell the budget what was really spent, so that its figures are exact."""
-        await asyncio.gather(*(purse.report() for purse in self._purses(scope)))
+        await asyncio.gather(
+            *(budget_lease.report() for budget_lease in self._budget_leases(workspace_id))
+        )
 
     async def ping(self) -> tuple[int, list[tuple[str, str]]]:
         """Process id, and (session id, isolation) of what is live here."""
@@ -221,8 +229,10 @@ class SessionHost:
     async def leave(self) -> None:
         """Write out what is idle, and report what was spent: this process is about to be ended."""
         await asyncio.gather(*map(self.deactivate, list(self._live)), return_exceptions=True)
-        purses = [one.purse for one in self._live.values()]
-        await asyncio.gather(*(purse.report() for purse in purses), return_exceptions=True)
+        budget_leases = [one.budget_lease for one in self._live.values()]
+        await asyncio.gather(
+            *(budget_lease.report() for budget_lease in budget_leases), return_exceptions=True
+        )
 
     async def stay(self) -> None:
         """Does not return: who calls this hears at once when the process has ended."""
@@ -246,8 +256,8 @@ class SessionHost:
 
     async def start_children(self, batch: Batch) -> None:
         """Start sub-agents; returns when they are durable. Their results go to the outbox."""
-        stores = await self._stores.stores(batch.parent.scope)
-        workspace = await self._wiring.registry.workspace(batch.parent.scope)
+        stores = await self._stores.stores(batch.parent.workspace_id)
+        workspace = await self._runtime.registry.workspace(batch.parent.workspace_id)
         self._outboxes.setdefault(batch.parent.id, Outbox())
         if batch.again:
             activations = await asyncio.gather(
@@ -287,18 +297,18 @@ class SessionHost:
         live = [self._live[id] for id in session_ids if id in self._live]
         await asyncio.gather(*map(self._runs.stop, live))
 
-    async def cancel(self, session_id: str, scope: str, by: str = "") -> None:
+    async def cancel(self, session_id: str, workspace_id: str, by: str = "") -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
-        await self._close(session_id, scope, "cancelled", by)
+        await self._close(session_id, workspace_id, "cancelled", by)
 
-    async def end(self, session_id: str, scope: str, by: str = "") -> None:
+    async def end(self, session_id: str, workspace_id: str, by: str = "") -> None:
         """End a session and all below it; idempotent."""
-        await self._close(session_id, scope, "ended", by)
+        await self._close(session_id, workspace_id, "ended", by)
 
     # --- activation ----------------------------------------------------------------------
 
     async def _get(
-        self, session_id: str, scope: str, create: session.Create | None = None
+        self, session_id: str, workspace_id: str, create: session.Create | None = None
     ) -> Activation:
         live = self._live.get(session_id)
         if live is not None and live.entity.broken:
@@ -307,23 +317,23 @@ class SessionHost:
         if live is None:
             task = self._activating.get(session_id)
             if task is None:
-                task = asyncio.create_task(self._activate(session_id, scope, create))
+                task = asyncio.create_task(self._activate(session_id, workspace_id, create))
                 self._activating[session_id] = task
                 task.add_done_callback(lambda _: self._activating.pop(session_id, None))
             live = await asyncio.shield(task)
-        live.last_used = self._wiring.clock()
+        live.last_used = self._runtime.clock()
         return live
 
     async def _activate(
-        self, session_id: str, scope: str, create: session.Create | None
+        self, session_id: str, workspace_id: str, create: session.Create | None
     ) -> Activation:
         begin = time.perf_counter()
-        stores = await self._stores.stores(scope)
-        entity = await stored_entity(self._wiring, scope, session_id)
+        stores = await self._stores.stores(workspace_id)
+        entity = await stored_entity(self._runtime, workspace_id, session_id)
         if create is not None:
             entity.do(create)
         require_known(entity)
-        workspace = await self._wiring.registry.workspace(scope)
+        workspace = await self._runtime.registry.workspace(workspace_id)
         activation = self._enter(entity, stores, workspace)
         if entity.epoch > 1:
             self._in_background(self._catch_up(activation))
@@ -335,7 +345,7 @@ class SessionHost:
         """Report what the activation before may have died without reporting."""
         while not activation.entity.broken:
             try:
-                await activation.purse.report()
+                await activation.budget_lease.report()
             except (Fenced, RolledBack, CallError):
                 return
             except Unavailable:
@@ -346,14 +356,14 @@ class SessionHost:
     def _enter(
         self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
     ) -> Activation:
-        borrowing = self._borrowing(workspace.scope, stores)
+        host_leases = self._host_leases(workspace.workspace_id, stores)
         activation = Activation(
             entity,
-            self._wiring,
+            self._runtime,
             stores,
             workspace,
-            borrowing.money,
-            borrowing.permissions,
+            host_leases.money,
+            host_leases.permissions,
             self._note,
         )
         self._live[activation.id] = activation
@@ -365,8 +375,8 @@ class SessionHost:
         self, parent: Profile, spec: ChildSpec, stores: Stores, workspace: WorkspaceSettings
     ) -> Activation:
         """A sub-agent that was not there before."""
-        profile = _child_profile(parent, spec, self._wiring.clock())
-        entity = new_entity(self._wiring, profile, self._wiring.new_id())
+        profile = _child_profile(parent, spec, self._runtime.clock())
+        entity = new_entity(self._runtime, profile, self._runtime.new_id())
         entity.do(session.Create(profile))
         return self._begin(self._enter(entity, stores, workspace), spec)
 
@@ -375,8 +385,8 @@ class SessionHost:
         return self._begin(await self._known_child(parent, spec), spec)
 
     async def _known_child(self, parent: Profile, spec: ChildSpec) -> Activation:
-        profile = _child_profile(parent, spec, self._wiring.clock())
-        return await self._get(spec.id, parent.scope, session.Create(profile))
+        profile = _child_profile(parent, spec, self._runtime.clock())
+        return await self._get(spec.id, parent.workspace_id, session.Create(profile))
 
     def _begin(self, activation: Activation, spec: ChildSpec) -> Activation:
         _accept(activation, spec)
@@ -387,7 +397,7 @@ class SessionHost:
         """Its id, and in which activation it was cancelled."""
         child = await self._known_child(parent, spec)
         _accept(child, spec)  # so that it has a result
-        await self._close(spec.id, parent.scope, "cancelled", session.BY_PARENT)
+        await self._close(spec.id, parent.workspace_id, "cancelled", session.BY_PARENT)
         return spec.id, child.entity.epoch
 
     def _abandon(self, activation: Activation) -> None:
@@ -400,24 +410,28 @@ class SessionHost:
             self._gone.append(activation.id)
             self._tidy()
 
-    def _borrowing(self, scope: str, stores: Stores) -> HostLeases:
-        """What this host has borrowed in a scope; from the first on it gives back when called."""
-        found = self._borrowings.get(scope)
+    def _host_leases(self, workspace_id: str, stores: Stores) -> HostLeases:
+        """What this host has borrowed in a workspace; gives back when called."""
+        found = self._borrowings.get(workspace_id)
         if found is None:
-            found = self._borrowings[scope] = HostLeases(
-                self._name, stores, self._wiring.brakes, scope
+            found = self._borrowings[workspace_id] = HostLeases(
+                self._name, stores, self._runtime.brakes, workspace_id
             )
-            found.begin(lambda: self._purses(scope))
+            found.begin(lambda: self._budget_leases(workspace_id))
         return found
 
     def _end_borrowings(self) -> None:
         """Where nothing is live any more the stores need not know of this host."""
-        live = {one.profile.scope for one in self._live.values()}
-        for scope in self._borrowings.keys() - live:
-            self._borrowings.pop(scope).end()
+        live = {one.profile.workspace_id for one in self._live.values()}
+        for workspace_id in self._borrowings.keys() - live:
+            self._borrowings.pop(workspace_id).end()
 
-    def _purses(self, scope: str) -> list[BudgetLease]:
-        return [one.purse for one in self._live.values() if one.profile.scope == scope]
+    def _budget_leases(self, workspace_id: str) -> list[BudgetLease]:
+        return [
+            one.budget_lease
+            for one in self._live.values()
+            if one.profile.workspace_id == workspace_id
+        ]
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -426,8 +440,10 @@ class SessionHost:
 
     # --- closing and leaving -------------------------------------------------------------
 
-    async def _close(self, session_id: str, scope: str, reason: session.Closed, by: str) -> None:
-        activation = await self._get(session_id, scope)
+    async def _close(
+        self, session_id: str, workspace_id: str, reason: session.Closed, by: str
+    ) -> None:
+        activation = await self._get(session_id, workspace_id)
         activation.calls += 1
         activation.closing = True
         try:
@@ -439,12 +455,12 @@ class SessionHost:
             if reason:
                 activation.entity.do(session.Close(reason, by))
             await activation.entity.committed()
-            await activation.purse.report()
+            await activation.budget_lease.report()
             if profile.parent_id is None:
                 if activation.entity.epoch > 1:
                     await self._stop_elsewhere([profile.id])
                 await activation.stores.permissions.clear_session(profile.family_id)
-                await self._wiring.registry.unmark_running(session_id)
+                await self._runtime.registry.unmark_running(session_id)
             activation.notify(reason)
         finally:
             activation.calls -= 1
@@ -486,11 +502,11 @@ class SessionHost:
         """A session has no more runs. What another call does with it may not be stored yet."""
         result = _result_for_parent(activation)
         await activation.entity.committed()
-        await activation.purse.report()
+        await activation.budget_lease.report()
         if activation.profile.parent_id is not None:
             self._hand_over(activation, result)
         elif not activation.entity.state.runs:
-            await self._wiring.registry.unmark_running(activation.id)
+            await self._runtime.registry.unmark_running(activation.id)
 
     async def _lost(self, activation: Activation, error: RetinueError) -> None:
         """The activation can't go on. After an outage it is brought back here; otherwise it ends.
@@ -505,7 +521,7 @@ class SessionHost:
             with contextlib.suppress(Unavailable):
                 # its first write never arrived, or Redis went back
                 with contextlib.suppress(NotFound, RolledBack):
-                    self._runs.work(await self._get(activation.id, activation.profile.scope))
+                    self._runs.work(await self._get(activation.id, activation.profile.workspace_id))
                 return
 
     # --- housekeeping --------------------------------------------------------------------
@@ -549,7 +565,7 @@ class SessionHost:
                 await directory.publish(seen)
 
     async def _deactivate_idle(self) -> None:
-        before = self._wiring.clock() - self._idle_us
+        before = self._runtime.clock() - self._idle_us
         idle = [one.id for one in self._live.values() if one.idle and one.last_used < before]
         for session_id in idle:
             with contextlib.suppress(RetinueError):

@@ -72,7 +72,7 @@ def check_states(states: list[str]) -> list[str]:
 def wanted(query: SessionQuery, one: SessionSummary) -> bool:
     """Whether a session is what ``query`` asks for."""
     return (
-        (query.scope is None or one.scope == query.scope)
+        (query.workspace_id is None or one.workspace_id == query.workspace_id)
         and (query.user_id is None or one.user_id == query.user_id)
         and (not query.states or one.status in query.states)
         and (query.since is None or one.created_at >= query.since)

@@ -54,7 +54,7 @@ class Runs:
         self._lost = lost
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[wire.Outcome]] = {}
-        self._fanouts: dict[str, Spawner] = {}
+        self._spawners: dict[str, Spawner] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._finished: dict[str, asyncio.Event] = {}
         self._agents: dict[str, AgentFunction] = {}
@@ -118,15 +118,15 @@ class Runs:
         """
         children = activation.entity.state.children.values()
         left = [child.spec for child in children if child.result is None]
-        fanout = self._fanouts.get(activation.id)
-        where = dict(fanout.running) if fanout else {}
+        spawner = self._spawners.get(activation.id)
+        where = dict(spawner.running) if spawner else {}
         while left:
             await activation.entity.confirmed()
             left = await self._cancelled_not(activation, left, where)
             where = {}  # whoever did not answer may be gone
             if left:
                 await asyncio.sleep(_RETRY_S)
-        self._fanouts.pop(activation.id, None)
+        self._spawners.pop(activation.id, None)
 
     async def _cancelled_not(
         self, activation: Activation, specs: list[ChildSpec], where: dict[str, str]
@@ -169,31 +169,31 @@ class Runs:
             for run_id in list(state.runs):
                 self.announce(run_id)
             self._workers.pop(activation.id, None)
-            self._fanouts.pop(activation.id, None)
+            self._spawners.pop(activation.id, None)
             await self._lost(activation, error)
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity
-        brakes, scope = activation.wiring.brakes, entity.key.scope
-        if brakes.hold(scope) and not await self._released(activation):
+        brakes, workspace_id = activation.runtime.brakes, entity.key.workspace_id
+        if brakes.hold(workspace_id) and not await self._released(activation):
             return
         entity.do(session.StartRun(run.id, entity.epoch))
         await entity.confirmed()  # which tells whether the workspace is on hold by now
-        if not brakes.is_clear(scope) and not await self._released(activation):
+        if not brakes.is_clear(workspace_id) and not await self._released(activation):
             return
         if activation.closing or entity.state.closed:
             return
         activation.notify("run_started", run.prompt[:200])
-        fanout = self._fanouts[activation.id] = Spawner(activation, self._hosts, self._here)
+        spawner = self._spawners[activation.id] = Spawner(activation, self._hosts, self._here)
         with tracing.span("run", run.trace, session=activation.id, run=run.id):
-            result = await self._attempt(activation, run, fanout)
+            result = await self._attempt(activation, run, spawner)
         if _is_over(activation):
             if not entity.broken:
-                fanout.close()
+                spawner.close()
             await entity.committed()
             return
         await self.cancel_children(activation)  # those that it did not wait for
-        fanout.close()
+        spawner.close()
         result = await activation.finish(run.id, result)
         metrics.RUNS.add(label=result.status)
         activation.notify("run_finished", result.error or "", result.cost)
@@ -202,8 +202,8 @@ class Runs:
 
     async def _released(self, activation: Activation) -> bool:
         """Stand still while the workspace is on hold; False if it was woken before that."""
-        scope = activation.entity.key.scope
-        waiting = asyncio.ensure_future(activation.wiring.brakes.clear(scope))
+        workspace_id = activation.entity.key.workspace_id
+        waiting = asyncio.ensure_future(activation.runtime.brakes.clear(workspace_id))
         self._waiting[activation.id] = waiting
         try:
             await asyncio.wait([waiting])
@@ -217,26 +217,28 @@ class Runs:
 
     async def _stand_still(self, activation: Activation) -> None:
         """Return when nobody holds the workspace: the agent is about to be called."""
-        brakes, scope = activation.wiring.brakes, activation.entity.key.scope
-        if not brakes.is_clear(scope):
-            await brakes.clear(scope)
+        brakes, workspace_id = activation.runtime.brakes, activation.entity.key.workspace_id
+        if not brakes.is_clear(workspace_id):
+            await brakes.clear(workspace_id)
 
     def _wake(self, activation: Activation) -> None:
         """It need not wait for its workspace's release any more."""
         if waiting := self._waiting.get(activation.id):
             waiting.cancel()
 
-    async def _attempt(self, activation: Activation, run: session.Run, fanout: Spawner) -> Result:
+    async def _attempt(self, activation: Activation, run: session.Run, spawner: Spawner) -> Result:
         """Call the agent, and again from the start while its process ends without a result, and
         for as long as the engine asks for it."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
-        wiring = activation.wiring
-        time_limit = TimeLimit(limit, wiring.brakes, activation.profile.scope, wiring.clock)
+        runtime = activation.runtime
+        time_limit = TimeLimit(
+            limit, runtime.brakes, activation.profile.workspace_id, runtime.clock
+        )
         died = False
         while True:
             if why := session.exhausted(run):
                 return Result(activation.id, "failed", error=why)
-            engine = TurnEngine(activation, run.id, fanout, self._always_replay)
+            engine = TurnEngine(activation, run.id, spawner, self._always_replay)
             turn = asyncio.create_task(
                 self._traced(activation, run, engine, _pause(run.attempts) if died else 0.0),
                 name=f"turn of {activation.id}",

@@ -83,12 +83,12 @@ class Spawner:
 class Spawn:
     """One spawn: the children that wait, those that run, and where."""
 
-    def __init__(self, fanout: Spawner, name: str, limit: int, near: bool) -> None:
-        self._fanout = fanout
-        self._activation = fanout.activation
+    def __init__(self, spawner: Spawner, name: str, limit: int, near: bool) -> None:
+        self._spawner = spawner
+        self._activation = spawner.activation
         self.name = name
         self._limit = limit
-        self._near = fanout.here if near else ""
+        self._near = spawner.here if near else ""
         self._held: dict[str, HostName] = {}
         self._done_with: list[str] = []
         self._waiting: dict[Isolation, dict[str, ChildSpec]] = {}
@@ -119,7 +119,7 @@ class Spawn:
             await self._stop()
         if self._failure is not None:
             raise self._failure
-        self._fanout.release_later(self)
+        self._spawner.release_later(self)
         await self._activation.entity.committed()
         return [_result_of(child) for child in children]
 
@@ -127,7 +127,7 @@ class Spawn:
         """Take the slots that are free now; LimitReached if it must be all of them and is not."""
         granted = 0
         if all_at_once:
-            await self._fanout.released()
+            await self._spawner.released()
         for isolation, group in _by_isolation(specs).items():
             granted += len(await self.acquire(isolation, [spec.id for spec in group], 0.0))
         if all_at_once and granted < len(specs):
@@ -142,9 +142,9 @@ class Spawn:
         self, isolation: Isolation, want: list[str], timeout_s: float
     ) -> dict[str, HostName]:
         """Slots for some of the children in ``want``, at least one unless time runs out."""
-        fanout, profile = self._fanout, self._activation.profile
+        spawner, profile = self._spawner, self._activation.profile
         done, self._done_with = self._done_with, []
-        slots = await fanout.hosts.directory.acquire(
+        slots = await spawner.hosts.directory.acquire(
             self.name,
             profile.family_id,
             done,
@@ -160,7 +160,7 @@ class Spawn:
     async def release(self) -> None:
         """Give all slots back, those included that are on their way here."""
         with contextlib.suppress(Unavailable):
-            await self._fanout.hosts.directory.release(self.name)
+            await self._spawner.hosts.directory.release(self.name)
 
     async def _place(self, isolation: Isolation) -> None:
         """Start what waits, as slots come free."""
@@ -182,11 +182,11 @@ class Spawn:
         first = slot not in self._started
         started = self._started.setdefault(slot, {})
         started.update((spec.id, spec) for spec in specs)  # a result may be faster than the reply
-        self._fanout.running.update((spec.id, slot) for spec in specs)
+        self._spawner.running.update((spec.id, slot) for spec in specs)
         if first:
             self._launch(self._collect(slot))
         try:
-            await self._send(self._fanout.hosts.host(slot), batch)
+            await self._send(self._spawner.hosts.host(slot), batch)
             if self._asked:
                 metrics.SPAWN_SECONDS.observe(time.perf_counter() - self._asked)
                 self._asked = 0.0
@@ -200,7 +200,7 @@ class Spawn:
     async def _collect(self, slot: HostName) -> None:
         """Take in results from one host until none of ours runs there."""
         started, seen = self._started[slot], list[str]()
-        host = self._fanout.hosts.host(slot)
+        host = self._spawner.hosts.host(slot)
         while started:
             try:
                 results = await self._results(host, seen, _POLL_S)
@@ -234,7 +234,7 @@ class Spawn:
         self._activation.entity.do(session.FinishChildren(results))
         for result in results:
             self._started[slot].pop(result.session_id, None)
-            self._fanout.running.pop(result.session_id, None)
+            self._spawner.running.pop(result.session_id, None)
             self._unfinished.discard(result.session_id)
             self._free(result.session_id)
         if not self._unfinished:
@@ -267,14 +267,14 @@ class Spawn:
         self._unfinished.difference_update(spec.id for spec in never_started)
         for slot, started in self._started.items():
             batch = Batch(self._activation.profile, list(started.values()), again=True)
-            self._launch(self._fanout.hosts.host(slot).cancel_children(batch))
+            self._launch(self._spawner.hosts.host(slot).cancel_children(batch))
         if not self._unfinished:
             self._done.set()
 
     def _lost(self, specs: list[ChildSpec]) -> None:
         """A host is gone or could not take them: place its children again."""
         for spec in specs:
-            self._fanout.running.pop(spec.id, None)
+            self._spawner.running.pop(spec.id, None)
             self._free(spec.id)
         for isolation, group in _by_isolation(specs).items():
             placing = bool(self._waiting[isolation])

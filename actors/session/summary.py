@@ -36,7 +36,7 @@ def summarise(state: session.State, now: int) -> SessionSummary:
         messages=state.messages,
         spawned=state.spawned,
         workspace_path=profile.workspace_path,
-        scope=profile.scope,
+        workspace_id=profile.workspace_id,
     )
 
 
@@ -55,14 +55,14 @@ def shown(state: session.State) -> tuple[object, ...]:
 
 
 def encode_summary(summary: SessionSummary) -> bytes:
-    """As stored, without what its place says: the ids of the session, its family and its scope."""
-    return _ENCODER.encode(structs.replace(summary, id="", family_id="", scope=""))
+    """As stored, without what its place says: the ids of the session, family and workspace."""
+    return _ENCODER.encode(structs.replace(summary, id="", family_id="", workspace_id=""))
 
 
-def decode_summary(data: bytes, id: str, family_id: str, scope: str) -> SessionSummary:
+def decode_summary(data: bytes, id: str, family_id: str, workspace_id: str) -> SessionSummary:
     """From storage, and from the place where it was stored."""
     summary = _DECODER.decode(data)
-    return structs.replace(summary, id=id, family_id=family_id, scope=scope)
+    return structs.replace(summary, id=id, family_id=family_id, workspace_id=workspace_id)
 
 
 def _status(state: session.State) -> str:

@@ -35,16 +35,16 @@ class TurnEngine:
     """The engine of one run; implements `retinue.actors.agent.turn.Engine`."""
 
     def __init__(
-        self, activation: Activation, run_id: str, fanout: Spawner, always_replay: bool = False
+        self, activation: Activation, run_id: str, spawner: Spawner, always_replay: bool = False
     ) -> None:
         """``always_replay`` asks for the turn to be started again after every new step."""
         self._activation = activation
         self._entity = activation.entity
-        self._wiring: Runtime = activation.wiring
-        self._brakes = activation.wiring.brakes
-        self._scope = activation.entity.key.scope
+        self._runtime: Runtime = activation.runtime
+        self._brakes = activation.runtime.brakes
+        self._workspace_id = activation.entity.key.workspace_id
         self._run_id = run_id
-        self._fanout = fanout
+        self._spawner = spawner
         self._replay = Replay(activation.entity.state.runs[run_id].steps)
         self._began: dict[str, int] = {}
         self.closed = False
@@ -105,10 +105,10 @@ class TurnEngine:
         if recorded is not None:
             await self._entity.confirmed()  # it is told once more, and there may be a hold by now
             return await self._told(_DECISION.decode(recorded))
-        if self._brakes.hold(self._scope):
+        if self._brakes.hold(self._workspace_id):
             await self._clear()
         activation = self._activation
-        decision = await activation.interceptor.authorize(
+        decision = await activation.authorizer.authorize(
             session.operation(self._run_id, key),
             call.action,
             call.cost,
@@ -116,7 +116,7 @@ class TurnEngine:
             call.timeout,
             activation.escapes,
         )
-        deadline = self._wiring.clock() + _DEADLINE_US
+        deadline = self._runtime.clock() + _DEADLINE_US
         try:
             self._entity.do(
                 session.Authorize(
@@ -124,7 +124,7 @@ class TurnEngine:
                 )
             )
         finally:
-            activation.purse.drop(decision.amount)
+            activation.budget_lease.drop(decision.amount)
         await self._entity.committed()
         metrics.AUTHORIZATIONS.add(label=decision.kind)
         activation.notify("authorized", f"{decision.kind}: {label}", decision.amount)
@@ -139,8 +139,8 @@ class TurnEngine:
 
     async def _clear(self) -> None:
         """Stand still while the workspace is on hold."""
-        if not self._brakes.is_clear(self._scope):
-            await self._brakes.clear(self._scope)
+        if not self._brakes.is_clear(self._workspace_id):
+            await self._brakes.clear(self._workspace_id)
             self._require_open()
 
     def _require_open(self) -> None:
@@ -152,7 +152,7 @@ class TurnEngine:
         charge = cast(session.Charge, reply)
         await self._entity.committed()
         if charge.returned or charge.over:
-            await self._activation.purse.settled()
+            await self._activation.budget_lease.settled()
         if charge.charged:
             self._activation.notify("spent", cost=charge.charged)
         return calls.Charge(charge.charged, charge.over)
@@ -175,10 +175,10 @@ class TurnEngine:
         key = self._replay.key(branch, "spawn", label)
         limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
         again = self._recorded(key) is not None
-        if self._brakes.hold(self._scope):
+        if self._brakes.hold(self._workspace_id):
             await self._clear()
         if again:
-            spread = self._fanout.spread(key, limit, call.near)
+            spread = self._spawner.spread(key, limit, call.near)
         else:
             spread = await self._start_spawn(key, label, call, limit)
         await (self._entity.confirmed() if again else self._entity.committed())
@@ -195,16 +195,16 @@ class TurnEngine:
             for at, task in enumerate(call.tasks)
         ]
         command = session.Spawn(self._run_id, key, label, specs)
-        session.decide(self._entity.state, command, self._wiring.clock())  # refuse it before work
-        spread = self._fanout.spread(key, limit, call.near)
-        place = SessionKey(profile.scope, profile.family_id)
+        session.decide(self._entity.state, command, self._runtime.clock())  # refuse it before work
+        spread = self._spawner.spread(key, limit, call.near)
+        place = SessionKey(profile.workspace_id, profile.family_id)
         try:
             if not call.queue:  # first: what is refused must not count as spawned
                 await spread.reserve(specs, all_at_once=True)
             await _all(
                 self._store_agents(call.tasks),
-                self._wiring.registry.register(place, [spec.id for spec in specs]),
-                self._fanout.admit(specs),
+                self._runtime.registry.register(place, [spec.id for spec in specs]),
+                self._spawner.admit(specs),
                 *([spread.reserve(specs, all_at_once=False)] if call.queue else []),
             )
         except Exception:
@@ -218,7 +218,7 @@ class TurnEngine:
     async def _store_agents(self, tasks: list[calls.TaskSpec]) -> None:
         for agent in {task.agent.digest: task.agent for task in tasks}.values():
             if agent.blob:
-                await self._wiring.registry.put_agent(agent.digest, agent.blob)
+                await self._runtime.registry.put_agent(agent.digest, agent.blob)
 
     def _recorded(self, key: str) -> bytes | None:
         step = self._step(key)

@@ -21,10 +21,10 @@ _SLACK_LIMIT_S = 2.0
 class BudgetActor:
     """``budget/<workspace>``: implements `retinue.actors.ports.BudgetPort`."""
 
-    def __init__(self, wiring: Runtime, scope: str) -> None:
-        self._scope = scope
-        self._holder = SingletonEntity(BUDGET, scope, "budget", wiring)
-        self._clock = wiring.clock
+    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+        self._workspace_id = workspace_id
+        self._holder = SingletonEntity(BUDGET, workspace_id, "budget", runtime)
+        self._clock = runtime.clock
         self._recall = Recall(_SLACK_LIMIT_S, once=True)
 
     async def open_family(self, command: budget.OpenFamily) -> None:
@@ -62,15 +62,15 @@ class BudgetActor:
 
     async def _measure(self) -> None:
         level = budget.level((await self._holder.entity()).state, budget.WORKSPACE)
-        metrics.SPENT_USD.set(level.spent / NANO, self._scope)
-        metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._scope)
+        metrics.SPENT_USD.set(level.spent / NANO, self._workspace_id)
+        metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._workspace_id)
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
         """Answered when slack is called back. A host that has lent slack on always waits here."""
         return await self._recall.wait_for_call(host, seen, timeout_s)
 
     async def return_slack(self, host: str, call: int, wants: list[budget.LeaseRequest]) -> None:
-        """A host's answer to call number ``call``: the reports of all its purses."""
+        """A host's answer to call number ``call``: the reports of all its leases."""
         await self._holder.execute(budget.Lease(wants))
         self._recall.returned(host, call)
 

@@ -19,13 +19,13 @@ ALWAYS_US = 60 * 60 * 1_000_000
 class CapabilitiesActor:
     """``capabilities``: implements `retinue.actors.ports.CapabilitiesPort`."""
 
-    def __init__(self, wiring: Runtime, scope: str) -> None:
-        self._wiring = wiring
-        self._holder = SingletonEntity(CAPABILITIES, scope, "capabilities", wiring)
+    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+        self._runtime = runtime
+        self._holder = SingletonEntity(CAPABILITIES, workspace_id, "capabilities", runtime)
 
     async def add(self, token: Token) -> None:
         """Accept a token; Tampered or InvalidValue if it is not one of ours or not valid."""
-        verify(self._wiring.keyring, token, self._wiring.clock())
+        verify(self._runtime.keyring, token, self._runtime.clock())
         await self._holder.execute(capabilities.Add(token))
 
     async def find(
@@ -40,7 +40,7 @@ class CapabilitiesActor:
             permission,
             family_id=family_id,
             user=user_id,
-            now=self._wiring.clock(),
+            now=self._runtime.clock(),
             op=op,
             only=only,
         )
@@ -55,12 +55,12 @@ class CapabilitiesActor:
         """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
         uri, permission = resource(request.action)
         token = mint(
-            self._wiring.keyring,
+            self._runtime.keyring,
             id=derived_id(f"token of {request.id}"),
             resource=exactly(uri),
             permissions=(permission,),
             now=request.created,
-            expires=self._wiring.clock() + ALWAYS_US,
+            expires=self._runtime.clock() + ALWAYS_US,
             user=user_id,
             audit_entry=request.id,
         )
@@ -76,6 +76,6 @@ class CapabilitiesActor:
 
     async def tokens(self) -> list[Token]:
         entity = await self._holder.entity()
-        found = capabilities.usable(entity.state, self._wiring.clock())
+        found = capabilities.usable(entity.state, self._runtime.clock())
         await entity.confirmed()
         return found

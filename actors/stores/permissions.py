@@ -36,11 +36,11 @@ _COME_BACK_S = 3.0
 class PermissionsActor:
     """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
-    def __init__(self, wiring: Runtime, scope: str) -> None:
-        self._wiring = wiring
-        self._scope = scope
-        self._allowances = SingletonEntity(ALLOWANCES, scope, "allowances", wiring)
-        self._approvals = SingletonEntity(APPROVALS, scope, "approvals", wiring)
+    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+        self._runtime = runtime
+        self._workspace_id = workspace_id
+        self._allowances = SingletonEntity(ALLOWANCES, workspace_id, "allowances", runtime)
+        self._approvals = SingletonEntity(APPROVALS, workspace_id, "approvals", runtime)
         self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
@@ -79,7 +79,7 @@ class PermissionsActor:
 
     async def import_allowances(self, given: list[Allowance]) -> int:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
-        keyring = self._wiring.keyring
+        keyring = self._runtime.keyring
         for one in given:
             data = allowances.signing_bytes(one)
             if not any(keyring.verify(issuer, data, one.signature) for issuer in keyring.issuers):
@@ -136,7 +136,7 @@ class PermissionsActor:
         The grant comes second: two stores may be taken over one by one, and a grant without its
         decision would be nobody's. If it fails, the same decision sent again brings it.
         """
-        root = (await self._wiring.registry.workspace(self._scope)).path
+        root = (await self._runtime.registry.workspace(self._workspace_id)).path
         known = (await self._approvals.entity()).state.requests.get(request_id)
         command = approvals.Decide(request_id, scope, decided_by, argument_hash, reason)
         decision = cast(Resolution, await self._approvals.execute(command))
@@ -150,7 +150,7 @@ class PermissionsActor:
 
     async def open_requests(self) -> list[Entry]:
         entity = await self._approvals.entity()
-        found = approvals.open_requests(entity.state, self._wiring.clock())
+        found = approvals.open_requests(entity.state, self._runtime.clock())
         await entity.confirmed()
         return found
 
@@ -205,7 +205,7 @@ class PermissionsActor:
                 return
 
     def _signed(self, allowance: Allowance) -> Allowance:
-        signature = self._wiring.keyring.sign(allowances.signing_bytes(allowance))
+        signature = self._runtime.keyring.sign(allowances.signing_bytes(allowance))
         return structs.replace(allowance, signature=signature)
 
 

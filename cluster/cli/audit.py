@@ -30,7 +30,7 @@ async def show(directory: Path | None, last: int, as_json: bool) -> int:
     async with connected() as retinue:
         workspace = await find_workspace(retinue, directory)
         reports = await workspace.audit()
-        entries = sorted(_entries(reports), key=lambda one: (one.at, one.strand, one.row))
+        entries = sorted(_entries(reports), key=lambda one: (one.at, one.chain, one.row))
         newest = entries[-last:] if last else []
         if as_json:
             print_json({"workspace": workspace.path, "entries": [_json(one) for one in newest]})
@@ -42,7 +42,7 @@ async def show(directory: Path | None, last: int, as_json: bool) -> int:
 
 
 async def verify(directory: Path | None, as_json: bool) -> int:
-    """Check every strand; the first entry of each that is wrong is named."""
+    """Check every chain; the first entry of each that is wrong is named."""
     async with connected() as retinue:
         workspace = await find_workspace(retinue, directory)
         reports = await workspace.audit()
@@ -52,13 +52,13 @@ async def verify(directory: Path | None, as_json: bool) -> int:
             print_json(
                 {
                     "workspace": workspace.path,
-                    "strands": len(reports),
+                    "chains": len(reports),
                     "entries": count,
                     "problems": problems,
                 }
             )
         elif not problems:
-            print(f"{count} entries in {len(reports)} strands of {workspace.path}: all in order")
+            print(f"{count} entries in {len(reports)} chains of {workspace.path}: all in order")
         return _judge(reports)
 
 
@@ -102,11 +102,11 @@ def _judge(reports: list[Report]) -> int:
 
 def _table(entries: list[AuditEntry]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("time", "strand", "what", "detail"):
+    for column in ("time", "chain", "what", "detail"):
         table.add_column(column, overflow="fold")
     for entry in entries:
         told = _told(entry)[:_LONGEST_DETAIL]
-        table.add_row(to_rfc3339(entry.at), entry.strand, entry.kind, Text(told))
+        table.add_row(to_rfc3339(entry.at), entry.chain, entry.kind, Text(told))
     return table
 
 
@@ -127,7 +127,7 @@ def _told(entry: AuditEntry) -> str:
 def _json(entry: AuditEntry) -> JsonValue:
     return {
         "at": to_rfc3339(entry.at),
-        "strand": entry.strand,
+        "chain": entry.chain,
         "entry": entry.row,
         "kind": entry.kind,
         "detail": cast(JsonValue, json.loads(json.dumps(entry.detail, default=str))),

@@ -45,11 +45,12 @@ def cap_text(cap: Cap) -> str:
     return f"{usd_text(cap.max)} USD with a warning at {cap.warn_at_percent} %"
 
 
-async def budget_status(calls: Calls, scope: str, name: str) -> BudgetStatus:
+async def budget_status(calls: Calls, workspace_id: str, name: str) -> BudgetStatus:
     """What was spent of a budget by name, after every host has reported what it knows."""
     status = await calls.directory.status()
     await asyncio.gather(
-        *(calls.host(host.name).report(scope) for host in status.hosts), return_exceptions=True
+        *(calls.host(host.name).report(workspace_id) for host in status.hosts),
+        return_exceptions=True,
     )
-    level: Level = (await calls.budget(scope).levels([name]))[0]
+    level: Level = (await calls.budget(workspace_id).levels([name]))[0]
     return BudgetStatus(level.spent, level.reserved, level.max)

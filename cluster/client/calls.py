@@ -38,7 +38,7 @@ _PAUSE_S = 0.1
 class DirectoryClient(Protocol):
     """The directory, as clients call it."""
 
-    async def place(self, session_id: str, scope: str, isolation: str) -> str: ...
+    async def place(self, session_id: str, workspace_id: str, isolation: str) -> str: ...
     async def locate(self, session_id: str) -> tuple[str, str]: ...
     async def place_of(self, session_id: str) -> SessionKey: ...
     async def lost(self, host: str) -> None: ...
@@ -52,14 +52,14 @@ class DirectoryClient(Protocol):
     async def family(self, session_id: str) -> list[SessionSummary]: ...
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage: ...
     async def running(self) -> list[str]: ...
-    async def audit_strands(self, scope: str) -> list[ChainKey]: ...
+    async def audit_chains(self, workspace_id: str) -> list[ChainKey]: ...
     async def sign_audit(self, text: str) -> str: ...
-    async def audit_report(self, strand: ChainKey) -> Report: ...
+    async def audit_report(self, chain: ChainKey) -> Report: ...
     async def working(self) -> list[str]: ...
     async def go_on(self, left: list[str]) -> None: ...
     async def find(self, fragment: str) -> list[str]: ...
-    async def open(self, scope: str) -> None: ...
-    async def scope_names(self) -> list[str]: ...
+    async def open(self, workspace_id: str) -> None: ...
+    async def store_names(self) -> list[str]: ...
     async def status(self) -> ClusterStatus: ...
     async def drain(self, name: str) -> NodeStatus: ...
 
@@ -70,7 +70,7 @@ class HostClient(Protocol):
     async def create(
         self, profile: Profile, imported: Imported | None, messages: list[Message]
     ) -> None: ...
-    async def report(self, scope: str) -> None: ...
+    async def report(self, workspace_id: str) -> None: ...
 
 
 class Calls:
@@ -91,11 +91,11 @@ class Calls:
         """A fresh UUID v7, of ``now`` in microseconds since the epoch (default: of this moment)."""
         return uuid7(self.now() if now is None else now, os.urandom(10))
 
-    def budget(self, scope: str) -> BudgetPort:
-        return cast(BudgetPort, self._store(budget_name(scope), scope))
+    def budget(self, workspace_id: str) -> BudgetPort:
+        return cast(BudgetPort, self._store(budget_name(workspace_id), workspace_id))
 
-    def permissions(self, scope: str) -> PermissionsPort:
-        return cast(PermissionsPort, self._store(allowances_name(scope), scope))
+    def permissions(self, workspace_id: str) -> PermissionsPort:
+        return cast(PermissionsPort, self._store(allowances_name(workspace_id), workspace_id))
 
     def capabilities(self) -> CapabilitiesPort:
         return cast(CapabilitiesPort, self._proxy(CAPABILITIES))
@@ -109,7 +109,7 @@ class Calls:
         """Make a root session, on another host if the first one dies; repeated, it is one."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            host = await self.directory.place(profile.id, profile.scope, profile.isolation)
+            host = await self.directory.place(profile.id, profile.workspace_id, profile.isolation)
             try:
                 await self.host(host).create(profile, imported, messages)
             except (ClusterUnavailable, Fenced):
@@ -118,7 +118,7 @@ class Calls:
                 await self.directory.lost(host)
                 await asyncio.sleep(_PAUSE_S)
             else:
-                self._where[profile.id] = (profile.scope, host)
+                self._where[profile.id] = (profile.workspace_id, host)
                 return
 
     async def view(self, session_id: str) -> SessionView:
@@ -138,10 +138,10 @@ class Calls:
         parse_uuid(session_id, "session")
         deadline: float | None = None
         while True:
-            scope, host = self._where.get(session_id) or await self._locate(session_id)
+            workspace_id, host = self._where.get(session_id) or await self._locate(session_id)
             proxy = Proxy(host, self.settings.namespace, restarts=False)
             try:
-                return await getattr(proxy, method)(session_id, scope, *arguments)
+                return await getattr(proxy, method)(session_id, workspace_id, *arguments)
             except (ClusterUnavailable, Fenced) as error:
                 self._where.pop(session_id, None)
                 deadline = deadline or time.monotonic() + _PATIENCE_S  # it may have lasted before
@@ -157,11 +157,11 @@ class Calls:
     async def _locate(self, session_id: str) -> tuple[str, str]:
         return await self.directory.locate(session_id)
 
-    def _store(self, name: str, scope: str) -> Proxy:
-        """A store of a scope, which the directory starts if it is not there."""
+    def _store(self, name: str, workspace_id: str) -> Proxy:
+        """A store of a workspace, which the directory starts if it is not there."""
 
         async def start() -> None:
-            await self.directory.open(scope)
+            await self.directory.open(workspace_id)
 
         return Proxy(name, self.settings.namespace, start=start)
 

@@ -54,7 +54,7 @@ _REJOIN_S = 30.0
 _PAGE = 200
 _LABEL_LENGTH = 80
 NO_WORKSPACE = derived_id("no workspace")
-"""The scope of all sessions that have no workspace: one budget actor for all, without a cap."""
+"""The workspace of all sessions that have no workspace: one budget actor for all, without a cap."""
 
 DEFAULT_USER = "0000000000000000"
 
@@ -210,10 +210,12 @@ class Retinue:
         resolved = os.path.realpath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(resolved):
             raise InvalidValue(f"workspace: {path} is not a directory", field="workspace")
-        scope = derived_id(f"workspace:{resolved}")
-        before = {one.scope: one for one in await self.calls.directory.workspaces()}.get(scope)
+        workspace_id = derived_id(f"workspace:{resolved}")
+        before = {one.workspace_id: one for one in await self.calls.directory.workspaces()}.get(
+            workspace_id
+        )
         settings = WorkspaceSettings(
-            scope,
+            workspace_id,
             resolved,
             policy or (before.policy if before else Policy()),
             structs.replace(boundary or (before.boundary if before else Boundary()), root=resolved),
@@ -223,7 +225,9 @@ class Retinue:
         if max_usd is not None:
             cap = cap_of(max_usd, warn_at_percent)
             command = OpenWorkspace(cap, self.calls.actor)
-            self._tell(workspace, cap, await self.calls.budget(scope).open_workspace(command))
+            self._tell(
+                workspace, cap, await self.calls.budget(workspace_id).open_workspace(command)
+            )
         return workspace
 
     def _tell(self, workspace: Workspace, given: Cap, standing: Standing) -> None:
@@ -272,7 +276,7 @@ class Retinue:
         profile = Profile(
             id=id,
             user_id=parse_user(user_id),
-            scope=workspace.id if workspace else NO_WORKSPACE,
+            workspace_id=workspace.id if workspace else NO_WORKSPACE,
             family_id=id,
             created_at=now,
             agent=Agent(shipped.digest, shipped.name),
@@ -286,7 +290,7 @@ class Retinue:
         )
         await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
-            await self._watch(profile.scope, profile.family_id, on_approval)
+            await self._watch(profile.workspace_id, profile.family_id, on_approval)
         return await self._create(profile, None, [])
 
     async def import_session(
@@ -320,13 +324,16 @@ class Retinue:
         parsed, skipped, allowances = read_document(document, skip_bad_messages)
         shipped = ship(agent) if agent else None
         await self._require_new(parsed.id)
-        scope = await self._scope_of(parsed)
+        workspace_id = await self._workspace_of(parsed)
         if allowances:  # first, since one with a wrong signature refuses the whole document
-            await self.calls.permissions(scope).import_allowances(allowances)
+            await self.calls.permissions(workspace_id).import_allowances(allowances)
         if shipped:
             await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         profile = _imported_profile(
-            parsed, scope, Agent(shipped.digest, shipped.name) if shipped else None, isolation
+            parsed,
+            workspace_id,
+            Agent(shipped.digest, shipped.name) if shipped else None,
+            isolation,
         )
         session = await self._create(profile, imported_state(parsed), list(parsed.messages))
         return session, skipped
@@ -338,7 +345,7 @@ class Retinue:
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
         """Ask ``handler`` about what a session's family wants approved, while this client lives."""
         place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
-        await self._watch(place.scope, place.family_id, handler)
+        await self._watch(place.workspace_id, place.family_id, handler)
 
     async def sessions(
         self,
@@ -358,7 +365,7 @@ class Retinue:
         answer to the same question: it gives those that follow. InvalidValue names what is wrong.
         """
         query = SessionQuery(
-            scope=workspace.id if workspace else None,
+            workspace_id=workspace.id if workspace else None,
             user_id=None if user_id is None else parse_user(user_id),
             states=check_states([state] if isinstance(state, str) else list(state)),
             since=to_micros(since, "since"),
@@ -387,16 +394,16 @@ class Retinue:
     async def pending(self) -> list[InboxRequest]:
         """All requests that wait for a decision now, the most urgent first."""
         found: list[InboxRequest] = []
-        for scope in await self._scopes():
-            entries = await self.calls.permissions(scope).open_requests()
-            found += [InboxRequest(self.calls, scope, entry) for entry in entries]
+        for workspace_id in await self._workspaces():
+            entries = await self.calls.permissions(workspace_id).open_requests()
+            found += [InboxRequest(self.calls, workspace_id, entry) for entry in entries]
         return found
 
     async def inbox(self) -> AsyncIterator[InboxRequest]:
         """Every request that waits for a decision, and then those that come, without end."""
         queue: asyncio.Queue[InboxRequest] = asyncio.Queue()
         watching: dict[str, asyncio.Task[None]] = {}
-        finder = asyncio.create_task(self._find_scopes(watching, queue))
+        finder = asyncio.create_task(self._find_workspaces(watching, queue))
         try:
             while True:
                 yield await queue.get()
@@ -456,41 +463,43 @@ class Retinue:
             return
         raise InvalidValue(f"session {session_id} is here already: nothing was imported")
 
-    async def _scope_of(self, document: SessionDocument) -> str:
+    async def _workspace_of(self, document: SessionDocument) -> str:
         if document.workspace_path is None:
             return NO_WORKSPACE
         if os.path.isdir(document.workspace_path):
             return (await self.workspace(document.workspace_path)).id
         return derived_id(f"workspace:{document.workspace_path}")
 
-    async def _scopes(self) -> list[str]:
-        known = [one.scope for one in await self.calls.directory.workspaces()]
-        return list(dict.fromkeys([*known, *await self.calls.directory.scope_names()]))
+    async def _workspaces(self) -> list[str]:
+        known = [one.workspace_id for one in await self.calls.directory.workspaces()]
+        return list(dict.fromkeys([*known, *await self.calls.directory.store_names()]))
 
-    async def _find_scopes(
+    async def _find_workspaces(
         self, watching: dict[str, asyncio.Task[None]], queue: asyncio.Queue[InboxRequest]
     ) -> None:
         while True:
-            for scope in await self.calls.directory.scope_names():
-                if scope not in watching:
-                    watching[scope] = asyncio.create_task(self._feed_inbox(scope, queue))
+            for workspace_id in await self.calls.directory.store_names():
+                if workspace_id not in watching:
+                    watching[workspace_id] = asyncio.create_task(
+                        self._feed_inbox(workspace_id, queue)
+                    )
             await asyncio.sleep(_RETRY_S)
 
-    async def _feed_inbox(self, scope: str, queue: asyncio.Queue[InboxRequest]) -> None:
-        async for request in self._requests(scope, None):
+    async def _feed_inbox(self, workspace_id: str, queue: asyncio.Queue[InboxRequest]) -> None:
+        async for request in self._requests(workspace_id, None):
             queue.put_nowait(request)
 
-    async def _watch(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+    async def _watch(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
         """Answer from now on: what is asked as soon as this returns finds somebody there."""
-        await self.calls.permissions(scope).watch(0, family_id, 0.0)
-        task = asyncio.create_task(self._answer(scope, family_id, handler))
+        await self.calls.permissions(workspace_id).watch(0, family_id, 0.0)
+        task = asyncio.create_task(self._answer(workspace_id, family_id, handler))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
 
-    async def _answer(self, scope: str, family_id: str, handler: ApprovalHandler) -> None:
+    async def _answer(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
         answering: set[asyncio.Task[None]] = set()
         try:
-            async for request in self._requests(scope, family_id):
+            async for request in self._requests(workspace_id, family_id):
                 if not request.deferred:
                     task = asyncio.create_task(_answer_one(request, handler))
                     answering.add(task)
@@ -499,13 +508,15 @@ class Retinue:
             for task in answering:
                 task.cancel()
             with contextlib.suppress(RetinueError):
-                await self.calls.permissions(scope).unwatch(family_id)
+                await self.calls.permissions(workspace_id).unwatch(family_id)
 
-    async def _requests(self, scope: str, family_id: str | None) -> AsyncIterator[InboxRequest]:
-        """Requests of a scope, each once, as they come."""
+    async def _requests(
+        self, workspace_id: str, family_id: str | None
+    ) -> AsyncIterator[InboxRequest]:
+        """Requests of a workspace, each once, as they come."""
         seen: set[str] = set()
         version = 0
-        permissions = self.calls.permissions(scope)
+        permissions = self.calls.permissions(workspace_id)
         while True:
             try:
                 version, entries = await permissions.watch(version, family_id, _WATCH_S)
@@ -515,7 +526,7 @@ class Retinue:
             for entry in entries:
                 if entry.request.id not in seen:
                     seen.add(entry.request.id)
-                    yield InboxRequest(self.calls, scope, entry)
+                    yield InboxRequest(self.calls, workspace_id, entry)
 
 
 async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
@@ -542,7 +553,7 @@ def _budget(config: BudgetConfig) -> Budget:
 
 
 def _imported_profile(
-    document: SessionDocument, scope: str, agent: Agent | None, isolation: Isolation
+    document: SessionDocument, workspace_id: str, agent: Agent | None, isolation: Isolation
 ) -> Profile:
     defaults = _budget(BudgetConfig())
     snapshot = document.budget_snapshot
@@ -558,7 +569,7 @@ def _imported_profile(
     return Profile(
         id=document.id,
         user_id=document.user_id,
-        scope=scope,
+        workspace_id=workspace_id,
         family_id=document.id,
         created_at=document.created_at,
         agent=agent,

@@ -33,9 +33,9 @@ async def export_document(calls: Calls, session_id: str) -> str:
     state = await calls.state(session_id)
     profile = session.the_profile(state)
     messages = await calls.messages(session_id, None)
-    level = (await calls.budget(profile.scope).levels([profile.family_id]))[0]
+    level = (await calls.budget(profile.workspace_id).levels([profile.family_id]))[0]
     git = await capture_git_state(profile.workspace_path) if profile.workspace_path else None
-    held = await calls.permissions(profile.scope).allowances()
+    held = await calls.permissions(profile.workspace_id).allowances()
     now = calls.now()
     own = [one for one in held if one.family_id == profile.family_id and valid(one, now)]
     return render(_document(state, messages, own, level.spent, git))

@@ -17,9 +17,9 @@ ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 class InboxRequest:
     """An action that waits for somebody's decision."""
 
-    def __init__(self, calls: Calls, scope: str, entry: Entry) -> None:
+    def __init__(self, calls: Calls, workspace_id: str, entry: Entry) -> None:
         self._calls = calls
-        self._scope = scope
+        self._workspace_id = workspace_id
         self._entry = entry
 
     @property
@@ -99,7 +99,7 @@ class InboxRequest:
         self, scope: Scope, by: str | None, reason: str, pattern: Pattern | None
     ) -> Resolution:
         request, by = self._entry.request, by or self._calls.actor
-        return await self._calls.permissions(self._scope).decide(
+        return await self._calls.permissions(self._workspace_id).decide(
             request.id, scope, by, request.argument_hash, reason, pattern
         )
 

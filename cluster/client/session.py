@@ -102,7 +102,7 @@ class Session:
         """The family's sub-agents by what became of them."""
         view, summaries = await self.status(), await self.family()
         profile = view.profile
-        spawned = await self._calls.budget(profile.scope).children(profile.family_id)
+        spawned = await self._calls.budget(profile.workspace_id).children(profile.family_id)
         return family_stats(summaries, spawned, profile.limits.max_concurrent)
 
     async def tree(self) -> SessionTree:
@@ -112,7 +112,7 @@ class Session:
     async def budget(self) -> BudgetStatus:
         """The session budget, which the whole family shares, collected from all of it first."""
         view = await self.status()
-        return await budget_status(self._calls, view.profile.scope, view.profile.family_id)
+        return await budget_status(self._calls, view.profile.workspace_id, view.profile.family_id)
 
     async def set_budget(self, max_usd: Usd, *, by: str | None = None) -> None:
         """Raise or lower the session budget, in USD."""
@@ -120,7 +120,7 @@ class Session:
         profile = view.profile
         cap = Cap(to_nano(max_usd, "max_usd"), profile.budget.warn_at_percent)
         command = SetCap(profile.family_id, cap, by or self._calls.actor)
-        await self._calls.budget(profile.scope).set_cap(command)
+        await self._calls.budget(profile.workspace_id).set_cap(command)
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """What happens in the whole subtree, live, until the session is ended or cancelled."""

@@ -26,7 +26,7 @@ class Workspace:
 
     @property
     def id(self) -> str:
-        return self._settings.scope
+        return self._settings.workspace_id
 
     @property
     def path(self) -> str:
@@ -69,7 +69,9 @@ class Workspace:
     async def _cancel_all(self, by: str) -> int:
         places = {id: self._calls.directory.place_of(id) for id in await self._running()}
         found = await asyncio.gather(*places.values())
-        here = [id for id, place in zip(places, found, strict=True) if place.scope == self.id]
+        here = [
+            id for id, place in zip(places, found, strict=True) if place.workspace_id == self.id
+        ]
         return sum(await asyncio.gather(*(self._cancel_if_busy(id, by) for id in here)))
 
     async def _running(self) -> list[str]:
@@ -113,8 +115,8 @@ class Workspace:
         await self._calls.permissions(self.id).revoke(allowance_id, by or self._calls.actor)
 
     async def audit(self) -> list[Report]:
-        """The audit log: every strand of the workspace, verified; see `Report.problem`."""
-        keys = await self._calls.directory.audit_strands(self.id)
+        """The audit log: every chain of the workspace, verified; see `Report.problem`."""
+        keys = await self._calls.directory.audit_chains(self.id)
         return [await self._calls.directory.audit_report(key) for key in keys]
 
     async def export_audit(self) -> str:

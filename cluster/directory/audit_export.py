@@ -1,4 +1,4 @@
-"""The audit log as a document for somebody else: entries by strand, with an Ed25519 signature.
+"""The audit log as a document for somebody else: entries by chain, with an Ed25519 signature.
 
 The signature covers everything but itself, behind a line that says what it is for, so that it can't
 pass for the signature of anything else.
@@ -19,9 +19,9 @@ _PURPOSE = b"troupe audit log, version 1\n"
 
 def render_audit(workspace: str, reports: Sequence[Report]) -> str:
     """The document, not yet signed."""
-    strands = [
+    chains = [
         {
-            "strand": report.strand,
+            "chain": report.chain,
             "problem": report.problem,
             "entries": [
                 {
@@ -35,7 +35,7 @@ def render_audit(workspace: str, reports: Sequence[Report]) -> str:
         }
         for report in reports
     ]
-    return _canonical({"workspace": workspace, "strands": strands})
+    return _canonical({"workspace": workspace, "chains": chains})
 
 
 def sign_audit(keyring: Keyring, text: str) -> str:

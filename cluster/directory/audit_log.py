@@ -1,4 +1,4 @@
-"""Finds and reads the audit strands of a workspace."""
+"""Finds and reads the audit chains of a workspace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.runtime import Runtime
 
-CLUSTER_SCOPE = "cluster"
-"""The scope of what belongs to no workspace."""
+THE_CLUSTER = "cluster"
+"""The workspace of what belongs to no workspace."""
 
 _PAGE = 1000
 
@@ -24,42 +24,44 @@ R = TypeVar("R")
 
 
 class ChainKey(NamedTuple):
-    """An entity that has a strand; one that is ``required`` must not be gone as a whole."""
+    """An entity that has a chain; one that is ``required`` must not be gone as a whole."""
 
     key: Key
     required: bool
 
 
-async def strands(wiring: Runtime, scope: str) -> list[ChainKey]:
-    """The strands of a workspace, and that of the cluster's capabilities."""
-    state = await read(BUDGET, Key(scope, "budget", "budget"), wiring.journal, wiring.keyring)
+async def chains(runtime: Runtime, workspace_id: str) -> list[ChainKey]:
+    """The chains of a workspace, and that of the cluster's capabilities."""
+    state = await read(
+        BUDGET, Key(workspace_id, "budget", "budget"), runtime.journal, runtime.keyring
+    )
     accounts = state.accounts if state else {}
     families = state.families if state else {}
     return [
-        ChainKey(Key(scope, "budget", "budget"), False),
-        ChainKey(Key(scope, "allowances", "allowances"), False),
-        ChainKey(Key(scope, "approvals", "approvals"), False),
-        ChainKey(Key(CLUSTER_SCOPE, "capabilities", "capabilities"), False),
+        ChainKey(Key(workspace_id, "budget", "budget"), False),
+        ChainKey(Key(workspace_id, "allowances", "allowances"), False),
+        ChainKey(Key(workspace_id, "approvals", "approvals"), False),
+        ChainKey(Key(THE_CLUSTER, "capabilities", "capabilities"), False),
         *(
-            ChainKey(Key(scope, "session", id), id in families or account.spent > 0)
+            ChainKey(Key(workspace_id, "session", id), id in families or account.spent > 0)
             for id, account in accounts.items()
         ),
     ]
 
 
-async def report(wiring: Runtime, strand: ChainKey) -> Report:
-    """One strand, read and verified; an entity that can't be trusted is a problem, too."""
-    key = Key(*strand.key)
+async def report(runtime: Runtime, chain: ChainKey) -> Report:
+    """One chain, read and verified; an entity that can't be trusted is a problem, too."""
+    key = Key(*chain.key)
     try:
-        head = await _HEADS[key.kind](wiring, key)
+        head = await _HEADS[key.kind](runtime, key)
     except RetinueError as error:
         return Report(str(key), [], error.message)
     if head is None:
-        return Report(str(key), [], _gone(key) if strand.required else None)
+        return Report(str(key), [], _gone(key) if chain.required else None)
     rows: list[bytes] = []
-    while page := await wiring.journal.audit(key, len(rows), len(rows) + _PAGE):
+    while page := await runtime.journal.audit(key, len(rows), len(rows) + _PAGE):
         rows.extend(page)
-    return verify(str(key), rows, head, wiring.keyring, _EVENTS[key.kind])
+    return verify(str(key), rows, head, runtime.keyring, _EVENTS[key.kind])
 
 
 def _gone(key: Key) -> str:
@@ -67,8 +69,8 @@ def _gone(key: Key) -> str:
 
 
 def _head_of(machine: Machine[S, C, E, R]) -> Callable[[Runtime, Key], Awaitable[Head | None]]:
-    async def head(wiring: Runtime, key: Key) -> Head | None:
-        found = await read_with_head(machine, key, wiring.journal, wiring.keyring)
+    async def head(runtime: Runtime, key: Key) -> Head | None:
+        found = await read_with_head(machine, key, runtime.journal, runtime.keyring)
         return found[1] if found else None
 
     return head

@@ -27,7 +27,7 @@ from retinue.cluster.directory.feed import Feed
 from retinue.cluster.directory.pool import Isolation, Pool
 from retinue.cluster.directory.queries import Queries
 from retinue.cluster.directory.slots import Slots
-from retinue.cluster.names import DIRECTORY, HOST_PREFIX, scope_of
+from retinue.cluster.names import DIRECTORY, HOST_PREFIX, workspace_of
 from retinue.cluster.status import ClusterStatus, HostStatus, Node, NodeStatus
 
 _PING_EVERY_S = 1.0
@@ -60,7 +60,7 @@ class Launcher(Protocol):
     def kill(self, name: str) -> None: ...
     def known(self) -> list[str]: ...
     def host(self, name: str) -> HostControl: ...
-    def open_scope(self, scope: str) -> None: ...
+    def open_stores(self, workspace_id: str) -> None: ...
     async def nodes(self) -> list[Node]: ...
     async def drain(self, node_id: str) -> None: ...
     async def stores_on(self, node_id: str) -> list[str]: ...
@@ -73,7 +73,7 @@ class Directory(Queries):
 
     def __init__(
         self,
-        wiring: Runtime,
+        runtime: Runtime,
         launcher: Launcher,
         pool: Pool,
         warm: int,
@@ -85,7 +85,7 @@ class Directory(Queries):
         So do a workspace's stores that nobody calls for so long. ``restarted`` if there was a
         directory before it in this cluster.
         """
-        super().__init__(wiring)
+        super().__init__(runtime)
         self._launcher = launcher
         self._pool = pool
         self._warm = warm
@@ -95,7 +95,7 @@ class Directory(Queries):
         self._bare: dict[str, float] = {}
         self._slots = Slots()
         self._feed = Feed()
-        self._scopes: dict[str, None] = {}
+        self._workspaces: dict[str, None] = {}
         self._missed: dict[str, int] = {}
         self._begun = False
         self._beginning: asyncio.Task[None] | None = None
@@ -134,10 +134,10 @@ class Directory(Queries):
 
     # --- sessions ------------------------------------------------------------------------
 
-    async def place(self, session_id: str, scope: str, isolation: Isolation) -> str:
+    async def place(self, session_id: str, workspace_id: str, isolation: Isolation) -> str:
         """The host for a root session that is about to be made or called."""
         await self.begin()
-        self.open_scope(scope)
+        self.open_stores(workspace_id)
         deadline = self._now() + _PATIENCE_S
         self._slots.waiting[session_id] = 1
         try:
@@ -165,11 +165,11 @@ class Directory(Queries):
         return found
 
     async def locate(self, session_id: str) -> tuple[str, str]:
-        """(scope, host) of a session; it gets a host if it has none. NotFound if it is unknown."""
+        """(workspace id, host) of a session; it gets a host if it has none. Raises NotFound."""
         await self.begin()
-        scope = (await self._wiring.registry.locate(session_id)).scope
-        self.open_scope(scope)
-        return scope, self._host_of(session_id)
+        workspace_id = (await self._runtime.registry.locate(session_id)).workspace_id
+        self.open_stores(workspace_id)
+        return workspace_id, self._host_of(session_id)
 
     async def hosts(self) -> list[str]:
         """The hosts that run."""
@@ -247,8 +247,8 @@ class Directory(Queries):
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
         """Register a workspace's settings and start its stores."""
-        await self._wiring.registry.put_workspace(settings)
-        self.open_scope(settings.scope)
+        await self._runtime.registry.put_workspace(settings)
+        self.open_stores(settings.workspace_id)
 
     async def working(self) -> list[str]:
         """Root sessions whose runs are under way now. Others that look so were interrupted."""
@@ -261,14 +261,14 @@ class Directory(Queries):
         await self.begin()
         await self._revive_all_but(set(left))
 
-    async def open(self, scope: str) -> None:
-        """Start a scope's stores: somebody did not find them, whatever we believe."""
-        self._scopes.pop(scope, None)
-        self.open_scope(scope)
+    async def open(self, workspace_id: str) -> None:
+        """Start a workspace's stores: somebody did not find them, whatever we believe."""
+        self._workspaces.pop(workspace_id, None)
+        self.open_stores(workspace_id)
 
-    async def scope_names(self) -> list[str]:
-        """The scopes whose stores are running."""
-        return list(self._scopes)
+    async def store_names(self) -> list[str]:
+        """The workspaces whose stores are running."""
+        return list(self._workspaces)
 
     async def status(self) -> ClusterStatus:
         """Hosts, and what waits."""
@@ -279,7 +279,7 @@ class Directory(Queries):
         ]
         nodes = [self._node_status(node) for node in self._pool.nodes.values() if node.alive]
         queued = sum(self._slots.waiting.values())
-        return ClusterStatus(hosts, self._pool.most, queued, list(self._scopes), nodes)
+        return ClusterStatus(hosts, self._pool.most, queued, list(self._workspaces), nodes)
 
     async def drain(self, name: str) -> NodeStatus:
         """Have a node's sessions and stores go elsewhere; what is left there now.
@@ -300,17 +300,17 @@ class Directory(Queries):
         stores = await self._launcher.stores_on(node.id) if node.alive else []
         return structs.replace(self._node_status(node), draining=True, stores=len(stores))
 
-    def open_scope(self, scope: str) -> None:
-        """Start a scope's stores unless they run."""
-        if scope not in self._scopes:
-            self._launcher.open_scope(scope)
-            self._scopes[scope] = None
+    def open_stores(self, workspace_id: str) -> None:
+        """Start a workspace's stores unless they run."""
+        if workspace_id not in self._workspaces:
+            self._launcher.open_stores(workspace_id)
+            self._workspaces[workspace_id] = None
 
     # --- hosts ---------------------------------------------------------------------------
 
     def _start_host(self) -> str:
         """Start a host where there is room. Where there is none, Ray starts it once there is."""
-        name = f"{HOST_PREFIX}{self._wiring.new_id()}"
+        name = f"{HOST_PREFIX}{self._runtime.new_id()}"
         node = self._pool.node_for_host()
         self._pool.add(name, self._now(), node or "")
         if node:
@@ -437,7 +437,7 @@ class Directory(Queries):
         for name, seconds in (await self._launcher.idle_stores()).items():
             if seconds > self._idle_s:
                 self._launcher.kill(name)
-                self._scopes.pop(scope_of(name) or "", None)
+                self._workspaces.pop(workspace_of(name) or "", None)
 
     async def _let_go(self, name: str) -> None:
         """End a host: what is idle there is written out, what runs goes on elsewhere."""
@@ -460,17 +460,17 @@ class Directory(Queries):
 
     async def _revive_all_but(self, held: set[str]) -> None:
         """Bring back what no host had when this began, wherever it was put since."""
-        await self._revive(set(await self._wiring.registry.running()) - held)
+        await self._revive(set(await self._runtime.registry.running()) - held)
 
     async def _revive(self, lost: set[str]) -> None:
         """Bring back what was at work, so many on each host at a time that all get their turn."""
-        registry = self._wiring.registry
+        registry = self._runtime.registry
         at_work = lost.intersection(await registry.running())
         by_host: dict[str, list[tuple[str, str]]] = {}
         for session_id, place in (await registry.places(sorted(at_work))).items():
-            self.open_scope(place.scope)
+            self.open_stores(place.workspace_id)
             host = self._host_of(session_id)
-            by_host.setdefault(host, []).append((session_id, place.scope))
+            by_host.setdefault(host, []).append((session_id, place.workspace_id))
         await asyncio.gather(*(self._resume(host, ones) for host, ones in by_host.items()))
 
     async def _resume(self, host: str, sessions: list[tuple[str, str]]) -> None:

@@ -222,7 +222,9 @@ async def _held(settings: ClusterSettings) -> list[tuple[str, Hold | RetinueErro
         journal = RedisJournal(connection)
         for one in await RedisRegistry(connection, keyring).workspaces():
             try:
-                hold = open_brake(keyring, one.scope, await journal.brake(one.scope)).hold
+                hold = open_brake(
+                    keyring, one.workspace_id, await journal.brake(one.workspace_id)
+                ).hold
             except CallError as error:
                 found.append((str(one.path), error))
             else:

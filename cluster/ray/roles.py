@@ -27,7 +27,7 @@ from retinue.actors.stores.budget import BudgetActor
 from retinue.actors.stores.capabilities import CapabilitiesActor
 from retinue.actors.stores.permissions import PermissionsActor
 from retinue.actors.telemetry import tracing
-from retinue.cluster.directory.audit_log import CLUSTER_SCOPE
+from retinue.cluster.directory.audit_log import THE_CLUSTER
 from retinue.cluster.directory.directory import Directory, HostControl
 from retinue.cluster.directory.pool import Pool
 from retinue.cluster.local.state import cluster_key
@@ -37,7 +37,7 @@ from retinue.cluster.names import (
     HOST_PREFIX,
     allowances_name,
     budget_name,
-    scope_of,
+    workspace_of,
 )
 from retinue.cluster.ray import actors as remote
 from retinue.cluster.ray import nodes
@@ -62,9 +62,9 @@ def wire(settings: ClusterSettings) -> Runtime:
 
 def wire_store(settings: ClusterSettings) -> Runtime:
     """As `wire`; a store that was taken over ends its process, and Ray restarts the right one."""
-    wiring = wire(settings)
-    wiring.on_fenced = lambda: exit_process("another actor has taken over what this one kept")
-    return wiring
+    runtime = wire(settings)
+    runtime.on_fenced = lambda: exit_process("another actor has taken over what this one kept")
+    return runtime
 
 
 class _Process:
@@ -124,22 +124,22 @@ class _Store(_Process):
 class Budget(_Store, BudgetActor):
     """``budget/<workspace>``."""
 
-    def __init__(self, settings: ClusterSettings, scope: str) -> None:
-        super().__init__(wire_store(settings), scope)
+    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
+        super().__init__(wire_store(settings), workspace_id)
 
 
 class Allowances(_Store, PermissionsActor):
     """``allowances/<workspace>``."""
 
-    def __init__(self, settings: ClusterSettings, scope: str) -> None:
-        super().__init__(wire_store(settings), scope)
+    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
+        super().__init__(wire_store(settings), workspace_id)
 
 
 class Capabilities(_Process, CapabilitiesActor):
     """``capabilities``."""
 
     def __init__(self, settings: ClusterSettings) -> None:
-        super().__init__(wire_store(settings), CLUSTER_SCOPE)
+        super().__init__(wire_store(settings), THE_CLUSTER)
 
 
 class SessionActor(_Process, SessionHost):
@@ -201,8 +201,8 @@ class RayLauncher:
     def host(self, name: str) -> HostControl:
         return cast(HostControl, Proxy(name, self._namespace, restarts=False))
 
-    def open_scope(self, scope: str) -> None:
-        start_stores(self._settings, scope)
+    def open_stores(self, workspace_id: str) -> None:
+        start_stores(self._settings, workspace_id)
 
     async def nodes(self) -> list[Node]:
         return await asyncio.to_thread(nodes.nodes)
@@ -216,7 +216,7 @@ class RayLauncher:
 
     async def idle_stores(self) -> dict[str, float]:
         names = await asyncio.to_thread(remote.named, self._namespace)
-        stores = [name for name in names if scope_of(name)]
+        stores = [name for name in names if workspace_of(name)]
         asked = (Proxy(name, self._namespace, restarts=False).idle_for() for name in stores)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return {
@@ -231,7 +231,7 @@ class RayLauncher:
 
 @dataclass(frozen=True)
 class StoreHandles:
-    """The stores of one scope, by handle."""
+    """The stores of one workspace, by handle."""
 
     budget: BudgetPort
     permissions: PermissionsPort
@@ -247,21 +247,21 @@ class Peers:
         self._hosts: dict[str, HostPort] = {}
         self._directory = cast(DirectoryPort, Proxy(DIRECTORY, settings.namespace))
 
-    async def stores(self, scope: str) -> Stores:
-        """Handles of the scope's stores, which are started where they are not running."""
-        found = self._stores.get(scope)
+    async def stores(self, workspace_id: str) -> Stores:
+        """Handles of the workspace's stores, which are started where they are not running."""
+        found = self._stores.get(workspace_id)
         if found is None:
             namespace = self._settings.namespace
 
             async def start() -> None:
-                await asyncio.to_thread(start_stores, self._settings, scope)
+                await asyncio.to_thread(start_stores, self._settings, workspace_id)
 
             found = StoreHandles(
-                cast(BudgetPort, Proxy(budget_name(scope), namespace, start=start)),
-                cast(PermissionsPort, Proxy(allowances_name(scope), namespace, start=start)),
+                cast(BudgetPort, Proxy(budget_name(workspace_id), namespace, start=start)),
+                cast(PermissionsPort, Proxy(allowances_name(workspace_id), namespace, start=start)),
                 cast(CapabilitiesPort, Proxy(CAPABILITIES, namespace, start=start)),
             )
-            self._stores[scope] = found
+            self._stores[workspace_id] = found
         return found
 
     def host(self, name: str) -> HostPort:
@@ -277,8 +277,8 @@ class Peers:
         return self._directory
 
 
-def start_stores(settings: ClusterSettings, scope: str) -> None:
-    """Start the named actors of a scope, and the cluster's capability store."""
-    remote.start_store(Budget, budget_name(scope), settings, settings, scope)
-    remote.start_store(Allowances, allowances_name(scope), settings, settings, scope)
+def start_stores(settings: ClusterSettings, workspace_id: str) -> None:
+    """Start the named actors of a workspace, and the cluster's capability store."""
+    remote.start_store(Budget, budget_name(workspace_id), settings, settings, workspace_id)
+    remote.start_store(Allowances, allowances_name(workspace_id), settings, settings, workspace_id)
     remote.start_store(Capabilities, CAPABILITIES, settings, settings)

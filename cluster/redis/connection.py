@@ -83,24 +83,24 @@ class Connection:
         """A connection of one's own to the cluster's Redis."""
         return cls(settings.redis_url, settings.namespace, wait_for_disk=settings.wait_for_disk)
 
-    def entity(self, scope: str, kind: str, id: str) -> str:
-        """The base key of an entity; all keys of a scope share a hash tag."""
-        return f"{self._prefix}:{{{short(scope)}}}:{kind}:{short(id)}"
+    def entity(self, workspace_id: str, kind: str, id: str) -> str:
+        """The base key of an entity; all keys of a workspace share a hash tag."""
+        return f"{self._prefix}:{{{short(workspace_id)}}}:{kind}:{short(id)}"
 
-    def family(self, scope: str, family: str) -> str:
+    def family(self, workspace_id: str, family: str) -> str:
         """The hash of session summaries of one family."""
-        return f"{self._prefix}:{{{short(scope)}}}:family:{short(family)}"
+        return f"{self._prefix}:{{{short(workspace_id)}}}:family:{short(family)}"
 
-    def stopped(self, scope: str) -> str:
-        """Holds the reason why nobody may go on in a scope."""
-        return f"{self._prefix}:{{{short(scope)}}}:stopped"
+    def stopped(self, workspace_id: str) -> str:
+        """Holds the reason why nobody may go on in a workspace."""
+        return f"{self._prefix}:{{{short(workspace_id)}}}:stopped"
 
-    def held(self, scope: str) -> str:
-        """Holds the brake of a scope: who wants that nothing begins there, if anybody does."""
-        return f"{self._prefix}:{{{short(scope)}}}:held"
+    def held(self, workspace_id: str) -> str:
+        """Holds the brake of a workspace: who wants that nothing begins there, if anybody does."""
+        return f"{self._prefix}:{{{short(workspace_id)}}}:held"
 
     def key(self, *parts: str) -> str:
-        """A key of the registry, which belongs to no scope."""
+        """A key of the registry, which belongs to no workspace."""
         return ":".join((self._prefix, *parts))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Value]) -> object:

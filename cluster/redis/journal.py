@@ -1,4 +1,4 @@
-"""The journal in Redis: one short script for each operation, one hash tag for each scope.
+"""The journal in Redis: one short script for each operation, one hash tag for each workspace.
 
 All keys of a workspace share the hash tag, so that a group commit of any number of its entities is
 one script call in one slot, and listings can be written in the same step as what they list.
@@ -37,21 +37,23 @@ class RedisJournal:
         return await self._load(_READ, key, [])
 
     async def append(self, batch: Sequence[Append]) -> Outcomes:
-        by_scope: dict[str, list[Append]] = {}
+        by_workspace: dict[str, list[Append]] = {}
         for one in batch:
-            by_scope.setdefault(one.key.scope, []).append(one)
-        if len(by_scope) == 1:
+            by_workspace.setdefault(one.key.workspace_id, []).append(one)
+        if len(by_workspace) == 1:
             return await self._append(batch)
-        groups = await asyncio.gather(*map(self._append, by_scope.values()))
-        outcomes = dict(zip(by_scope, map(iter, groups), strict=True))
-        brakes = {scope: brake for group in groups for scope, brake in group.brakes.items()}
-        return Outcomes([next(outcomes[one.key.scope]) for one in batch], brakes)
+        groups = await asyncio.gather(*map(self._append, by_workspace.values()))
+        outcomes = dict(zip(by_workspace, map(iter, groups), strict=True))
+        brakes = {
+            workspace_id: brake for group in groups for workspace_id, brake in group.brakes.items()
+        }
+        return Outcomes([next(outcomes[one.key.workspace_id]) for one in batch], brakes)
 
-    async def brake(self, scope: str) -> bytes:
-        return await self._redis.value("GET", self._redis.held(scope)) or b""
+    async def brake(self, workspace_id: str) -> bytes:
+        return await self._redis.value("GET", self._redis.held(workspace_id)) or b""
 
-    async def stop(self, scope: str, why: str) -> None:
-        key = self._redis.stopped(scope)
+    async def stop(self, workspace_id: str, why: str) -> None:
+        key = self._redis.stopped(workspace_id)
         remedy = f"bring back the newest copy of Redis, or accept the loss: redis-cli del '{key}'"
         await self._redis.command("SET", key, f"{why}. Then {remedy}, and restart", "NX")
 
@@ -71,13 +73,13 @@ class RedisJournal:
     async def _append(self, batch: Sequence[Append]) -> Outcomes:
         if not batch:
             return Outcomes([], {})
-        scope = batch[0].key.scope
-        keys = [self._redis.stopped(scope), self._redis.held(scope)]
+        workspace_id = batch[0].key.workspace_id
+        keys = [self._redis.stopped(workspace_id), self._redis.held(workspace_id)]
         arguments: list[bytes | str | int] = []
         changes: list[bytes | str | int] = []
         for at, one in enumerate(batch, start=1):
             base, summary = self._base(one.key), one.summary
-            family = self._redis.family(one.key.scope, summary.family) if summary else base
+            family = self._redis.family(one.key.workspace_id, summary.family) if summary else base
             keys += (base, family)
             arguments += (one.key.id, one.epoch, one.after, one.create, one.row)
             arguments += (len(one.messages), *one.messages, len(one.audit), *one.audit)
@@ -88,17 +90,17 @@ class RedisJournal:
                 state, position = summary.listed
                 changes += (at, _STATES.replace(state, b""), state + position)
         if changes:
-            keys.append(roots_of(self._redis, scope))
+            keys.append(roots_of(self._redis, workspace_id))
             arguments += changes
         answers = await self._write(_APPEND, keys, arguments)
         if isinstance(answers, bytes):
             return Outcomes([Outcome.GAP] * len(batch), {})
         brake, *outcomes = cast(list[bytes], answers)
-        return Outcomes([Outcome[one.decode()] for one in outcomes], {scope: brake})
+        return Outcomes([Outcome[one.decode()] for one in outcomes], {workspace_id: brake})
 
     async def _load(self, script: Script, key: Key, arguments: Sequence[int]) -> Loaded:
         base = self._base(key)
-        keys = [base, base + ":j", base + ":s", self._redis.stopped(key.scope)]
+        keys = [base, base + ":j", base + ":s", self._redis.stopped(key.workspace_id)]
         answer = await self._redis.run(script, keys, arguments)
         if isinstance(answer, bytes):
             raise RolledBack(answer.decode())
@@ -106,4 +108,4 @@ class RedisJournal:
         return Loaded(epoch, seq, snapshot, rows)
 
     def _base(self, key: Key) -> str:
-        return self._redis.entity(key.scope, key.kind, key.id)
+        return self._redis.entity(key.workspace_id, key.kind, key.id)

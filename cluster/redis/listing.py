@@ -2,8 +2,8 @@
 
 An index is a sorted set of positions (`retinue.actors.session.listing`), all with the same score:
 one of all root sessions and one for each user, which the registry writes before the session comes
-to be, and one for each scope, in which the position follows the state and which the journal writes
-together with the summary. A page reads the index that has the least to offer for its query, and
+to be, and one for each workspace, in which the position follows the state and which the journal
+writes together with the summary. A page reads the index with the least to offer for its query, and
 takes what the summaries say it wants: so an index may have a member too many, and may leave out a
 condition.
 """
@@ -32,14 +32,14 @@ from retinue.cluster.redis.locations import Locations, read_place
 _NEWEST = Script("newest")
 _READ_AT_ONCE = 200
 _READ_FOR_A_PAGE = 1000
-_MOST_SCOPES = 64
+_MOST_WORKSPACES = 64
 _FITTING = 100
 _AFTER_ALL = b"\xff" * 32
 
 
-def roots_of(connection: Connection, scope: str) -> str:
-    """The index of a scope's root sessions by state; in the slot of what it lists."""
-    return connection.entity(scope, "index", "roots")
+def roots_of(connection: Connection, workspace_id: str) -> str:
+    """The index of a workspace's root sessions by state; in the slot of what it lists."""
+    return connection.entity(workspace_id, "index", "roots")
 
 
 class _Part(NamedTuple):
@@ -64,15 +64,15 @@ class Listing:
         self._places = places
         self._roots = connection.key("roots", "all")
         self._foreign = connection.key("roots", "foreign")
-        self._scopes = connection.key("scopes")
+        self._workspaces = connection.key("scopes")
 
-    async def add(self, scope: str, user_id: str, created_at: int, id: str) -> None:
+    async def add(self, workspace_id: str, user_id: str, created_at: int, id: str) -> None:
         """List a root session that is about to be made; repeated, it changes nothing."""
         where = position(created_at, id)
         commands: list[tuple[Value, ...]] = [
             ("ZADD", index, 0, where) for index in (self._roots, self._of_user(user_id))
         ]
-        commands.append(("ZADD", self._scopes, 0, scope))
+        commands.append(("ZADD", self._workspaces, 0, workspace_id))
         if not made_here(where):
             commands.append(("ZADD", self._foreign, 0, id))
         await self._redis.all(commands)
@@ -123,11 +123,20 @@ class Listing:
         ways = [[_Part(self._roots)]]
         if query.user_id is not None:
             ways.append([_Part(self._of_user(query.user_id))])
-        if query.scope is not None or query.states:
-            scopes = [query.scope] if query.scope is not None else await self._some_scopes()
+        if query.workspace_id is not None or query.states:
+            workspaces = (
+                [query.workspace_id]
+                if query.workspace_id is not None
+                else await self._some_workspaces()
+            )
             codes = [CODES[state] for state in dict.fromkeys(query.states or CODES)]
-            if len(scopes) <= _MOST_SCOPES:
-                ways.append([_Part(roots_of(self._redis, scope), codes) for scope in scopes])
+            if len(workspaces) <= _MOST_WORKSPACES:
+                ways.append(
+                    [
+                        _Part(roots_of(self._redis, workspace_id), codes)
+                        for workspace_id in workspaces
+                    ]
+                )
         if len(ways) == 1:
             return ways[0]
         sizes = [await self._size(way, bounds) for way in ways]
@@ -161,23 +170,23 @@ class Listing:
         places = [read_place(id, one) for id, one in zip(ids, stored, strict=True) if one]
         lines = await self._redis.all(
             [
-                ("HGET", self._redis.family(place.scope, place.family_id), place.family_id)
+                ("HGET", self._redis.family(place.workspace_id, place.family_id), place.family_id)
                 for place in places
             ]
         )
         by_id = {
             place.family_id: decode_summary(
-                cast(bytes, line), place.family_id, place.family_id, place.scope
+                cast(bytes, line), place.family_id, place.family_id, place.workspace_id
             )
             for place, line in zip(places, lines, strict=True)
             if line
         }
         return [by_id.get(id) for id in ids]
 
-    async def _some_scopes(self) -> list[str]:
-        """All scopes, or one more than are looked into."""
-        found = await self._redis.values("ZRANGE", self._scopes, 0, _MOST_SCOPES)
-        return [scope.decode() for scope in found]
+    async def _some_workspaces(self) -> list[str]:
+        """All workspaces, or one more than are looked into."""
+        found = await self._redis.values("ZRANGE", self._workspaces, 0, _MOST_WORKSPACES)
+        return [workspace_id.decode() for workspace_id in found]
 
     def _of_user(self, user_id: str) -> str:
         return self._redis.key("roots", "user", user_id)

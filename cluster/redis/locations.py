@@ -29,7 +29,7 @@ class Locations:
     async def put(self, place: SessionKey, session_ids: Sequence[str]) -> None:
         """File the sessions; repeated, it changes nothing."""
         ids, family = _packed("".join(session_ids)), _packed(place.family_id)
-        value = _packed(place.scope) + (b"" if ids == family else family)
+        value = _packed(place.workspace_id) + (b"" if ids == family else family)
         await self._redis.run(_REGISTER, [self._buckets], [value, ids])
 
     async def get(self, session_id: str) -> SessionKey:
@@ -67,9 +67,9 @@ class Locations:
 
 
 def read_place(session_id: str, value: bytes) -> SessionKey:
-    """A stored place: the scope, and for a sub-agent its family, which a root session is itself."""
-    scope, family = value[:_ID_BYTES], value[_ID_BYTES:]
-    return SessionKey(_unpacked(scope), _unpacked(family) if family else session_id)
+    """A stored place: the workspace, and for a sub-agent its family, which a root is itself."""
+    workspace_id, family = value[:_ID_BYTES], value[_ID_BYTES:]
+    return SessionKey(_unpacked(workspace_id), _unpacked(family) if family else session_id)
 
 
 def _packed(ids: str) -> bytes:

@@ -38,7 +38,7 @@ SETTINGS_FORM = 1
 
 
 class RedisRegistry:
-    """Agents, workspaces, the scope of each session, and the sessions with work in flight."""
+    """Agents, workspaces, the workspace of each session, and the sessions with work in flight."""
 
     def __init__(self, connection: Connection, keyring: Keyring) -> None:
         self._redis = connection
@@ -62,22 +62,22 @@ class RedisRegistry:
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
         data = _ENCODER.encode((SETTINGS_FORM, settings))
-        sealed = self._keyring.seal(data, f"workspace/{settings.scope}")
+        sealed = self._keyring.seal(data, f"workspace/{settings.workspace_id}")
         key = self._redis.key("workspaces")
-        await self._redis.command("HSET", key, settings.scope, sealed)
+        await self._redis.command("HSET", key, settings.workspace_id, sealed)
 
-    async def workspace(self, scope: str) -> WorkspaceSettings:
+    async def workspace(self, workspace_id: str) -> WorkspaceSettings:
         key = self._redis.key("workspaces")
-        sealed = await self._redis.value("HGET", key, scope)
+        sealed = await self._redis.value("HGET", key, workspace_id)
         if sealed is None:
-            return WorkspaceSettings(scope, None, Policy(), Boundary())
-        return self._open(scope, sealed)
+            return WorkspaceSettings(workspace_id, None, Policy(), Boundary())
+        return self._open(workspace_id, sealed)
 
     async def workspaces(self) -> list[WorkspaceSettings]:
         key = self._redis.key("workspaces")
         found = await self._redis.values("HGETALL", key)
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [self._open(scope.decode(), sealed) for scope, sealed in pairs]
+        return [self._open(workspace_id.decode(), sealed) for workspace_id, sealed in pairs]
 
     async def locate(self, session_id: str) -> SessionKey:
         return await self._places.get(session_id)
@@ -91,8 +91,10 @@ class RedisRegistry:
 
     async def register_root(self, profile: Profile) -> None:
         """File a root session that is about to be made, and list it."""
-        await self._places.put(SessionKey(profile.scope, profile.id), [profile.id])
-        await self._listing.add(profile.scope, profile.user_id, profile.created_at, profile.id)
+        await self._places.put(SessionKey(profile.workspace_id, profile.id), [profile.id])
+        await self._listing.add(
+            profile.workspace_id, profile.user_id, profile.created_at, profile.id
+        )
 
     async def mark_running(self, session_id: str) -> None:
         key = self._redis.key("running")
@@ -107,11 +109,11 @@ class RedisRegistry:
         found = await self._redis.values("SMEMBERS", key)
         return sorted(id.decode() for id in found)
 
-    async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
-        key = self._redis.family(scope, family_id)
+    async def family(self, workspace_id: str, family_id: str) -> list[SessionSummary]:
+        key = self._redis.family(workspace_id, family_id)
         found = await self._redis.values("HGETALL", key)
         lines = zip(found[::2], found[1::2], strict=True)
-        return [decode_summary(data, id.decode(), family_id, scope) for id, data in lines]
+        return [decode_summary(data, id.decode(), family_id, workspace_id) for id, data in lines]
 
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
         return await self._listing.page(query, after, count)
@@ -124,12 +126,12 @@ class RedisRegistry:
         begin = await self._listing.beginning(fragment)
         return sorted({*begin, *await self._places.ending(fragment)})
 
-    def _open(self, scope: str, sealed: bytes) -> WorkspaceSettings:
-        known = self._settings.get(scope)
+    def _open(self, workspace_id: str, sealed: bytes) -> WorkspaceSettings:
+        known = self._settings.get(workspace_id)
         if known and known[0] == sealed:  # checking a policy costs milliseconds
             return known[1]
-        what = f"the settings of workspace {scope}"
-        opened = self._keyring.open(sealed, f"workspace/{scope}", what)
+        what = f"the settings of workspace {workspace_id}"
+        opened = self._keyring.open(sealed, f"workspace/{workspace_id}", what)
         try:
             form, data = _SETTINGS.decode(opened)
             if form > SETTINGS_FORM:  # a policy that is read in part would allow too much
@@ -137,5 +139,5 @@ class RedisRegistry:
             settings = msgspec.msgpack.decode(data, type=WorkspaceSettings)
         except msgspec.DecodeError as error:
             raise CorruptState(f"{what} can't be read: {error}") from error
-        self._settings[scope] = (sealed, settings)
+        self._settings[workspace_id] = (sealed, settings)
         return settings

@@ -40,5 +40,5 @@ async def _version(connection: Connection, key: str) -> int:
 
 
 def _kind(entity: str) -> str:
-    """Of ``namespace:{scope}:kind:id``."""
+    """Of ``namespace:{workspace_id}:kind:id``."""
     return entity.rpartition("}:")[2].partition(":")[0]

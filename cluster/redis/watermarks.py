@@ -22,7 +22,7 @@ from retinue.cluster.redis.errors import shown
 _STORES = ((BUDGET.kind, "budget"), (ALLOWANCES.kind, "allowances"))
 
 Heads: TypeAlias = dict[str, tuple[int, int]]
-"""Epoch and row by scope and store."""
+"""Epoch and row by workspace and store."""
 
 _FILE = msgspec.json.Decoder(dict[str, Heads])
 
@@ -48,12 +48,12 @@ async def note(connection: Connection, file: Path) -> None:
 
 async def _heads(connection: Connection) -> Heads:
     heads: Heads = {}
-    for scope in (await connection.values("HGETALL", connection.key("workspaces")))[::2]:
+    for workspace_id in (await connection.values("HGETALL", connection.key("workspaces")))[::2]:
         for kind, id in _STORES:
-            key = connection.entity(scope.decode(), kind, id)
+            key = connection.entity(workspace_id.decode(), kind, id)
             epoch, row = await connection.values("HMGET", key, "epoch", "seq")
             if epoch:
-                heads[f"{kind} of workspace {scope.decode()}"] = (int(epoch), int(row or 0))
+                heads[f"{kind} of workspace {workspace_id.decode()}"] = (int(epoch), int(row or 0))
     return heads
 
 

@@ -94,13 +94,13 @@ async def list_sessions(
 def summed_up(
     root: str, family: Iterable[SessionSummary], live: set[str], held: Container[str] = ()
 ) -> Overview:
-    """A family in one line; ``held`` are the scopes that are on hold."""
+    """A family in one line; ``held`` are the workspaces that are on hold."""
     nodes = list(build_tree(root, list(family)).walk())
     summary = nodes[0].summary
     status = status_of(summary, root in live)
     return Overview(
         summary,
-        HELD if status in _ACTIVE and summary.scope in held else status,
+        HELD if status in _ACTIVE and summary.workspace_id in held else status,
         len(nodes) - 1,
         sum(node.summary.spent for node in nodes),
     )

@@ -108,7 +108,7 @@ async def _directory(calls: Calls, order: Order, left: list[str], speaker: int) 
         while True:
             await asyncio.sleep(_ASK_EVERY_S)
             if not left:
-                await calls.directory.scope_names()
+                await calls.directory.store_names()
                 continue
             working = await calls.directory.working()
             remaining = still_left(left, await calls.directory.running(), working)

@@ -19,7 +19,7 @@ from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.views import SessionSummary
-from retinue.cluster.directory.audit_log import CLUSTER_SCOPE, report, strands
+from retinue.cluster.directory.audit_log import THE_CLUSTER, chains, report
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ALL = 1 << 30
@@ -27,7 +27,7 @@ _ALL = 1 << 30
 
 @dataclass
 class Books:
-    """Sessions by id; the others by scope. ``reports`` has every audit strand, by its name."""
+    """Sessions by id; the others by workspace. ``reports`` has every audit chain, by its name."""
 
     sessions: dict[str, session.State] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -49,47 +49,47 @@ class Books:
         return bool(state.results) and not state.runs
 
 
-async def read_books(wiring: Runtime, scopes: Iterable[str], families: Iterable[str]) -> Books:
+async def read_books(runtime: Runtime, workspaces: Iterable[str], families: Iterable[str]) -> Books:
     """Read everything of these workspaces and root sessions. Raises Tampered or CorruptState."""
     books = Books()
-    for scope in scopes:
-        await _read_scope(wiring, scope, books)
+    for workspace_id in workspaces:
+        await _read_workspace(runtime, workspace_id, books)
     for family in families:
-        scope = (await wiring.registry.locate(family)).scope
-        for summary in await wiring.registry.family(scope, family):
+        workspace_id = (await runtime.registry.locate(family)).workspace_id
+        for summary in await runtime.registry.family(workspace_id, family):
             books.summaries[summary.id] = summary
-            await _read_session(wiring, Key(scope, SESSION.kind, summary.id), books)
-    key = Key(CLUSTER_SCOPE, CAPABILITIES.kind, "capabilities")
-    state = await read(CAPABILITIES, key, wiring.journal, wiring.keyring)
+            await _read_session(runtime, Key(workspace_id, SESSION.kind, summary.id), books)
+    key = Key(THE_CLUSTER, CAPABILITIES.kind, "capabilities")
+    state = await read(CAPABILITIES, key, runtime.journal, runtime.keyring)
     books.capabilities = state or capabilities.initial()
     return books
 
 
-async def read_budget(wiring: Runtime, scope: str) -> budget.State:
+async def read_budget(runtime: Runtime, workspace_id: str) -> budget.State:
     """A workspace's budget as it is stored now."""
-    key = Key(scope, BUDGET.kind, "budget")
-    return await read(BUDGET, key, wiring.journal, wiring.keyring) or budget.initial()
+    key = Key(workspace_id, BUDGET.kind, "budget")
+    return await read(BUDGET, key, runtime.journal, runtime.keyring) or budget.initial()
 
 
-async def _read_scope(wiring: Runtime, scope: str, books: Books) -> None:
-    journal, keyring = wiring.journal, wiring.keyring
-    books.budgets[scope] = await read_budget(wiring, scope)
-    kept = await read(ALLOWANCES, Key(scope, "allowances", "allowances"), journal, keyring)
-    books.allowances[scope] = kept or allowances.initial()
-    asked = await read(APPROVALS, Key(scope, "approvals", "approvals"), journal, keyring)
-    books.approvals[scope] = asked or approvals.initial()
-    for strand in await strands(wiring, scope):
-        found = await report(wiring, strand)
-        books.reports[f"{strand.key.scope}/{found.strand}"] = found
+async def _read_workspace(runtime: Runtime, workspace_id: str, books: Books) -> None:
+    journal, keyring = runtime.journal, runtime.keyring
+    books.budgets[workspace_id] = await read_budget(runtime, workspace_id)
+    kept = await read(ALLOWANCES, Key(workspace_id, "allowances", "allowances"), journal, keyring)
+    books.allowances[workspace_id] = kept or allowances.initial()
+    asked = await read(APPROVALS, Key(workspace_id, "approvals", "approvals"), journal, keyring)
+    books.approvals[workspace_id] = asked or approvals.initial()
+    for chain in await chains(runtime, workspace_id):
+        found = await report(runtime, chain)
+        books.reports[f"{chain.key.workspace_id}/{found.chain}"] = found
 
 
-async def _read_session(wiring: Runtime, key: Key, books: Books) -> None:
-    state = await read(SESSION, key, wiring.journal, wiring.keyring)
+async def _read_session(runtime: Runtime, key: Key, books: Books) -> None:
+    state = await read(SESSION, key, runtime.journal, runtime.keyring)
     if state is None:
         return
     books.sessions[key.id] = state
-    codec = Codec(SESSION, key, wiring.keyring)
-    sealed = await wiring.journal.messages(key, 0, _ALL)
+    codec = Codec(SESSION, key, runtime.keyring)
+    sealed = await runtime.journal.messages(key, 0, _ALL)
     books.texts[key.id] = [
         _MESSAGE.decode(codec.open_message(at, data)).text for at, data in enumerate(sealed)
     ]

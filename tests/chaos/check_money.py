@@ -52,7 +52,7 @@ def _bounds(op: Op, records: Records, books: Books) -> tuple[int, int]:
 
 
 def _books_agree(records: Records, books: Books, findings: Findings) -> None:
-    for scope, state in books.budgets.items():
+    for workspace_id, state in books.budgets.items():
         for id, account in state.accounts.items():
             spent = books.spent(id)
             if account.spent < spent:
@@ -61,7 +61,7 @@ def _books_agree(records: Records, books: Books, findings: Findings) -> None:
                 findings.add("double", f"budget: {account.spent}, and {id} spent {spent}")
             if account.held > account.spent:
                 findings.add("leaked", f"budget: {account.held - account.spent} lent to {id}")
-        told = records.get("budget", f"budget {scope}")
+        told = records.get("budget", f"budget {workspace_id}")
         total = budget.level(state, budget.WORKSPACE).spent
         if told and told.told[-1][1].amount != total:
             findings.add("lost", f"workspace: {told.told[-1][1].amount} told, {total} kept")
@@ -119,9 +119,9 @@ def _caps(records: Records, books: Books, findings: Findings) -> None:
 
 def _levels(books: Books) -> dict[str, list[str]]:
     found = {}
-    for scope, state in books.budgets.items():
+    for workspace_id, state in books.budgets.items():
         for id, account in state.accounts.items():
-            found[id] = [*account.path, account.family, scope]
+            found[id] = [*account.path, account.family, workspace_id]
     return found
 
 

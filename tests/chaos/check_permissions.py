@@ -89,13 +89,13 @@ def _audit(records: Records, books: Books, findings: Findings) -> None:
         if report.problem:
             findings.add("audit_gaps", report.problem)
         for entry in report.entries:
-            logged[entry.kind, report.strand, _subject(entry)] += 1
+            logged[entry.kind, report.chain, _subject(entry)] += 1
     for wanted in _told_to_all(records):
         if not logged[wanted]:
             findings.add("audit_gaps", f"{' '.join(wanted)} is not in the log")
-    for (kind, strand, subject), count in logged.items():
+    for (kind, chain, subject), count in logged.items():
         if kind in _ONCE and count > 1:
-            findings.add("double", f"{kind} {strand} {subject} is in the log {count} times")
+            findings.add("double", f"{kind} {chain} {subject} is in the log {count} times")
 
 
 _ONCE = ("authorized", "created", "closed", "Decided")
@@ -132,7 +132,7 @@ def _told_to_all(records: Records) -> Iterator[tuple[str, str, str]]:
         for op in records.of(what):
             if op.told:
                 yield kind, f"session/{op.line.session}", ""
-    for what, kind, strand in (
+    for what, kind, chain in (
         ("allow", "Granted", "allowances/allowances"),
         ("revoke", "Revoked", "allowances/allowances"),
         ("decide", "Decided", "approvals/approvals"),
@@ -140,7 +140,7 @@ def _told_to_all(records: Records) -> Iterator[tuple[str, str, str]]:
     ):
         for op in records.of(what):
             if op.told:
-                yield kind, strand, op.line.id
+                yield kind, chain, op.line.id
 
 
 CHECKS = (_uses, _grants, _audit)

@@ -304,14 +304,14 @@ class Driver:
     async def _decide_as(self, request: InboxRequest, name: str) -> None:
         op = f"decide {request.id} {name}"
         shared = "#" not in request.description
-        scope = workload.scope_for(request.id, shared)
-        self._note("tried", "decide", op, id=request.id, value=scope, proof=name)
+        workspace_id = workload.scope_for(request.id, shared)
+        self._note("tried", "decide", op, id=request.id, value=workspace_id, proof=name)
         try:
             decision = await self._insist(
                 lambda: (
                     request.deny("no", by=name)
-                    if scope == "deny"
-                    else request.approve(scope, by=name)
+                    if workspace_id == "deny"
+                    else request.approve(workspace_id, by=name)
                 )
             )
         except (AlreadyDecided, NotFound):

@@ -168,17 +168,17 @@ async def _take_over(field: Nodes, host: str, session_id: str) -> None:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             place = await field.ground.calls.directory.place_of(session_id)
-            await _host(field, host).resume(session_id, place.scope)
-            await _say(field, host, session_id, place.scope)
+            await _host(field, host).resume(session_id, place.workspace_id)
+            await _say(field, host, session_id, place.workspace_id)
     except (RetinueError, TimeoutError):
         return
 
 
-async def _say(field: Nodes, host: str, session_id: str, scope: str) -> None:
+async def _say(field: Nodes, host: str, session_id: str, workspace_id: str) -> None:
     """Something that the activation which was taken over can't know."""
     op = f"{session_id} is taken over {len(field.reader.read())}"
     field.ledger.note(Line("tried", "say", op, session=session_id, value=op))
-    await _host(field, host).add_message(session_id, scope, Message.user(op), op)
+    await _host(field, host).add_message(session_id, workspace_id, Message.user(op), op)
     field.ledger.note(Line("told", "say", op, session=session_id, value=op))
 
 
@@ -189,7 +189,7 @@ async def _ask_zombie(field: Nodes, host: str, session_id: str) -> None:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             place = await field.ground.calls.directory.place_of(session_id)
-            found = await _host(field, host).messages(session_id, place.scope, None)
+            found = await _host(field, host).messages(session_id, place.workspace_id, None)
     except (RetinueError, TimeoutError):
         return
     texts = [message.text for message in cast(list[Message], found)]

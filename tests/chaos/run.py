@@ -52,8 +52,8 @@ class Harness:
             str(ground.home / "stop"),
         )
         self._ground = ground
-        self._wiring = wire(ground.direct_settings())
-        self._scopes = [derived_id(f"workspace:{path}") for path in paths]
+        self._runtime = wire(ground.direct_settings())
+        self._workspaces = [derived_id(f"workspace:{path}") for path in paths]
         self._reader = Reader(ledger)
         self._drivers = Drivers(ground.home, place)
         field = Field(ground, self._drivers, self._reader, Ledger(str(ledger)))
@@ -135,20 +135,20 @@ class Harness:
 
     async def _sample(self) -> None:
         """Caps hold at every instant, so they do at this one."""
-        for scope in self._scopes:
+        for workspace_id in self._workspaces:
             with contextlib.suppress(RetinueError, TimeoutError):
                 async with asyncio.timeout(1.0):
-                    state = await read_budget(self._wiring, scope)
-                self._check_caps(scope, state)
+                    state = await read_budget(self._runtime, workspace_id)
+                self._check_caps(workspace_id, state)
 
-    def _check_caps(self, scope: str, state: budget.State) -> None:
+    def _check_caps(self, workspace_id: str, state: budget.State) -> None:
         """No level has lent more than its cap, but for what was paid beyond a reservation."""
         over: Counter[str] = Counter()
         highest = 0
         for line in self._reader.read():
             if line.what == "settle" and line.kind == "tried" and line.value == "over":
                 over[line.family] += CENT
-            elif line.what == "cap" and line.kind == "tried" and line.id == scope:
+            elif line.what == "cap" and line.kind == "tried" and line.id == workspace_id:
                 highest = max(highest, line.amount)
         limits = {budget.WORKSPACE: highest + sum(over.values())} if highest else {}
         for id, family in state.families.items():
@@ -168,7 +168,7 @@ class Harness:
         records = Records(self._reader.read())
         self.acknowledged = records.acknowledged
         families = [op.line.session for op in records.of("create") if op.told]
-        books = await read_books(self._wiring, self._scopes, families)
+        books = await read_books(self._runtime, self._workspaces, families)
         self._findings.take(check(records, books))
         for crash in self._drivers.crashes:
             self._findings.add("lost", crash)

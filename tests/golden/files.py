@@ -109,8 +109,8 @@ def stored() -> Iterator[Stored]:
 
 
 def golden_summary() -> SessionSummary:
-    """The line about the golden session; where it is stored says its ids and its scope."""
-    return structs.replace(filled(SessionSummary), id=ID, family_id=ID, scope=SCOPE)
+    """The line about the golden session; where it is stored says its ids and its workspace."""
+    return structs.replace(filled(SessionSummary), id=ID, family_id=ID, workspace_id=SCOPE)
 
 
 def of_machine(machine: AnyMachine) -> Iterator[Stored]:
@@ -238,7 +238,7 @@ async def fill_redis(connection: Connection) -> None:
         await journal.append([Append(key, 2, 1, codec.row(2, [], head))])
     await registry.put_workspace(filled(WorkspaceSettings))
     await registry.put_agent("digest", by_name["parcel"].data)
-    await registry.register_root(structs.replace(filled(Profile), id=ID, scope=SCOPE))
+    await registry.register_root(structs.replace(filled(Profile), id=ID, workspace_id=SCOPE))
     await registry.register(SessionKey(SCOPE, ID), [CHILD])
     await registry.mark_running(ID)
 

@@ -110,7 +110,7 @@ def test_what_any_version_wrote_is_read_as_it_was_meant(file: Path) -> None:
 def test_the_golden_audit_row_still_carries_our_mark(machine: AnyMachine) -> None:
     for file in GOLDEN.glob(f"v*/{machine.kind}.audit"):
         row = file.read_bytes()
-        report = verify("strand", [row], Head(1, row[:20]), KEYRING, machine.event)
+        report = verify("chain", [row], Head(1, row[:20]), KEYRING, machine.event)
         assert report.problem is None
         assert report.entries
 
@@ -259,7 +259,7 @@ async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path
     settings = json.loads(as_of(file.parent, "settings.json").read_text())
     assert list(differences([settings], await registry.workspaces())) == []
     (line,) = await registry.family(SCOPE, ID)
-    assert (line.id, line.scope, line.status) == (ID, SCOPE, "failed")
+    assert (line.id, line.workspace_id, line.status) == (ID, SCOPE, "failed")
     for query in (
         SessionQuery(),
         SessionQuery(SCOPE, states=["failed"]),

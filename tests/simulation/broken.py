@@ -63,7 +63,9 @@ class _Forgetful(MemoryJournal):
 
     async def append(self, batch: Sequence[Append]) -> Outcomes:
         answers = [await self._again(one) for one in batch]
-        brakes = {scope: brake for one in answers for scope, brake in one.brakes.items()}
+        brakes = {
+            workspace_id: brake for one in answers for workspace_id, brake in one.brakes.items()
+        }
         return Outcomes([outcome for one in answers for outcome in one], brakes)
 
     async def _again(self, one: Append) -> Outcomes:
@@ -286,7 +288,7 @@ def _begins_on_hold() -> Iterator[None]:
         yield
 
 
-def _always(self: Brakes, scope: str) -> bool:
+def _always(self: Brakes, workspace_id: str) -> bool:
     return True
 
 

@@ -411,7 +411,7 @@ class Checker:
     def _check_listed(self, key: Key, state: session.State, journal: MemoryJournal) -> None:
         summary = summarise(state, 0)
         where = position(summary.created_at, key.id)
-        code = journal.listed.get(key.scope, {}).get(where)
+        code = journal.listed.get(key.workspace_id, {}).get(where)
         if code != (None if summary.parent_id else CODES[summary.status]):
             self.wrong(f"{key}: is {summary.status}, and listed as {code!r}")
 

@@ -199,7 +199,7 @@ def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) ->
     return session.Profile(
         id=id,
         user_id=USER,
-        scope=SCOPE,
+        workspace_id=SCOPE,
         family_id=id,
         created_at=EPOCH_US,
         agent=session.Agent(AGENT.digest, AGENT.name),

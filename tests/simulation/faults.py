@@ -128,25 +128,27 @@ class FaultyJournal:
         return await self.send(lambda: self._stored.read(key))
 
     async def append(self, batch: Sequence[Append]) -> Outcomes:
-        by_scope: dict[str, list[Append]] = {}
+        by_workspace: dict[str, list[Append]] = {}
         for one in batch:
-            by_scope.setdefault(one.key.scope, []).append(one)
-        if len(by_scope) == 1:
+            by_workspace.setdefault(one.key.workspace_id, []).append(one)
+        if len(by_workspace) == 1:
             return await self.send(lambda: self._stored.append(batch))
-        groups = await asyncio.gather(*map(self.append, by_scope.values()))
+        groups = await asyncio.gather(*map(self.append, by_workspace.values()))
         outcomes = {
             one.key: outcome
-            for group, results in zip(by_scope.values(), groups, strict=True)
+            for group, results in zip(by_workspace.values(), groups, strict=True)
             for one, outcome in zip(group, results, strict=True)
         }
-        brakes = {scope: brake for group in groups for scope, brake in group.brakes.items()}
+        brakes = {
+            workspace_id: brake for group in groups for workspace_id, brake in group.brakes.items()
+        }
         return Outcomes([outcomes[one.key] for one in batch], brakes)
 
-    async def brake(self, scope: str) -> bytes:
-        return await self.send(lambda: self._stored.brake(scope))
+    async def brake(self, workspace_id: str) -> bytes:
+        return await self.send(lambda: self._stored.brake(workspace_id))
 
-    async def stop(self, scope: str, why: str) -> None:
-        await self._stored.stop(scope, why)
+    async def stop(self, workspace_id: str, why: str) -> None:
+        await self._stored.stop(workspace_id, why)
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:
         return await self.send(lambda: self._stored.snapshot(key, epoch, seq, data))

@@ -44,10 +44,10 @@ class SimulatedRegistry:
         return self._books.agents[digest]
 
     async def put_workspace(self, settings: WorkspaceSettings) -> None:
-        self._books.workspaces[settings.scope] = settings
+        self._books.workspaces[settings.workspace_id] = settings
 
-    async def workspace(self, scope: str) -> WorkspaceSettings:
-        return self._books.workspaces[scope]
+    async def workspace(self, workspace_id: str) -> WorkspaceSettings:
+        return self._books.workspaces[workspace_id]
 
     async def workspaces(self) -> list[WorkspaceSettings]:
         return list(self._books.workspaces.values())
@@ -65,7 +65,7 @@ class SimulatedRegistry:
         self._books.places.update(dict.fromkeys(session_ids, place))
 
     async def register_root(self, profile: Profile) -> None:
-        self._books.places[profile.id] = SessionKey(profile.scope, profile.id)
+        self._books.places[profile.id] = SessionKey(profile.workspace_id, profile.id)
 
     async def mark_running(self, session_id: str) -> None:
         self._books.running[session_id] = None
@@ -76,7 +76,7 @@ class SimulatedRegistry:
     async def running(self) -> list[str]:
         return list(self._books.running)
 
-    async def family(self, scope: str, family_id: str) -> list[SessionSummary]:
+    async def family(self, workspace_id: str, family_id: str) -> list[SessionSummary]:
         return []
 
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
@@ -98,10 +98,10 @@ class SimulatedDirectory:
     """`retinue.actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no
     proof."""
 
-    def __init__(self, hosts: Hosts, scope: str, outside: contextvars.Context) -> None:
+    def __init__(self, hosts: Hosts, workspace_id: str, outside: contextvars.Context) -> None:
         self.slots = Slots()
         self._hosts = hosts
-        self._scope = scope
+        self._workspace_id = workspace_id
         self._outside = outside
         self._where: dict[str, str] = {}
 
@@ -132,7 +132,7 @@ class SimulatedDirectory:
         return slots
 
     async def locate(self, session_id: str) -> tuple[str, str]:
-        return self._scope, self.host_of(session_id)
+        return self._workspace_id, self.host_of(session_id)
 
     async def hosts(self) -> list[str]:
         return self._hosts.all_hosts()

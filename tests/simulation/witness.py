@@ -46,10 +46,10 @@ class Witness:
                 self._watcher.stored(one)
         return outcomes
 
-    async def brake(self, scope: str) -> bytes:
-        return await self.inner.brake(scope)
+    async def brake(self, workspace_id: str) -> bytes:
+        return await self.inner.brake(workspace_id)
 
-    async def stop(self, scope: str, why: str) -> None:
+    async def stop(self, workspace_id: str, why: str) -> None:
         raise AssertionError(f"nothing goes back here: {why}")
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:

@@ -42,7 +42,7 @@ EPOCH_US = 1_800_000_000_000_000
 
 SCOPE = "workspace"
 ROOT = "/tmp"  # a directory that is there
-CLUSTER_SCOPE = "cluster"
+NO_WORKSPACE = "cluster"
 BUDGET, PERMISSIONS, CAPABILITIES = "budget", "allowances", "capabilities"
 STORES = (BUDGET, PERMISSIONS, CAPABILITIES)
 
@@ -127,7 +127,7 @@ class Cluster:
 
     # --- implements StoreProvider and HostProvider ----------------------------------------
 
-    async def stores(self, scope: str) -> Stores:
+    async def stores(self, workspace_id: str) -> Stores:
         return self.handles
 
     def host(self, name: str) -> HostPort:
@@ -326,21 +326,21 @@ class Cluster:
     def _start_store(self, name: str) -> None:
         if self.down or name in self.network.actors:
             return
-        process, wiring = self._process(name)
+        process, runtime = self._process(name)
         make: dict[str, Callable[[], object]] = {
-            BUDGET: lambda: BudgetActor(wiring, SCOPE),
-            PERMISSIONS: lambda: PermissionsActor(wiring, SCOPE),
-            CAPABILITIES: lambda: CapabilitiesActor(wiring, CLUSTER_SCOPE),
+            BUDGET: lambda: BudgetActor(runtime, SCOPE),
+            PERMISSIONS: lambda: PermissionsActor(runtime, SCOPE),
+            CAPABILITIES: lambda: CapabilitiesActor(runtime, NO_WORKSPACE),
         }
         self.network.add(Actor(name, process, process.context.run(make[name])))
 
     def _start_host(self) -> None:
         self._started += 1
         name = f"host/{self._started}"
-        process, wiring = self._process(name)
+        process, runtime = self._process(name)
         processes = SimulatedProcesses(process, self.agents, self._agent_process, self._delay)
         host = process.context.run(
-            lambda: SessionHost(wiring, self, _Hosts(self), name, processes=processes)
+            lambda: SessionHost(runtime, self, _Hosts(self), name, processes=processes)
         )
         actor = self.hosts[name] = Actor(name, process, host)
         self.network.add(actor)
@@ -352,10 +352,10 @@ class Cluster:
             self.journal, self.weather, self.outside, lambda: self._die(process)
         )
         registry: Registry = SimulatedRegistry(self.books)
-        wiring = SimulatedWiring(journal, registry, KEYRING, lambda: self.now() + skew)
-        wiring.on_fenced = lambda: self._die(process)
-        wiring.entropy = self.rng
-        return process, wiring
+        runtime = SimulatedWiring(journal, registry, KEYRING, lambda: self.now() + skew)
+        runtime.on_fenced = lambda: self._die(process)
+        runtime.entropy = self.rng
+        return process, runtime
 
     def _agent_process(self, name: str) -> Process:
         return self.outside.copy().run(lambda: Process(name))

@@ -124,13 +124,13 @@ async def test_what_a_shared_agent_leaves_behind_is_gone_before_its_result(
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("store", [budget_name, allowances_name, lambda scope: DIRECTORY])
+@pytest.mark.parametrize("store", [budget_name, allowances_name, lambda workspace_id: DIRECTORY])
 async def test_a_killed_store_comes_back_by_itself(
     retinue: Retinue, directory: Path, store: Callable[[str], str]
 ) -> None:
     session, run = await _stepping(retinue, directory, "shared")
-    scope = (await session.status()).profile.scope
-    os.kill(await pid_of(retinue, store(scope)), signal.SIGKILL)
+    workspace_id = (await session.status()).profile.workspace_id
+    os.kill(await pid_of(retinue, store(workspace_id)), signal.SIGKILL)
     await _finishes_as_if_nothing_had_been(session, run, directory, 1)
 
 
@@ -138,18 +138,18 @@ async def test_a_paused_host_can_do_nothing_after_it_was_replaced(
     retinue: Retinue, directory: Path
 ) -> None:
     session, run = await _stepping(retinue, directory, "shared")
-    scope, host = await retinue.calls.directory.locate(session.id)
+    workspace_id, host = await retinue.calls.directory.locate(session.id)
     pid = await pid_of(retinue, host)
     status = await retinue.status()
     other = next(one.name for one in status.hosts if one.name != host)
     os.kill(pid, signal.SIGSTOP)
     try:
-        await _at(retinue, other).resume(session.id, scope)
+        await _at(retinue, other).resume(session.id, workspace_id)
         await until(_grown(directory / "second", 2))
     finally:
         os.kill(pid, signal.SIGCONT)
     (directory / "go").touch()
-    result = await _at(retinue, other).result(session.id, scope, run, 20.0)
+    result = await _at(retinue, other).result(session.id, workspace_id, run, 20.0)
     assert isinstance(result, Result)
     assert result.cost_usd == 2
     assert (await session.budget()).spent_usd == 2
@@ -268,9 +268,9 @@ async def test_an_end_that_comes_to_another_host_is_acknowledged_when_nothing_ru
     run = await session.start(str(note))
     await until(_exists(note))
     child = psutil.Process(int(note.read_text()))
-    scope, host = await retinue.calls.directory.locate(session.id)
+    workspace_id, host = await retinue.calls.directory.locate(session.id)
     other = next(one.name for one in (await retinue.status()).hosts if one.name != host)
-    await _at(retinue, other).end(session.id, scope)
+    await _at(retinue, other).end(session.id, workspace_id)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert (await session.result(run)).status == "cancelled"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retinue import connect
-from retinue.cluster.names import scope_of
+from retinue.cluster.names import workspace_of
 from retinue.cluster.ray import actors as remote
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
@@ -35,10 +35,10 @@ async def test_stores_that_nobody_calls_go_and_come_back(directory: Path) -> Non
 
             async def none_runs() -> bool:
                 names = await asyncio.to_thread(remote.named, retinue.calls.settings.namespace)
-                return not any(map(scope_of, names))
+                return not any(map(workspace_of, names))
 
             await until(none_runs, PATIENCE_S)
-            assert (await retinue.status()).scopes == []
+            assert (await retinue.status()).workspaces == []
             assert (await workspace.budget()).spent_usd == 1
             assert (await session.run("0.5 10")).output == "allowed exceeded"
             assert (await workspace.budget()).spent_usd == Decimal("1.5")

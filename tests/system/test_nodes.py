@@ -88,12 +88,12 @@ async def test_sessions_spread_and_a_joined_node_takes_load(three: Three, retinu
 async def test_stores_and_directory_come_back_when_their_node_is_killed(
     three: Three, retinue: Retinue, directory: Path
 ) -> None:
-    scope = derived_id(f"workspace:{directory.resolve()}")
-    _start_stores_on(three.first, retinue.calls.settings, scope)
+    workspace_id = derived_id(f"workspace:{directory.resolve()}")
+    _start_stores_on(three.first, retinue.calls.settings, workspace_id)
     workspace = await retinue.workspace(directory, max_usd=5)
     session = await retinue.create_session(agents.spends, workspace=workspace, isolation="shared")
     assert (await session.run("1")).cost_usd == 1
-    await until(lambda: _stores_are_on(retinue, three.first, scope))
+    await until(lambda: _stores_are_on(retinue, three.first, workspace_id))
     three.nodes.kill_node(three.first)
     assert (await session.run("0.5 10")).output == "allowed exceeded"
     assert (await workspace.budget()).spent_usd == Decimal("1.5")
@@ -104,8 +104,8 @@ async def test_stores_and_directory_come_back_when_their_node_is_killed(
 async def test_a_drained_node_is_empty_and_nothing_is_lost(
     three: Three, retinue: Retinue, directory: Path
 ) -> None:
-    scope = derived_id(f"workspace:{directory.resolve()}")
-    _start_stores_on(three.second, retinue.calls.settings, scope)
+    workspace_id = derived_id(f"workspace:{directory.resolve()}")
+    _start_stores_on(three.second, retinue.calls.settings, workspace_id)
     workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
     await until(lambda: _has_host(retinue, three.second), PATIENCE_S)
     working, runs = await _stepping_on_every_node(retinue, directory)
@@ -164,12 +164,12 @@ async def test_a_survey_reports_the_same_while_a_node_is_killed_and_another_join
 
     calm = await survey.run(retinue, str(tmp_path / "calm"))
     assert calm.complete
-    scope = derived_id(f"workspace:{(tmp_path / 'rough').resolve()}")
-    _start_stores_on(victim, retinue.calls.settings, scope)
+    workspace_id = derived_id(f"workspace:{(tmp_path / 'rough').resolve()}")
+    _start_stores_on(victim, retinue.calls.settings, workspace_id)
     rough = asyncio.create_task(survey.run(retinue, str(tmp_path / "rough")))
 
     async def under_way() -> bool:
-        [level] = await retinue.calls.budget(scope).levels([WORKSPACE])
+        [level] = await retinue.calls.budget(workspace_id).levels([WORKSPACE])
         return level.spent > calm.result.cost / 4 and (await _node(retinue, victim)).sessions > 0
 
     await until(under_way, PATIENCE_S)
@@ -205,17 +205,24 @@ async def _host_of(retinue: Retinue, session: Session) -> HostStatus:
     return host
 
 
-def _start_stores_on(node_id: str, settings: ClusterSettings, scope: str) -> None:
-    """Start a scope's stores on a node, before anybody else does it elsewhere."""
-    remote.start_store(roles.Budget, budget_name(scope), settings, settings, scope, node=node_id)
+def _start_stores_on(node_id: str, settings: ClusterSettings, workspace_id: str) -> None:
+    """Start a workspace's stores on a node, before anybody else does it elsewhere."""
     remote.start_store(
-        roles.Allowances, allowances_name(scope), settings, settings, scope, node=node_id
+        roles.Budget, budget_name(workspace_id), settings, settings, workspace_id, node=node_id
+    )
+    remote.start_store(
+        roles.Allowances,
+        allowances_name(workspace_id),
+        settings,
+        settings,
+        workspace_id,
+        node=node_id,
     )
 
 
-async def _stores_are_on(retinue: Retinue, node_id: str, scope: str) -> bool:
+async def _stores_are_on(retinue: Retinue, node_id: str, workspace_id: str) -> bool:
     there = await asyncio.to_thread(actors_on, node_id, retinue.calls.settings.namespace)
-    return {budget_name(scope), allowances_name(scope), DIRECTORY} <= set(there)
+    return {budget_name(workspace_id), allowances_name(workspace_id), DIRECTORY} <= set(there)
 
 
 async def _stepping_on_every_node(

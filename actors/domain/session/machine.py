@@ -1,4 +1,4 @@
-"""A session: its runs, its steps, its purse and its children. Messages themselves are kept apart.
+"""A session: its runs, its steps, its lease and its children. Messages themselves are kept apart.
 
 1. A run is accepted once (by id), runs after those accepted before it, and gets one result.
 2. While a run is under way every step it took is kept, so that it can be resumed: asked for again
@@ -77,7 +77,7 @@ class Profile(Record, frozen=True):
 
     id: str
     user_id: str
-    scope: str
+    workspace_id: str
     family_id: str
     created_at: int
     agent: Agent | None

@@ -1,4 +1,4 @@
-"""The audit log: strands that show what was changed, and documents that can be checked."""
+"""The audit log: chains that show what was changed, and documents that can be checked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from retinue.cluster.directory.audit_export import check_audit, render_audit, si
 KEYRING = Keyring(b"k" * 32)
 
 
-def strand(length: int) -> tuple[list[bytes], Head]:
-    """A strand of as many rows, one event in each."""
+def chain(length: int) -> tuple[list[bytes], Head]:
+    """A chain of as many rows, one event in each."""
     writer = AuditChain(KEYRING)
     rows = [writer.row(at, 1, [SessionCleared(f"family {at}")]) for at in range(length)]
     return rows, writer.head
@@ -29,7 +29,7 @@ def read(rows: list[bytes], head: Head) -> Report:
 
 
 def test_a_strand_reads_as_it_was_written() -> None:
-    rows, head = strand(3)
+    rows, head = chain(3)
     report = read(rows, head)
     assert report.problem is None
     assert [(entry.row, entry.kind, entry.detail) for entry in report.entries] == [
@@ -38,14 +38,14 @@ def test_a_strand_reads_as_it_was_written() -> None:
 
 
 def test_rows_newer_than_the_head_are_no_problem() -> None:
-    rows, _ = strand(3)
-    _, head = strand(2)
+    rows, _ = chain(3)
+    _, head = chain(2)
     assert read(rows, head).problem is None
 
 
 @given(st.data())
 def test_whatever_is_changed_removed_or_moved_is_named(data: st.DataObject) -> None:
-    rows, head = strand(6)
+    rows, head = chain(6)
     at = data.draw(st.integers(0, 5))
     bent = list(rows)
     match data.draw(st.sampled_from(["change", "remove", "swap", "cut"])):
@@ -71,11 +71,11 @@ def test_whatever_is_changed_removed_or_moved_is_named(data: st.DataObject) -> N
 
 
 def test_an_export_carries_a_signature_for_itself() -> None:
-    rows, head = strand(2)
+    rows, head = chain(2)
     text = sign_audit(KEYRING, render_audit("/data", [read(rows, head)]))
     check_audit(KEYRING, text)
     document = json.loads(text)
-    document["strands"][0]["entries"][0]["kind"] = "Nothing"
+    document["chains"][0]["entries"][0]["kind"] = "Nothing"
     with pytest.raises(Tampered):
         check_audit(KEYRING, json.dumps(document))
     with pytest.raises(Tampered):

@@ -35,8 +35,8 @@ def known(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch) -> Brakes:
     return Brakes(journal, RING)
 
 
-def sealed(brake: Brake, scope: str = "scope") -> bytes:
-    return seal_brake(RING, scope, brake)
+def sealed(brake: Brake, workspace_id: str = "scope") -> bytes:
+    return seal_brake(RING, workspace_id, brake)
 
 
 def now() -> float:
@@ -109,7 +109,7 @@ async def test_the_seal_is_opened_only_when_the_bytes_have_changed(
 ) -> None:
     opened: list[bytes] = []
 
-    def look(keyring: Keyring, scope: str, stored: bytes) -> Brake:
+    def look(keyring: Keyring, workspace_id: str, stored: bytes) -> Brake:
         opened.append(stored)
         return ON
 
@@ -147,10 +147,10 @@ async def test_one_asks_for_all_who_wait_and_nobody_for_none(
 ) -> None:
     asked = 0
 
-    async def brake(scope: str) -> bytes:
+    async def brake(workspace_id: str) -> bytes:
         nonlocal asked
         asked += 1
-        return journal.brakes[scope]
+        return journal.brakes[workspace_id]
 
     monkeypatch.setattr(brakes, "_POLL_S", 10.0)
     monkeypatch.setattr(journal, "brake", brake)

@@ -83,10 +83,10 @@ async def contents(journal: AnyJournal, key: Key) -> list[bytes]:
 async def summary(journal: AnyJournal, key: Key) -> bytes:
     """The line of an entity in the listing of its family."""
     if isinstance(journal, MemoryJournal):
-        found = journal.summaries.get((key.scope, "family"), {}).get(key.id)
+        found = journal.summaries.get((key.workspace_id, "family"), {}).get(key.id)
         return found.data if found else b""
     redis = journal._redis
-    return await redis.value("HGET", redis.family(key.scope, "family"), key.id) or b""
+    return await redis.value("HGET", redis.family(key.workspace_id, "family"), key.id) or b""
 
 
 # Taking over and loading
@@ -176,8 +176,8 @@ async def test_in_a_scope_that_was_stopped_nobody_goes_on(journal: AnyJournal) -
     for key in (A, C):
         await journal.activate(key)
         await write(journal, row(key, 0))
-    await journal.stop(A.scope, "the reason")
-    await journal.stop(A.scope, "another reason")
+    await journal.stop(A.workspace_id, "the reason")
+    await journal.stop(A.workspace_id, "another reason")
     for key in (A, B):
         with pytest.raises(RolledBack, match="the reason"):
             await journal.activate(key)
@@ -507,7 +507,7 @@ async def answers(journal: AnyJournal, script: Sequence[tuple[object, ...]]) -> 
             case ("brake", Key() as key, int() as after, int() as epoch):
                 braking = row(key, after, epoch=epoch, brake=b"%d%d" % (after, epoch))
                 told = await journal.append([row(key, after), braking])
-                heard += [list(told), told.brakes, await journal.brake(key.scope)]
+                heard += [list(told), told.brakes, await journal.brake(key.workspace_id)]
     for key in (A, B, C):
         heard += [await journal.read(key), await contents(journal, key)]
     return heard

@@ -25,7 +25,7 @@ from retinue.actors.domain.errors import Fenced, StoreUnavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Reservation, committed_money
 from retinue.actors.domain.values.money import NANO
-from retinue.actors.leases import budget_lease as purses
+from retinue.actors.leases import budget_lease as budget_leases
 from retinue.actors.leases.batcher import Batcher
 from retinue.actors.leases.budget_lease import MOST_SLACK, BudgetLease
 from tests.kit.waiting import until
@@ -74,7 +74,7 @@ class Bank:
 
 
 class Wallet:
-    """A session as the purse sees it: what it has spent and reserved."""
+    """A session as the lease sees it: what it has spent and reserved."""
 
     def __init__(self) -> None:
         self.state = session.initial()
@@ -91,13 +91,13 @@ class Wallet:
         self.state.spent += actual
 
 
-def purse(bank: Bank, wallet: Wallet, epoch: int = 1) -> BudgetLease:
+def budget_lease(bank: Bank, wallet: Wallet, epoch: int = 1) -> BudgetLease:
     return BudgetLease(ME, epoch, lambda: wallet.state, bank.lend)
 
 
 async def test_what_is_held_is_lent_by_the_budget() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     assert await mine.hold(30) is None
     assert await mine.hold(20) is None
     assert bank.held == 50
@@ -105,7 +105,7 @@ async def test_what_is_held_is_lent_by_the_budget() -> None:
 
 async def test_a_refusal_names_the_level_and_holds_nothing() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(70)
     assert await mine.hold(31) == Exceeded("session", 31, 30)
     assert bank.held == 70
@@ -114,7 +114,7 @@ async def test_a_refusal_names_the_level_and_holds_nothing() -> None:
 
 async def test_a_hold_that_became_a_reservation_is_counted_once() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(60)
     wallet.reserve(60)
     mine.drop(60)
@@ -125,7 +125,7 @@ async def test_a_hold_that_became_a_reservation_is_counted_once() -> None:
 
 async def test_what_was_not_spent_goes_back_with_the_next_report() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(60)
     action = wallet.reserve(60)
     mine.drop(60)
@@ -136,7 +136,7 @@ async def test_what_was_not_spent_goes_back_with_the_next_report() -> None:
 
 async def test_what_was_overspent_is_reported_past_the_cap() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(100)
     action = wallet.reserve(100)
     mine.drop(100)
@@ -147,7 +147,7 @@ async def test_what_was_overspent_is_reported_past_the_cap() -> None:
 
 async def test_a_no_gives_back_what_was_held_for_it() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(60)
     await mine.give_back(60)
     assert bank.held == 0
@@ -155,13 +155,13 @@ async def test_a_no_gives_back_what_was_held_for_it() -> None:
 
 async def test_a_session_that_has_spent_nothing_reports_nothing() -> None:
     bank = Bank(100)
-    await purse(bank, Wallet()).report()
+    await budget_lease(bank, Wallet()).report()
     assert bank.wants == []
 
 
 async def test_what_was_reported_is_not_reported_again() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(60)
     action = wallet.reserve(60)
     mine.drop(60)
@@ -178,21 +178,21 @@ async def test_what_was_reported_is_not_reported_again() -> None:
 async def test_a_session_that_comes_back_reports_what_it_had_spent() -> None:
     bank, wallet = Bank(100), Wallet()
     wallet.state.spent = 40
-    await purse(bank, wallet, epoch=2).report()
+    await budget_lease(bank, wallet, epoch=2).report()
     assert (bank.spent, bank.held) == (40, 40)
 
 
 async def test_what_the_activation_before_held_is_free_again() -> None:
     bank, wallet = Bank(100), Wallet()
-    await purse(bank, wallet, epoch=1).hold(90)
-    assert await purse(bank, wallet, epoch=2).hold(50) is None
+    await budget_lease(bank, wallet, epoch=1).hold(90)
+    assert await budget_lease(bank, wallet, epoch=2).hold(50) is None
     assert bank.held == 50
 
 
 async def test_an_activation_that_was_overtaken_stops() -> None:
     bank, wallet = Bank(100), Wallet()
-    old = purse(bank, wallet, epoch=1)
-    await purse(bank, Wallet(), epoch=2).hold(10)
+    old = budget_lease(bank, wallet, epoch=1)
+    await budget_lease(bank, Wallet(), epoch=2).hold(10)
     with pytest.raises(Fenced, match="session me: a newer activation"):
         await old.hold(50)
     assert bank.held == 10
@@ -215,7 +215,7 @@ async def test_a_message_that_arrived_twice_does_not_pass_for_a_yes() -> None:
 async def test_a_message_that_failed_leaves_nothing_held() -> None:
     bank, wallet = Bank(100), Wallet()
     bank.loses_answers = True
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     with pytest.raises(StoreUnavailable):
         await mine.hold(60)
     assert bank.held == 60
@@ -260,7 +260,7 @@ async def test_all_that_one_message_covers_are_warned_with_it() -> None:
 
 async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(60)
     mine.drop(60)
     bank.loses_answers = True
@@ -274,7 +274,7 @@ async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
 
 async def test_what_was_lent_by_an_answer_that_was_lost_goes_back() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.report()
     await mine.hold(10)
     await mine.give_back(10)
@@ -316,7 +316,7 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
 
 
 def lavish(bank: Bank, wallet: Wallet) -> BudgetLease:
-    """A purse that asks for more than it needs."""
+    """A lease that asks for more than it needs."""
     return BudgetLease(ME, 1, lambda: wallet.state, bank.lend, slack=True)
 
 
@@ -357,7 +357,7 @@ async def test_with_slack_the_budget_is_not_told_of_every_settlement() -> None:
 
 async def test_without_slack_it_is_told_at_once() -> None:
     bank, wallet = Bank(10_000), Wallet()
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(10)
     action = wallet.reserve(10)
     mine.drop(10)
@@ -389,7 +389,7 @@ async def test_after_a_call_the_budget_is_told_of_every_settlement_for_a_while(
     mine.drop(10)
     await mine.settled()
     assert bank.held == 0
-    monkeypatch.setattr(purses, "TIGHT_S", 0.0)
+    monkeypatch.setattr(budget_leases, "TIGHT_S", 0.0)
     await mine.call_back()
     await mine.hold(1)
     assert bank.wants[-1].slack > 0
@@ -398,7 +398,7 @@ async def test_after_a_call_the_budget_is_told_of_every_settlement_for_a_while(
 async def test_who_has_no_slack_has_nothing_to_return() -> None:
     bank, wallet = Bank(10_000), Wallet()
     assert await lavish(bank, wallet).call_back() is None
-    mine = purse(bank, wallet)
+    mine = budget_lease(bank, wallet)
     await mine.hold(10)
     assert await mine.call_back() is None
     assert bank.held == 10
@@ -624,7 +624,7 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
         await post.deliver([last])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(purses, "TIGHT_S", tight_s)
+        patch.setattr(budget_leases, "TIGHT_S", tight_s)
         asyncio.run(scenario())
     assert bank.most_held <= (100 * cap if slack else cap)
     assert bank.held == bank.spent == wallet.state.spent

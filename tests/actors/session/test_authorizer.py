@@ -94,7 +94,7 @@ def _gate(permissions: Permissions) -> Authorizer:
     profile = session.Profile(
         id="session",
         user_id="0123456789abcdef",
-        scope="workspace",
+        workspace_id="workspace",
         family_id="session",
         created_at=NOW,
         agent=None,

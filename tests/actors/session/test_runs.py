@@ -95,7 +95,7 @@ class Parting:
         self.id = "child"
         self.calls = 1
         self.profile = SimpleNamespace(parent_id="parent")
-        self.entity = self.purse = self
+        self.entity = self.budget_lease = self
         self.state = SimpleNamespace(results=dict[str, Result]())
         self.stored = asyncio.Event()
         self.reported = asyncio.Event()
@@ -108,9 +108,9 @@ class Parting:
 
 
 def _host() -> SessionHost:
-    wiring = SimpleNamespace(registry=None)
+    runtime = SimpleNamespace(registry=None)
     return SessionHost(
-        cast(Runtime, wiring), cast(StoreProvider, None), cast(HostProvider, None), "here"
+        cast(Runtime, runtime), cast(StoreProvider, None), cast(HostProvider, None), "here"
     )
 
 
@@ -164,9 +164,9 @@ class Crowd:
 
 async def test_every_other_host_ends_what_it_has_of_a_session_that_was_taken_over() -> None:
     crowd = Crowd("here", "dead", "one", "two")
-    wiring = SimpleNamespace(registry=None)
+    runtime = SimpleNamespace(registry=None)
     host = SessionHost(
-        cast(Runtime, wiring), cast(StoreProvider, None), cast(HostProvider, crowd), "here"
+        cast(Runtime, runtime), cast(StoreProvider, None), cast(HostProvider, crowd), "here"
     )
     await host._stop_elsewhere(["session"])
     assert crowd.abandoned == {"one": ["session"], "two": ["session"]}

@@ -31,18 +31,18 @@ ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
 class _Registry:
     """Knows that no workspace has a path."""
 
-    async def workspace(self, scope: str) -> WorkspaceSettings:
+    async def workspace(self, workspace_id: str) -> WorkspaceSettings:
         return cast(WorkspaceSettings, type("Settings", (), {"path": None}))
 
 
 @pytest.fixture
-def wiring() -> Runtime:
+def runtime() -> Runtime:
     registry = cast(Registry, _Registry())
     return Runtime(MemoryJournal(), registry, Keyring(bytes(32)), lambda: 1_000)
 
 
-async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(wiring: Runtime) -> None:
-    old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
+async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(runtime: Runtime) -> None:
+    old, new = BudgetActor(runtime, "scope"), BudgetActor(runtime, "scope")
     await old.levels(["workspace"])
     await new.open_family(OpenFamily(FAMILY, Cap(10), 10, 10))
     with pytest.raises(Fenced):
@@ -50,16 +50,16 @@ async def test_a_budget_that_was_taken_over_neither_lends_nor_refuses(wiring: Ru
     assert (await new.levels([FAMILY]))[0].max == 10
 
 
-async def test_one_that_was_not_taken_over_says_what_is_wrong(wiring: Runtime) -> None:
+async def test_one_that_was_not_taken_over_says_what_is_wrong(runtime: Runtime) -> None:
     with pytest.raises(NotFound):
-        await BudgetActor(wiring, "scope").lease([LeaseRequest(FAMILY, 1, 1, 0, 5)])
+        await BudgetActor(runtime, "scope").lease([LeaseRequest(FAMILY, 1, 1, 0, 5)])
 
 
 async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
-    wiring: Runtime, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
-    old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
+    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
     await old.grant(ALLOWANCE)
     assert await old.consume("1", RUN, FAMILY, None)
     await new.revoke(ALLOWANCE.id)
@@ -68,8 +68,8 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     assert await new.consume("2", RUN, FAMILY, None) is None
 
 
-async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Runtime) -> None:
-    old, new = PermissionsActor(wiring, "scope"), PermissionsActor(wiring, "scope")
+async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
+    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
     request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
     await old.ask(request)
     await old.allowances()
@@ -79,10 +79,10 @@ async def test_nothing_is_granted_by_a_decision_that_does_not_stand(wiring: Runt
     assert await new.allowances() == []
 
 
-async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Runtime) -> None:
+async def test_a_store_that_is_taken_over_is_told_to_end(runtime: Runtime) -> None:
     ended: list[str] = []
-    wiring.on_fenced = lambda: ended.append("it")
-    old, new = BudgetActor(wiring, "scope"), BudgetActor(wiring, "scope")
+    runtime.on_fenced = lambda: ended.append("it")
+    old, new = BudgetActor(runtime, "scope"), BudgetActor(runtime, "scope")
     await old.levels(["workspace"])
     await new.levels(["workspace"])
     assert ended == []
@@ -91,14 +91,14 @@ async def test_a_store_that_is_taken_over_is_told_to_end(wiring: Runtime) -> Non
     assert ended == ["it"]
 
 
-async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(wiring: Runtime) -> None:
-    permissions, capabilities = PermissionsActor(wiring, "s"), CapabilitiesActor(wiring, "s")
+async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(runtime: Runtime) -> None:
+    permissions, capabilities = PermissionsActor(runtime, "s"), CapabilitiesActor(runtime, "s")
     await permissions.allowances()
     await permissions.open_requests()
     await capabilities.tokens()
-    await PermissionsActor(wiring, "s").allowances()
-    await PermissionsActor(wiring, "s").open_requests()
-    await CapabilitiesActor(wiring, "s").tokens()
+    await PermissionsActor(runtime, "s").allowances()
+    await PermissionsActor(runtime, "s").open_requests()
+    await CapabilitiesActor(runtime, "s").tokens()
     for read in (permissions.allowances, permissions.open_requests, capabilities.tokens):
         with pytest.raises(Fenced):
             await read()

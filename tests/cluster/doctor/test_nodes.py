@@ -210,7 +210,7 @@ async def test_stored_versions_are_those_of_the_newest_row_or_the_snapshot(
     journal = RedisJournal(connection)
     newer = b"m" * 20 + bytes([0x93, SESSION.version + 1])
     for id, row, snapshot in (("b", newer, b""), ("c", b"", newer)):
-        key = Key("a scope", "session", id)
+        key = Key("a workspace", "session", id)
         await journal.append([Append(key, 1, 0, row or b"row", create="x")])
         if snapshot:
             await journal.snapshot(key, 1, 1, bytes(8) + snapshot)

@@ -62,7 +62,7 @@ class Sessions:
         profile = Profile(
             id=one.id,
             user_id=one.user_id,
-            scope=one.scope,
+            workspace_id=one.workspace_id,
             family_id=one.id,
             created_at=one.created_at,
             agent=None,
@@ -77,7 +77,7 @@ class Sessions:
         after = self.rows.get(one.id, 0)
         listed = (CODES[one.status], position(one.created_at, one.id))
         row = Append(
-            Key(one.scope, "session", one.id),
+            Key(one.workspace_id, "session", one.id),
             epoch=1,
             after=after,
             row=b"row",
@@ -197,8 +197,8 @@ async def test_a_last_page_that_is_full_is_the_last(sessions: Sessions, length: 
 
 @pytest.mark.parametrize(
     "query",
-    [EVERYTHING, SessionQuery(scope=SCOPES[0]), SessionQuery(user_id=USERS[0])],
-    ids=["all", "of a scope", "of a user"],
+    [EVERYTHING, SessionQuery(workspace_id=SCOPES[0]), SessionQuery(user_id=USERS[0])],
+    ids=["all", "of a workspace", "of a user"],
 )
 async def test_pages_are_complete_while_sessions_come_and_change(
     sessions: Sessions, query: SessionQuery
@@ -237,7 +237,7 @@ async def test_of_a_state_those_that_stay_in_it_are_shown_once(sessions: Session
 
 
 async def test_a_session_is_always_in_one_state_or_another(sessions: Sessions) -> None:
-    await sessions.make(*(session(at, scope=SCOPES[0], status="idle") for at in range(100)))
+    await sessions.make(*(session(at, workspace_id=SCOPES[0], status="idle") for at in range(100)))
     ids = list(sessions.there)
     over = asyncio.Event()
 
@@ -250,7 +250,7 @@ async def test_a_session_is_always_in_one_state_or_another(sessions: Sessions) -
 
     change = asyncio.create_task(changing())
     for query in [
-        SessionQuery(scope=SCOPES[0]),
+        SessionQuery(workspace_id=SCOPES[0]),
         SessionQuery(states=["idle", "running", "failed"]),
     ]:
         for _ in range(20):
@@ -300,14 +300,14 @@ async def test_what_is_no_state_is_refused(sessions: Sessions) -> None:
 
 # Filters
 
-moments = st.none() | st.integers(-5, MANY + 5).map(lambda at: START + at * SECOND)
+times = st.none() | st.integers(-5, MANY + 5).map(lambda at: START + at * SECOND)
 queries = st.builds(
     SessionQuery,
-    scope=st.none() | st.sampled_from([*SCOPES, str(uuid.UUID(int=99))]),
+    workspace_id=st.none() | st.sampled_from([*SCOPES, str(uuid.UUID(int=99))]),
     user_id=st.none() | st.sampled_from([*USERS, "f" * 16]),
     states=st.lists(st.sampled_from(STATES), max_size=3),
-    since=moments,
-    until=moments,
+    since=times,
+    until=times,
 )
 
 
@@ -326,7 +326,9 @@ async def test_times_are_exact(sessions: Sessions) -> None:
 
 async def test_a_state_is_found_in_more_scopes_than_are_looked_into(sessions: Sessions) -> None:
     scopes = [str(uuid.UUID(int=1000 + at)) for at in range(200)]
-    await sessions.make(*(session(at, scope=scope) for at, scope in enumerate(scopes)))
+    await sessions.make(
+        *(session(at, workspace_id=workspace_id) for at, workspace_id in enumerate(scopes))
+    )
     query = SessionQuery(states=["failed", "idle"])
     assert await sessions.listed(query, 5) == sessions.fitting(query)
 
@@ -354,11 +356,11 @@ async def cost(sessions: Sessions, work: Awaitable[T]) -> tuple[T, dict[str, int
         (SessionQuery(), 2),
         (SessionQuery(since=START + 100 * SECOND, until=START + 2000 * SECOND), 2),
         (SessionQuery(user_id=USERS[1]), 4),
-        (SessionQuery(scope=SCOPES[1]), 18),
-        (SessionQuery(scope=SCOPES[1], states=["failed"]), 4),
+        (SessionQuery(workspace_id=SCOPES[1]), 18),
+        (SessionQuery(workspace_id=SCOPES[1], states=["failed"]), 4),
         (SessionQuery(states=["failed"]), 11),
     ],
-    ids=["all", "a time", "a user", "a scope", "a scope's state", "a state"],
+    ids=["all", "a time", "a user", "a workspace", "a workspace's state", "a state"],
 )
 def test_a_page_costs_as_much_as_it_shows(many: Many, query: SessionQuery, searches: int) -> None:
     async def measure(all: Sessions) -> None:
@@ -390,14 +392,16 @@ async def test_the_shortest_index_is_read(sessions: Sessions) -> None:
     rare = [session(at, status="failed") for at in range(300, 900, 300)]
     await sessions.make(*(session(at, status="ended") for at in range(1000)), *rare)
     newest = sessions.there[rare[-1].id]
-    query = SessionQuery(user_id=newest.user_id, scope=newest.scope, states=["failed"])
+    query = SessionQuery(
+        user_id=newest.user_id, workspace_id=newest.workspace_id, states=["failed"]
+    )
     page, calls = await cost(sessions, sessions.registry.page(query, None, 20))
     assert newest.id in {one.id for one in page.sessions}
     assert sum(calls.values()) < 20
 
 
 async def test_a_state_is_kept_in_one_index_and_a_sub_agent_in_none(sessions: Sessions) -> None:
-    one = session(0, scope=SCOPES[0], status="idle")
+    one = session(0, workspace_id=SCOPES[0], status="idle")
     await sessions.make(one)
     for status in STATES:
         await sessions.turn(one.id, status)
@@ -455,14 +459,14 @@ async def test_a_sub_agent_is_found_by_its_end(sessions: Sessions) -> None:
     root = session(0)
     await sessions.make(root)
     ids = [uuid7(root.created_at, uuid.uuid4().bytes[6:]) for _ in range(300)]
-    place = SessionKey(root.scope, root.id)
+    place = SessionKey(root.workspace_id, root.id)
     await sessions.registry.register(place, ids)
     await sessions.registry.register(place, ids)
     for id in ids:
         assert await sessions.registry.locate(id) == place
     assert await sessions.registry.find(ids[7][-12:]) == [ids[7]]
     assert await sessions.registry.find(root.id[:8]) == [root.id]
-    assert await sessions.registry.locate(root.id) == SessionKey(root.scope, root.id)
+    assert await sessions.registry.locate(root.id) == SessionKey(root.workspace_id, root.id)
 
 
 @pytest.mark.parametrize("text", ["0190000000", "------", "abcde-", "-00000a", "0" * 35, "0" * 36])

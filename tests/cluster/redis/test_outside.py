@@ -110,7 +110,7 @@ def profile(id: str) -> Profile:
     return Profile(
         id=id,
         user_id="0123456789abcdef",
-        scope=SCOPE,
+        workspace_id=SCOPE,
         family_id=id,
         created_at=1_000_000,
         agent=None,
@@ -142,7 +142,7 @@ async def works(connection: Connection) -> None:
         (root, child), SessionKey(SCOPE, root)
     )
     await registry.put_workspace(await registry.workspace("scope"))
-    assert [one.scope for one in await registry.workspaces()] == ["scope"]
+    assert [one.workspace_id for one in await registry.workspaces()] == ["scope"]
     await registry.mark_running(root)
     assert await registry.running() == [root]
     await registry.unmark_running(root)
@@ -397,8 +397,8 @@ async def test_a_clusters_fail_over_in_the_middle_of_appends_loses_none(
 
 def _on_first(nodes: list[Node]) -> Key:
     """A key whose slot the first node has."""
-    scope = next(f"s{at}" for at in range(1000) if key_slot(f"s{at}".encode()) < 16384 // 3)
-    return Key(scope, "session", "a")
+    workspace_id = next(f"s{at}" for at in range(1000) if key_slot(f"s{at}".encode()) < 16384 // 3)
+    return Key(workspace_id, "session", "a")
 
 
 # Waiting for disks

@@ -59,10 +59,10 @@ class Process:
     def __init__(self, url: str) -> None:
         self.connection = Connection(url, "t", patience_s=40)
         registry = RedisRegistry(self.connection, KEYRING)
-        self.wiring = Runtime(RedisJournal(self.connection), registry, KEYRING)
+        self.runtime = Runtime(RedisJournal(self.connection), registry, KEYRING)
         self.fenced = 0
-        self.wiring.on_fenced = self._count
-        self.budget = BudgetActor(self.wiring, SCOPE)
+        self.runtime.on_fenced = self._count
+        self.budget = BudgetActor(self.runtime, SCOPE)
 
     async def lease(self, number: int, *, spent: int = 0, lent: int = 0, epoch: int = 1) -> object:
         (reply,) = await self.budget.lease([LeaseRequest(ME, epoch, number, spent, lent)])
@@ -81,7 +81,7 @@ class Host:
     def __init__(self, process: Process, beside: Host | None = None) -> None:
         """``beside`` is another host, whose stores it uses then."""
         self.process = process
-        wiring = process.wiring
+        runtime = process.runtime
         self._stores: Stores = (
             beside._stores
             if beside
@@ -89,26 +89,26 @@ class Host:
                 Stores,
                 StoreHandles(
                     process.budget,
-                    PermissionsActor(wiring, SCOPE),
-                    CapabilitiesActor(wiring, "cluster"),
+                    PermissionsActor(runtime, SCOPE),
+                    CapabilitiesActor(runtime, "cluster"),
                 ),
             )
         )
         peers = cast(HostProvider, self)
-        self.host = SessionHost(wiring, cast(StoreProvider, self), peers, "host")
+        self.host = SessionHost(runtime, cast(StoreProvider, self), peers, "host")
 
     @property
     def directory(self) -> Host:
         return self
 
-    async def stores(self, scope: str) -> Stores:
+    async def stores(self, workspace_id: str) -> Stores:
         return self._stores
 
     async def publish(self, host: str, events: list[FeedEvent], gone: list[str]) -> None:
         """Nobody is listening."""
 
     async def create(self) -> Activation:
-        await self.process.wiring.registry.put_workspace(WORKSPACE)
+        await self.process.runtime.registry.put_workspace(WORKSPACE)
         money = Budget(CAP, CAP, 80)
         profile = Profile(ME, "0" * 16, SCOPE, ME, 0, None, "shared", money, Limits())
         await self.host.create(profile, None, [])
@@ -120,18 +120,18 @@ class Host:
 
 async def spend(activation: Activation, amount: int) -> None:
     """Reserve and spend, as a turn does."""
-    assert not isinstance(await activation.purse.hold(amount), Exceeded)
+    assert not isinstance(await activation.budget_lease.hold(amount), Exceeded)
     entity = activation.entity
     run = f"{entity.state.spent}"
     entity.do(session.AcceptRun(run, "prompt"))
     entity.do(session.StartRun(run, entity.epoch))
     decision = Decision("allowed", amount=amount, operation=f"op {run}")
     entity.do(session.Authorize(run, "0", "spend", decision, 1 << 60))
-    activation.purse.drop(amount)
+    activation.budget_lease.drop(amount)
     entity.do(session.Settle(decision.operation, amount))
     entity.do(session.FinishRun(run, Result(ME, "completed")))
     await entity.committed()
-    await activation.purse.report()
+    await activation.budget_lease.report()
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ async def test_nor_does_one_that_is_started_anew_and_its_error_says_what_to_do(
     node.roll_back_to(place / "copy")
     with pytest.raises(RolledBack):
         await process.lease(2, spent=90, lent=91)
-    await process.wiring.committer.drain()
+    await process.runtime.committer.drain()
     for _ in range(2):
         with pytest.raises(RolledBack, match=LOST) as caught:
             await start(node).lease(1, lent=50)
@@ -236,7 +236,7 @@ async def test_nobody_compacts_what_is_left(node: Node, place: Path, start: Star
 
 async def test_other_workspaces_go_on(node: Node, place: Path, start: Start) -> None:
     process = start(node)
-    other = BudgetActor(process.wiring, OTHER)
+    other = BudgetActor(process.runtime, OTHER)
     await process.budget.open_family(OpenFamily(ME, Cap(CAP), CAP, 10))
     await other.open_family(OpenFamily(SOMEBODY, Cap(CAP), CAP, 10))
     node.save_to(place / "copy")
@@ -262,7 +262,7 @@ async def test_a_live_session_that_notices_stops_a_budget_that_was_started_anew(
     assert (await anew.budget.levels([ME]))[0].spent == 0
     with pytest.raises(RolledBack, match=LOST):
         await activation.entity.confirmed()
-    await hosting.process.wiring.committer.drain()
+    await hosting.process.runtime.committer.drain()
     with pytest.raises(RolledBack, match=LOST):
         await anew.budget.lease([LeaseRequest(SOMEBODY, 1, 1, 0, 100)])
     with pytest.raises(RolledBack, match=LOST):
@@ -281,7 +281,7 @@ async def test_a_session_whose_journal_alone_went_back_spends_nothing(
     activation = await later.live()
     assert activation.entity.state.spent == 30
     with pytest.raises(RolledBack, match=f"session/{ME}: the budget .* has heard of"):
-        await activation.purse.hold(70)
+        await activation.budget_lease.hold(70)
     assert activation.entity.broken is not None
     level = (await later.process.budget.levels([ME]))[0]
     assert (level.spent, level.held) == (60, 60)
@@ -293,11 +293,11 @@ async def test_nor_does_one_that_lost_only_its_last_activation(node: Node, start
     before = _dump(node)
     for _ in range(2):
         hosting = Host(start(node))
-        await (await hosting.live()).purse.hold(30)
+        await (await hosting.live()).budget_lease.hold(30)
     _restore(node, before)
     activation = await Host(start(node)).live()
     with pytest.raises(RolledBack, match="has heard of a later activation"):
-        await activation.purse.hold(5)
+        await activation.budget_lease.hold(5)
 
 
 async def test_one_that_was_taken_over_is_told_so_and_not_that_something_was_lost(
@@ -307,9 +307,9 @@ async def test_one_that_was_taken_over_is_told_so_and_not_that_something_was_los
     old = await hosting.create()
     await spend(old, 30)
     new = await Host(start(node), beside=hosting).live()
-    await new.purse.hold(30)
+    await new.budget_lease.hold(30)
     with pytest.raises(Fenced, match=f"session/{ME} has been taken over"):
-        await old.purse.hold(5)
+        await old.budget_lease.hold(5)
     await spend(new, 40)
 
 
@@ -333,7 +333,7 @@ async def test_a_redis_that_went_back_while_nobody_ran_is_refused_at_the_next_st
     node: Node, place: Path, start: Start
 ) -> None:
     file, process = place / "heads.json", start(node)
-    await process.wiring.registry.put_workspace(WORKSPACE)
+    await process.runtime.registry.put_workspace(WORKSPACE)
     await process.budget.open_family(OpenFamily(ME, Cap(CAP), CAP, 10))
     await process.lease(1, lent=10)
     await watermarks.compare(process.connection, file)
@@ -358,7 +358,7 @@ async def test_so_is_one_that_lost_everything_but_not_another_one(
     node: Node, place: Path, start: Start
 ) -> None:
     file, process = place / "heads.json", start(node)
-    await process.wiring.registry.put_workspace(WORKSPACE)
+    await process.runtime.registry.put_workspace(WORKSPACE)
     await process.budget.levels([ME])
     await watermarks.note(process.connection, file)
     with Node(place / "another") as another:
@@ -380,9 +380,9 @@ async def test_a_cluster_does_not_come_up_on_one_that_has_less(
     monkeypatch.setattr(bootstrap, "_start_directory", started.append)
     with bootstrap.bring_up(None) as connected:
         connection = Connection.of(connected.settings)
-        wiring = Runtime(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
-        await wiring.registry.put_workspace(WORKSPACE)
-        await BudgetActor(wiring, SCOPE).levels([])
+        runtime = Runtime(RedisJournal(connection), RedisRegistry(connection, KEYRING), KEYRING)
+        await runtime.registry.put_workspace(WORKSPACE)
+        await BudgetActor(runtime, SCOPE).levels([])
         await connection.close()
     with bootstrap.bring_up(None):
         assert len(started) == 2

@@ -76,7 +76,7 @@ def profile(
     return Profile(
         id=ME,
         user_id="0123456789abcdef",
-        scope="scope",
+        workspace_id="scope",
         family_id=ME,
         created_at=5,
         agent=AGENT,
