@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -26,20 +27,33 @@ from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
+    Decide,
     Entry,
     Resolution,
-    Scope,
 )
 from retinue.actors.domain.permissions.capabilities.token import Token
-from retinue.actors.domain.permissions.patterns import Pattern
-from retinue.actors.domain.session.machine import ChildSpec, Profile
+from retinue.actors.domain.session.machine import ChildSpec, Profile, State
+from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.requests import (
+    Acquire,
+    Await,
+    Close,
+    Create,
+    Edit,
+    Last,
+    Post,
+    SessionAt,
+    Start,
+)
 from retinue.actors.views import (
     FeedEvent,
     SessionKey,
     SessionPage,
     SessionQuery,
     SessionSummary,
+    SessionView,
     WorkspaceSettings,
 )
 
@@ -78,22 +92,14 @@ class PermissionsPort(Protocol):
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int: ...
     async def leases_dropped(self, host: str, call: int) -> None: ...
     async def allowances(self) -> list[Allowance]: ...
-    async def import_allowances(self, allowances: list[Allowance]) -> int: ...
+    async def import_allowances(self, given: list[Allowance]) -> int: ...
     async def clear_session(self, family_id: str) -> None: ...
     async def ask(self, request: ApprovalRequest) -> Asked: ...
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry: ...
     async def claim(
         self, op: str, session_id: str, family_id: str, argument_hash: str
     ) -> Resolution | None: ...
-    async def decide(
-        self,
-        request_id: str,
-        scope: Scope,
-        decided_by: str,
-        argument_hash: str,
-        reason: str,
-        pattern: Pattern | None,
-    ) -> Resolution: ...
+    async def decide(self, command: Decide) -> Resolution: ...
     async def open_requests(self) -> list[Entry]: ...
     async def unwatch(self, family_id: str | None) -> None: ...
     async def watch(
@@ -114,15 +120,13 @@ class CapabilitiesPort(Protocol):
     async def tokens(self) -> list[Token]: ...
 
 
-class Stores(Protocol):
+@dataclass(frozen=True)
+class Stores:
     """The shared stores of a session's workspace, by handle."""
 
-    @property
-    def budget(self) -> BudgetPort: ...
-    @property
-    def permissions(self) -> PermissionsPort: ...
-    @property
-    def capabilities(self) -> CapabilitiesPort: ...
+    budget: BudgetPort
+    permissions: PermissionsPort
+    capabilities: CapabilitiesPort
 
 
 class StoreProvider(Protocol):
@@ -139,9 +143,34 @@ class Batch(Struct, frozen=True):
     again: bool
 
 
-class HostPort(Protocol):
-    """A SessionActor, as other hosts and clients call it."""
+class SessionPort(Protocol):
+    """What clients ask of sessions, wherever these are."""
 
+    async def start(self, run: Start) -> None: ...
+    async def result(self, run: Await) -> Result | None: ...
+    async def resume(self, at: SessionAt) -> list[str]: ...
+    async def view(self, at: SessionAt) -> SessionView: ...
+    async def state(self, at: SessionAt) -> State: ...
+    async def messages(self, last: Last) -> list[Message]: ...
+    async def add_message(self, post: Post) -> None: ...
+    async def clear_messages(self, at: SessionAt) -> None: ...
+    async def describe(self, edit: Edit) -> None: ...
+    async def cancel(self, close: Close) -> None: ...
+    async def end(self, close: Close) -> None: ...
+
+
+class HostPort(SessionPort, Protocol):
+    """``host/<id>``, as clients, other hosts and the directory call it."""
+
+    async def create(self, command: Create) -> None: ...
+    async def report(self, workspace_id: str) -> None: ...
+    async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
+    async def working(self) -> list[str]: ...
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
+    async def deactivate(self, session_id: str) -> bool: ...
+    async def warm(self) -> None: ...
+    async def leave(self) -> None: ...
+    async def stay(self) -> None: ...
     async def start_children(self, batch: Batch) -> None: ...
     async def collect(
         self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
@@ -155,19 +184,9 @@ HostName: TypeAlias = str
 
 
 class DirectoryPort(Protocol):
-    """The named actor ``directory``."""
+    """The named actor ``directory``, as hosts call it."""
 
-    async def acquire(
-        self,
-        spawner: str,
-        family_id: str,
-        done: list[str],
-        want: list[str],
-        limit: int,
-        isolation: Literal["process", "shared"],
-        near: str,
-        timeout_s: float,
-    ) -> dict[str, HostName]: ...
+    async def acquire(self, request: Acquire) -> dict[str, HostName]: ...
     async def release(self, spawner: str) -> None: ...
     async def locate(self, session_id: str) -> tuple[str, str]: ...
     async def hosts(self) -> list[str]: ...

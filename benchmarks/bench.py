@@ -16,7 +16,8 @@ from benchmarks.harness import each, until
 from benchmarks.peer import Peer
 from retinue import BudgetConfig, Result, Retinue, Session, Workspace
 from retinue.actors.agent.turn import AgentFunction
-from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.ray.actors import proxy
+from retinue.cluster.ray.roles import Process
 
 PLENTY = BudgetConfig(session_max_usd=1_000_000)
 _HOSTS_LIMIT_S = 90.0
@@ -109,25 +110,18 @@ class Bench:
         """One shared root session."""
         return (await self.sessions(agent, 1, workspace))[0]
 
-    def host(self, name: str) -> Proxy:
-        """A host, for what clients have no method of."""
-        return Proxy(name, self.retinue.calls.settings.namespace, restarts=False)
-
     async def deactivate(self, session: Session) -> None:
         """Write a session out, as its host does when it has been idle for long."""
         _, host = await self.retinue.calls.directory.locate(session.id)
-        while not await self.host(host).deactivate(session.id):
+        while not await self.retinue.calls.host(host).deactivate(session.id):
             await asyncio.sleep(0.05)
 
     async def pids(self) -> list[int]:
         """The processes of all hosts, once all that should run do."""
         status = await self.retinue.status()
-        return [
-            cast(int, pid)
-            for pid in await asyncio.gather(
-                *(self.host(host.name).process_id() for host in status.hosts)
-            )
-        ]
+        namespace = self.retinue.calls.settings.namespace
+        hosts = (proxy(Process, one.name, namespace, restarts=False) for one in status.hosts)
+        return await asyncio.gather(*(host.process_id() for host in hosts))
 
     async def kill_hosts(self) -> None:
         """SIGKILL for every host."""

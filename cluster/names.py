@@ -1,26 +1,16 @@
-"""The names of the cluster's actors."""
+"""The names of the cluster's actors; those of stores are in `retinue.actors.stores.table`."""
 
 from __future__ import annotations
 
+from retinue.actors.stores.table import STORES
+
 DIRECTORY = "directory"
-CAPABILITIES = "capabilities"
 HOST_PREFIX = "host/"
 
-_BUDGET = "budget"
-_ALLOWANCES = "allowances"
+_OF_WORKSPACES = frozenset(spec.name for spec in STORES if not spec.shared)
 
 
 def workspace_of(name: str) -> str | None:
-    """The workspace whose budget or allowances an actor of this name keeps."""
+    """The workspace whose store an actor of this name is."""
     kind, _, workspace_id = name.partition("/")
-    return workspace_id if kind in (_BUDGET, _ALLOWANCES) else None
-
-
-def budget_name(workspace_id: str) -> str:
-    """The actor name of a workspace's budget."""
-    return f"{_BUDGET}/{workspace_id}"
-
-
-def allowances_name(workspace_id: str) -> str:
-    """The actor name of a workspace's allowances."""
-    return f"{_ALLOWANCES}/{workspace_id}"
+    return workspace_id if kind in _OF_WORKSPACES else None

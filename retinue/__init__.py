@@ -53,7 +53,7 @@ from retinue.actors.domain.permissions.actions import (
     TransmitData,
 )
 from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.request import Resolution
+from retinue.actors.domain.permissions.approvals.request import ApprovalScope, Resolution
 from retinue.actors.domain.permissions.boundary import Boundary, BoundaryMode, EscapePolicy
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
 from retinue.actors.domain.permissions.patterns import (
@@ -93,7 +93,7 @@ from retinue.actors.views import (
 if TYPE_CHECKING:
     from retinue.cluster.client.budgets import BudgetStatus
     from retinue.cluster.client.client import Retinue, SessionList, connect
-    from retinue.cluster.client.inbox import Answer, ApprovalHandler, ApprovalScope, InboxRequest
+    from retinue.cluster.client.inbox import Answer, ApprovalHandler, InboxRequest
     from retinue.cluster.client.session import Session
     from retinue.cluster.client.tree import FamilyStats, SessionTree
     from retinue.cluster.client.workspace import Workspace
@@ -208,7 +208,6 @@ _HOMES = {
     "ClusterStatus": "retinue.cluster.status",
     "DiskWait": "retinue.cluster.settings",
     "FamilyStats": "retinue.cluster.client.tree",
-    "ApprovalScope": "retinue.cluster.client.inbox",
     "ApprovalHandler": "retinue.cluster.client.inbox",
     "Answer": "retinue.cluster.client.inbox",
     "SessionList": "retinue.cluster.client.client",

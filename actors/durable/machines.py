@@ -6,12 +6,17 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 from retinue.actors.domain import budget
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.session import machine as session
 from retinue.actors.durable.entity import Machine
+
+AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
+"""One of them, whatever its state, commands and events are."""
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",

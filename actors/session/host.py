@@ -20,13 +20,15 @@ from retinue.actors.domain.errors import (
     Unavailable,
 )
 from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import ChildSpec, Imported, Profile
+from retinue.actors.domain.session.machine import ChildSpec, Profile
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.host_leases import HostLeases
 from retinue.actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
+from retinue.actors.requests import Await, Close, Create, Edit, Last, Post, SessionAt, Start
 from retinue.actors.session.activation import Activation, new_entity, require_known, stored_entity
 from retinue.actors.session.history import SessionEntity
 from retinue.actors.session.outbox import Outbox
@@ -44,7 +46,7 @@ _ABANDON_LIMIT_S = 5.0
 
 
 class SessionHost:
-    """Implements `retinue.actors.ports.HostPort`, and what clients call."""
+    """Implements `retinue.actors.ports.HostPort`."""
 
     def __init__(
         self,
@@ -74,13 +76,12 @@ class SessionHost:
 
     # --- what clients call ---------------------------------------------------------------
 
-    async def create(
-        self, profile: Profile, imported: Imported | None, messages: list[Message]
-    ) -> None:
+    async def create(self, command: Create) -> None:
         """Make a root session; repeated, it changes nothing. WorkspaceHeld if that is so.
 
         One that is imported begins nothing.
         """
+        profile, imported = command.profile, command.imported
         if imported is None:
             await self._refuse_if_held(profile.workspace_id)
         await self._runtime.registry.register_root(profile)
@@ -88,68 +89,58 @@ class SessionHost:
             profile.id, profile.workspace_id, session.Create(profile, imported)
         )
         entity = activation.entity
-        if imported and entity.state.messages == 0 and messages:
-            activation.history.restore(messages)
+        if imported and entity.state.messages == 0 and command.messages:
+            activation.history.restore(command.messages)
         await entity.committed()
         await activation.open_family()
         activation.notify("session_started")
 
-    async def start(
-        self,
-        session_id: str,
-        workspace_id: str,
-        run_id: str,
-        prompt: str,
-        timeout: int | None,
-        trace: str = "",
-    ) -> None:
+    async def start(self, run: Start) -> None:
         """Queue a run; the same run id twice is one run. Returns once it is durable.
 
         WorkspaceHeld for a new one where that is so.
         """
-        activation = await self._get(session_id, workspace_id)
+        activation = await self._get(run.session_id, run.workspace_id)
         registry = self._runtime.registry
         hold, _ = await asyncio.gather(
-            self._runtime.brakes.refresh(workspace_id), registry.mark_running(session_id)
+            self._runtime.brakes.refresh(run.workspace_id), registry.mark_running(run.session_id)
         )
         state = activation.entity.state
-        if hold and run_id not in state.runs and run_id not in state.results:
+        if hold and run.run_id not in state.runs and run.run_id not in state.results:
             if not state.runs:
-                await registry.unmark_running(session_id)
-            await self._refuse_if_held(workspace_id)
-        activation.entity.do(session.AcceptRun(run_id, prompt, timeout, trace))
+                await registry.unmark_running(run.session_id)
+            await self._refuse_if_held(run.workspace_id)
+        activation.entity.do(session.AcceptRun(run.run_id, run.prompt, run.timeout, run.trace))
         await activation.entity.committed()
         self._runs.work(activation)
 
-    async def result(
-        self, session_id: str, workspace_id: str, run_id: str, timeout_s: float
-    ) -> Result | None:
+    async def result(self, run: Await) -> Result | None:
         """The run's result, or None if it is not there in time. NotFound for an unknown run."""
-        activation = await self._get(session_id, workspace_id)
+        activation, run_id = await self._get(run.session_id, run.workspace_id), run.run_id
         activation.calls += 1
         try:
             state = activation.entity.state
             if run_id not in state.runs and run_id not in state.results:
                 await activation.entity.confirmed()
-                raise NotFound(f"run {run_id}: session {session_id} has no such run")
+                raise NotFound(f"run {run_id}: session {run.session_id} has no such run")
             if run_id in state.runs:
                 self._runs.work(activation)
-                await self._runs.wait(run_id, timeout_s)
-            await self._runs.left(session_id)
+                await self._runs.wait(run_id, run.timeout_s)
+            await self._runs.left(run.session_id)
             result = state.results.get(run_id)
             await activation.entity.confirmed()
             return result
         finally:
             activation.calls -= 1
 
-    async def resume(self, session_id: str, workspace_id: str) -> list[str]:
+    async def resume(self, at: SessionAt) -> list[str]:
         """Go on with the runs that were queued or under way; their ids.
 
         WorkspaceHeld if there are any, and that is so.
         """
-        runs = await self._go_on(session_id, workspace_id)
+        runs = await self._go_on(at.session_id, at.workspace_id)
         if runs:
-            await self._refuse_if_held(workspace_id)
+            await self._refuse_if_held(at.workspace_id)
         return runs
 
     async def _go_on(self, session_id: str, workspace_id: str) -> list[str]:
@@ -169,43 +160,41 @@ class SessionHost:
         resumed = (self._go_on(session_id, workspace_id) for session_id, workspace_id in sessions)
         await asyncio.gather(*resumed, return_exceptions=True)
 
-    async def view(self, session_id: str, workspace_id: str) -> SessionView:
+    async def view(self, at: SessionAt) -> SessionView:
         """The session as a client may see it."""
-        activation = await self._get(session_id, workspace_id)
+        activation = await self._get(at.session_id, at.workspace_id)
         view = activation.view()
         await activation.entity.confirmed()
         return view
 
-    async def state(self, session_id: str, workspace_id: str) -> session.State:
+    async def state(self, at: SessionAt) -> session.State:
         """The whole state, for export."""
-        activation = await self._get(session_id, workspace_id)
+        activation = await self._get(at.session_id, at.workspace_id)
         await activation.entity.confirmed()
         return activation.entity.state
 
-    async def messages(self, session_id: str, workspace_id: str, last: int | None) -> list[Message]:
+    async def messages(self, last: Last) -> list[Message]:
         """The last messages, or all; oldest first."""
-        activation = await self._get(session_id, workspace_id)
-        messages = await activation.history.last(last)
+        activation = await self._get(last.session_id, last.workspace_id)
+        messages = await activation.history.last(last.count)
         await activation.entity.confirmed()
         return messages
 
-    async def add_message(
-        self, session_id: str, workspace_id: str, message: Message, op: str
-    ) -> None:
-        """Append a message from outside a turn; once, however often ``op`` is sent."""
-        activation = await self._get(session_id, workspace_id)
-        activation.history.add(message, op=op)
+    async def add_message(self, post: Post) -> None:
+        """Append a message from outside a turn; once, however often its ``op`` is sent."""
+        activation = await self._get(post.session_id, post.workspace_id)
+        activation.history.add(post.message, op=post.op)
         await activation.entity.committed()
         activation.keep_small()
 
-    async def clear_messages(self, session_id: str, workspace_id: str) -> None:
-        activation = await self._get(session_id, workspace_id)
+    async def clear_messages(self, at: SessionAt) -> None:
+        activation = await self._get(at.session_id, at.workspace_id)
         activation.history.clear()
         await activation.entity.committed()
 
-    async def describe(self, session_id: str, workspace_id: str, command: session.Describe) -> None:
-        activation = await self._get(session_id, workspace_id)
-        await activation.entity.execute(command)
+    async def describe(self, edit: Edit) -> None:
+        activation = await self._get(edit.session_id, edit.workspace_id)
+        await activation.entity.execute(edit.change)
 
     async def report(self, workspace_id: str) -> None:
         """Tell the budget what was really spent, so that its figures are exact."""
@@ -213,7 +202,7 @@ class SessionHost:
             *(budget_lease.report() for budget_lease in self._budget_leases(workspace_id))
         )
 
-    async def ping(self) -> tuple[int, list[tuple[str, str]]]:
+    async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]:
         """Process id, and (session id, isolation) of what is live here."""
         self._tidy()
         return os.getpid(), [(one.id, one.profile.isolation) for one in self._live.values()]
@@ -297,13 +286,13 @@ class SessionHost:
         live = [self._live[id] for id in session_ids if id in self._live]
         await asyncio.gather(*map(self._runs.stop, live))
 
-    async def cancel(self, session_id: str, workspace_id: str, by: str = "") -> None:
+    async def cancel(self, close: Close) -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
-        await self._close(session_id, workspace_id, "cancelled", by)
+        await self._close(close.session_id, close.workspace_id, "cancelled", close.by)
 
-    async def end(self, session_id: str, workspace_id: str, by: str = "") -> None:
+    async def end(self, close: Close) -> None:
         """End a session and all below it; idempotent."""
-        await self._close(session_id, workspace_id, "ended", by)
+        await self._close(close.session_id, close.workspace_id, "ended", close.by)
 
     # --- activation ----------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from retinue.actors.domain.session.machine import Child, ChildSpec
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.ports import Batch, HostName, HostPort, HostProvider
+from retinue.actors.requests import Acquire
 from retinue.actors.session.activation import Activation
 from retinue.actors.telemetry import metrics
 
@@ -145,14 +146,16 @@ class Spawn:
         spawner, profile = self._spawner, self._activation.profile
         done, self._done_with = self._done_with, []
         slots = await spawner.hosts.directory.acquire(
-            self.name,
-            profile.family_id,
-            done,
-            want,
-            self._limit,
-            isolation,
-            self._near,
-            timeout_s,
+            Acquire(
+                self.name,
+                profile.family_id,
+                done,
+                want,
+                self._limit,
+                isolation,
+                self._near,
+                timeout_s,
+            )
         )
         self._held.update(slots)
         return slots

@@ -122,25 +122,16 @@ class PermissionsActor:
         command = approvals.ClaimOnce(op, session_id, family_id, argument_hash)
         return cast("Resolution | None", await self._approvals.execute(command))
 
-    async def decide(
-        self,
-        request_id: str,
-        scope: Scope,
-        decided_by: str,
-        argument_hash: str,
-        reason: str,
-        pattern: Pattern | None,
-    ) -> Resolution:
+    async def decide(self, command: approvals.Decide) -> Resolution:
         """Decide a request, and grant what the decision says.
 
         The grant comes second: two stores may be taken over one by one, and a grant without its
         decision would be nobody's. If it fails, the same decision sent again brings it.
         """
         root = (await self._runtime.registry.workspace(self._workspace_id)).path
-        known = (await self._approvals.entity()).state.requests.get(request_id)
-        command = approvals.Decide(request_id, scope, decided_by, argument_hash, reason)
+        known = (await self._approvals.entity()).state.requests.get(command.request_id)
         decision = cast(Resolution, await self._approvals.execute(command))
-        allowance = known and _allowance_for(known.request, decision, pattern, root)
+        allowance = known and _allowance_for(known.request, decision, command.pattern, root)
         if allowance:
             await self._allowances.execute(
                 allowances.Grant(self._signed(allowance), decision.decided_by)

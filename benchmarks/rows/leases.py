@@ -100,7 +100,7 @@ def _watched(bench: Bench, workspace: Workspace, cap: int) -> Iterator[list[int]
     most = [0]
 
     async def watch() -> None:
-        budget = bench.retinue.calls.budget(workspace.id)
+        budget = bench.retinue.calls.stores(workspace.id).budget
         while True:
             (level,) = await budget.levels([WORKSPACE])
             most[0] = max(most[0], level.held - cap)

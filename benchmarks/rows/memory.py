@@ -10,8 +10,10 @@ from benchmarks import agents
 from benchmarks.bench import Bench, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each
-from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
-from retinue.cluster.ray.actors import Proxy
+from retinue.actors.stores.table import BUDGET, PERMISSIONS
+from retinue.cluster.names import DIRECTORY
+from retinue.cluster.ray.actors import proxy
+from retinue.cluster.ray.roles import Process
 
 _WARM_UP = 200
 _SETTLE_S = 2.0
@@ -24,7 +26,7 @@ async def measure(bench: Bench) -> list[Figure]:
     await bench.warm_hosts()
     workspace = await bench.workspace("live")
     await _chat(bench, _WARM_UP)
-    stores = [DIRECTORY, budget_name(workspace.id), allowances_name(workspace.id)]
+    stores = [DIRECTORY, BUDGET.actor_name(workspace.id), PERMISSIONS.actor_name(workspace.id)]
     pids = await bench.pids()
     before, stores_before = await _resident(pids), await _of_actors(bench, stores)
     await _chat(bench, count)
@@ -66,5 +68,5 @@ async def _resident(pids: list[int]) -> int:
 
 async def _of_actors(bench: Bench, names: list[str]) -> int:
     namespace = bench.retinue.calls.settings.namespace
-    pids = [int(str(await Proxy(name, namespace).process_id())) for name in names]
+    pids = [await proxy(Process, name, namespace).process_id() for name in names]
     return await _resident(pids)

@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 
 import retinue
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
+from retinue.actors.domain.permissions.approvals.request import ApprovalScope
 from retinue.actors.domain.session.settings import Isolation
 from retinue.cluster.cli import audit as audit_commands
 from retinue.cluster.cli import brake as brake_commands
@@ -44,7 +45,6 @@ app = typer.Typer(
 
 Approve: TypeAlias = Literal["ask", "all", "none"]
 Verdict: TypeAlias = Literal["approve", "deny"]
-Scope: TypeAlias = Literal["once", "session", "workspace", "always"]
 
 AgentName = Annotated[str, typer.Argument(metavar="FILE:AGENT", help="An async function in a file")]
 SessionId = Annotated[
@@ -218,7 +218,9 @@ def release(
 def approvals(
     request: Annotated[str | None, typer.Argument(metavar="ID", help="A request")] = None,
     verdict: Annotated[Verdict | None, typer.Argument(metavar="approve|deny")] = None,
-    scope: Annotated[Scope | None, typer.Option(help="How far it reaches (default: once)")] = None,
+    scope: Annotated[
+        ApprovalScope | None, typer.Option(help="How far it reaches (default: once)")
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it is denied")] = None,
     by: By = None,
     as_json: AsJson = False,

@@ -39,9 +39,10 @@ from retinue.cluster.terminal.overview import (
 from retinue.cluster.terminal.render import Folding, say
 
 if TYPE_CHECKING:
+    from retinue.actors.domain.permissions.approvals.request import ApprovalScope
     from retinue.cluster.client.budgets import BudgetStatus
     from retinue.cluster.client.client import Retinue
-    from retinue.cluster.client.inbox import ApprovalScope, InboxRequest
+    from retinue.cluster.client.inbox import InboxRequest
     from retinue.cluster.client.workspace import Workspace
 
 State: TypeAlias = Literal[

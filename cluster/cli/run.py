@@ -278,7 +278,7 @@ async def _around(retinue: Retinue, session: Session) -> tuple[int, int]:
     """How many sub-agents a session has, and how many actions of its family wait for somebody."""
     agents = len(await session.family()) - 1
     place = await retinue.calls.directory.place_of(session.id)
-    requests = await retinue.calls.permissions(place.workspace_id).open_requests()
+    requests = await retinue.calls.stores(place.workspace_id).permissions.open_requests()
     return agents, sum(1 for one in requests if one.request.family_id == place.family_id)
 
 

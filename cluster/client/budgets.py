@@ -52,5 +52,5 @@ async def budget_status(calls: Calls, workspace_id: str, name: str) -> BudgetSta
         *(calls.host(host.name).report(workspace_id) for host in status.hosts),
         return_exceptions=True,
     )
-    level: Level = (await calls.budget(workspace_id).levels([name]))[0]
+    level: Level = (await calls.stores(workspace_id).budget.levels([name]))[0]
     return BudgetStatus(level.spent, level.reserved, level.max)

@@ -26,11 +26,11 @@ from retinue.actors.domain.errors import (
 )
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Agent, Budget, Imported, Profile
-from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.machine import Agent, Budget, Profile
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
 from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from retinue.actors.domain.values.money import Usd
+from retinue.actors.requests import Create
 from retinue.actors.session.listing import check_states, parse_cursor
 from retinue.actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from retinue.cluster.client.budgets import cap_of, cap_text
@@ -226,7 +226,7 @@ class Retinue:
             cap = cap_of(max_usd, warn_at_percent)
             command = OpenWorkspace(cap, self.calls.actor)
             self._tell(
-                workspace, cap, await self.calls.budget(workspace_id).open_workspace(command)
+                workspace, cap, await self.calls.stores(workspace_id).budget.open_workspace(command)
             )
         return workspace
 
@@ -291,7 +291,7 @@ class Retinue:
         await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
             await self._watch(profile.workspace_id, profile.family_id, on_approval)
-        return await self._create(profile, None, [])
+        return await self._create(Create(profile))
 
     async def import_session(
         self,
@@ -326,7 +326,7 @@ class Retinue:
         await self._require_new(parsed.id)
         workspace_id = await self._workspace_of(parsed)
         if allowances:  # first, since one with a wrong signature refuses the whole document
-            await self.calls.permissions(workspace_id).import_allowances(allowances)
+            await self.calls.stores(workspace_id).permissions.import_allowances(allowances)
         if shipped:
             await self.calls.directory.put_agent(shipped.digest, shipped.blob)
         profile = _imported_profile(
@@ -335,8 +335,8 @@ class Retinue:
             Agent(shipped.digest, shipped.name) if shipped else None,
             isolation,
         )
-        session = await self._create(profile, imported_state(parsed), list(parsed.messages))
-        return session, skipped
+        command = Create(profile, imported_state(parsed), list(parsed.messages))
+        return await self._create(command), skipped
 
     def session(self, session_id: str) -> Session:
         """A handle of a session, which is looked up when it is used."""
@@ -395,7 +395,7 @@ class Retinue:
         """All requests that wait for a decision now, the most urgent first."""
         found: list[InboxRequest] = []
         for workspace_id in await self._workspaces():
-            entries = await self.calls.permissions(workspace_id).open_requests()
+            entries = await self.calls.stores(workspace_id).permissions.open_requests()
             found += [InboxRequest(self.calls, workspace_id, entry) for entry in entries]
         return found
 
@@ -449,12 +449,10 @@ class Retinue:
         with TIE.joining(look):
             return bootstrap.join(found.address, settings, look=look)
 
-    async def _create(
-        self, profile: Profile, imported: Imported | None, messages: list[Message]
-    ) -> Session:
+    async def _create(self, command: Create) -> Session:
         calls = self.calls
-        await calls.create(profile, imported, messages)
-        return Session(calls, profile.id)
+        await calls.create(command)
+        return Session(calls, command.profile.id)
 
     async def _require_new(self, session_id: str) -> None:
         try:
@@ -491,7 +489,7 @@ class Retinue:
 
     async def _watch(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
         """Answer from now on: what is asked as soon as this returns finds somebody there."""
-        await self.calls.permissions(workspace_id).watch(0, family_id, 0.0)
+        await self.calls.stores(workspace_id).permissions.watch(0, family_id, 0.0)
         task = asyncio.create_task(self._answer(workspace_id, family_id, handler))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
@@ -508,7 +506,7 @@ class Retinue:
             for task in answering:
                 task.cancel()
             with contextlib.suppress(RetinueError):
-                await self.calls.permissions(workspace_id).unwatch(family_id)
+                await self.calls.stores(workspace_id).permissions.unwatch(family_id)
 
     async def _requests(
         self, workspace_id: str, family_id: str | None
@@ -516,7 +514,7 @@ class Retinue:
         """Requests of a workspace, each once, as they come."""
         seen: set[str] = set()
         version = 0
-        permissions = self.calls.permissions(workspace_id)
+        permissions = self.calls.stores(workspace_id).permissions
         while True:
             try:
                 version, entries = await permissions.watch(version, family_id, _WATCH_S)

@@ -24,18 +24,20 @@ from retinue.actors.domain.permissions.allowances.machine import Allowance, vali
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.values.json_value import JsonValue
+from retinue.actors.requests import Last, SessionAt
 from retinue.cluster.client.calls import Calls
 from retinue.cluster.client.git_state import capture_git_state
 
 
 async def export_document(calls: Calls, session_id: str) -> str:
     """The document of a session as it is now."""
-    state = await calls.state(session_id)
+    state = await calls.sessions.state(SessionAt(session_id))
     profile = session.the_profile(state)
-    messages = await calls.messages(session_id, None)
-    level = (await calls.budget(profile.workspace_id).levels([profile.family_id]))[0]
+    messages = await calls.sessions.messages(Last(session_id, count=None))
+    stores = calls.stores(profile.workspace_id)
+    level = (await stores.budget.levels([profile.family_id]))[0]
     git = await capture_git_state(profile.workspace_path) if profile.workspace_path else None
-    held = await calls.permissions(profile.workspace_id).allowances()
+    held = await stores.permissions.allowances()
     now = calls.now()
     own = [one for one in held if one.family_id == profile.family_id and valid(one, now)]
     return render(_document(state, messages, own, level.spent, git))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.machine import Decide, Entry, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.request import ApprovalScope
 from retinue.actors.domain.permissions.patterns import Pattern
+from retinue.actors.requests import SessionAt
 from retinue.cluster.client.calls import Calls
-
-ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 
 
 class InboxRequest:
@@ -79,16 +79,16 @@ class InboxRequest:
         granted wholesale fall back to once; the answer says what was granted. AlreadyDecided if
         somebody was faster, or it has expired.
         """
-        if scope not in ("once", "session", "workspace", "always"):
+        if scope not in get_args(ApprovalScope):
             raise InvalidValue(
                 f"scope: {scope!r} is not once, session, workspace or always", field="scope"
             )
         chosen = Scope.CUSTOM if pattern is not None else Scope(scope)
         decision = await self._decide(chosen, by, "", pattern)
         if decision.scope is Scope.ALWAYS:
-            view = await self._calls.view(self.session_id)
-            request = self._entry.request
-            await self._calls.capabilities().issue(request, view.profile.user_id)
+            view = await self._calls.sessions.view(SessionAt(self.session_id))
+            capabilities = self._calls.stores(self._workspace_id).capabilities
+            await capabilities.issue(self._entry.request, view.profile.user_id)
         return decision
 
     async def deny(self, reason: str = "", *, by: str | None = None) -> Resolution:
@@ -99,9 +99,8 @@ class InboxRequest:
         self, scope: Scope, by: str | None, reason: str, pattern: Pattern | None
     ) -> Resolution:
         request, by = self._entry.request, by or self._calls.actor
-        return await self._calls.permissions(self._workspace_id).decide(
-            request.id, scope, by, request.argument_hash, reason, pattern
-        )
+        command = Decide(request.id, scope, by, request.argument_hash, reason, pattern)
+        return await self._calls.stores(self._workspace_id).permissions.decide(command)
 
 
 Answer: TypeAlias = "ApprovalScope | Literal['deny'] | bool | None"

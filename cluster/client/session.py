@@ -10,6 +10,7 @@ from retinue.actors.domain.session.machine import Describe
 from retinue.actors.domain.session.messages import Message, check_message
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.values.money import Usd, to_nano
+from retinue.actors.requests import Await, Close, Edit, Last, Post, SessionAt, Start
 from retinue.actors.telemetry import tracing
 from retinue.actors.views import FeedEvent, SessionSummary, SessionView
 from retinue.cluster.client.budgets import BudgetStatus, budget_status
@@ -44,7 +45,9 @@ class Session:
             raise InvalidValue("prompt: must be a str", field="prompt")
         run_id = run_id or self._calls.new_id()
         limit = None if timeout is None else int(timeout * 1_000_000)
-        await self._calls.on_host(self.id, "start", run_id, prompt, limit, tracing.current())
+        trace = tracing.current()
+        run = Start(self.id, run_id=run_id, prompt=prompt, timeout=limit, trace=trace)
+        await self._calls.sessions.start(run)
         return run_id
 
     async def result(self, run_id: str) -> Result:
@@ -52,37 +55,36 @@ class Session:
 
         NotFound for an unknown run; ClusterUnavailable when the directory does not answer for 30 s.
         """
+        run = Await(self.id, run_id=run_id, timeout_s=_POLL_S)
         while True:
             try:
-                found = await self._calls.on_host(self.id, "result", run_id, _POLL_S)
+                found = await self._calls.sessions.result(run)
             except ClusterUnavailable:
                 await self._calls.directory.locate(self.id)
                 continue
-            if isinstance(found, Result):
+            if found is not None:
                 return found
 
     async def resume(self) -> list[str]:
         """Go on with runs that were queued or under way when the cluster died; their ids."""
-        found = await self._calls.on_host(self.id, "resume")
-        return [str(id) for id in found] if isinstance(found, list) else []
+        return await self._calls.sessions.resume(SessionAt(self.id))
 
     async def status(self) -> SessionView:
         """The session as it is now."""
-        return await self._calls.view(self.id)
+        return await self._calls.sessions.view(SessionAt(self.id))
 
     async def messages(self, last: int | None = None) -> list[Message]:
         """The last messages, or all; oldest first."""
-        return await self._calls.messages(self.id, last)
+        return await self._calls.sessions.messages(Last(self.id, count=last))
 
     async def add_message(self, message: Message) -> None:
         """Append to the history from outside a turn."""
-        await self._calls.on_host(
-            self.id, "add_message", check_message(message), self._calls.new_id()
-        )
+        post = Post(self.id, message=check_message(message), op=self._calls.new_id())
+        await self._calls.sessions.add_message(post)
 
     async def clear_messages(self) -> None:
         """Forget the history; the system prompt stays."""
-        await self._calls.on_host(self.id, "clear_messages")
+        await self._calls.sessions.clear_messages(SessionAt(self.id))
 
     async def describe(
         self,
@@ -92,7 +94,8 @@ class Session:
         custom: dict[str, str] | None = None,
     ) -> None:
         """Set title, tags or custom metadata."""
-        await self._calls.on_host(self.id, "describe", Describe(title, tags, custom))
+        change = Describe(title, tags, custom)
+        await self._calls.sessions.describe(Edit(self.id, change=change))
 
     async def family(self) -> list[SessionSummary]:
         """A line about each session of the tree that this one belongs to."""
@@ -102,7 +105,7 @@ class Session:
         """The family's sub-agents by what became of them."""
         view, summaries = await self.status(), await self.family()
         profile = view.profile
-        spawned = await self._calls.budget(profile.workspace_id).children(profile.family_id)
+        spawned = await self._calls.stores(profile.workspace_id).budget.children(profile.family_id)
         return family_stats(summaries, spawned, profile.limits.max_concurrent)
 
     async def tree(self) -> SessionTree:
@@ -120,7 +123,7 @@ class Session:
         profile = view.profile
         cap = Cap(to_nano(max_usd, "max_usd"), profile.budget.warn_at_percent)
         command = SetCap(profile.family_id, cap, by or self._calls.actor)
-        await self._calls.budget(profile.workspace_id).set_cap(command)
+        await self._calls.stores(profile.workspace_id).budget.set_cap(command)
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """What happens in the whole subtree, live, until the session is ended or cancelled."""
@@ -141,11 +144,11 @@ class Session:
 
     async def cancel(self, *, by: str | None = None) -> None:
         """Cancel the session and all below it; returns when nothing of it runs any more."""
-        await self._calls.on_host(self.id, "cancel", by or self._calls.actor)
+        await self._calls.sessions.cancel(Close(self.id, by=by or self._calls.actor))
 
     async def end(self, *, by: str | None = None) -> None:
         """End the session and all below it; idempotent. Its session-only allowances are gone."""
-        await self._calls.on_host(self.id, "end", by or self._calls.actor)
+        await self._calls.sessions.end(Close(self.id, by=by or self._calls.actor))
 
     async def export(self) -> str:
         """The session document, as JSON."""

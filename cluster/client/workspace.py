@@ -9,6 +9,7 @@ from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.durable.audit import Report
+from retinue.actors.requests import SessionAt
 from retinue.actors.views import WorkspaceSettings
 from retinue.cluster.client.budgets import BudgetStatus, budget_status, cap_of
 from retinue.cluster.client.calls import Calls
@@ -23,6 +24,7 @@ class Workspace:
     def __init__(self, calls: Calls, settings: WorkspaceSettings) -> None:
         self._calls = calls
         self._settings = settings
+        self._stores = calls.stores(settings.workspace_id)
 
     @property
     def id(self) -> str:
@@ -45,7 +47,7 @@ class Workspace:
     ) -> None:
         """Raise or lower the cap, in USD (None: no cap). Below what is spent it blocks."""
         command = SetCap(WORKSPACE, cap_of(max_usd, warn_at_percent), by or self._calls.actor)
-        await self._calls.budget(self.id).set_cap(command)
+        await self._stores.budget.set_cap(command)
 
     async def hold(self, why: str, *, cancel: bool = False, by: str | None = None) -> int:
         """Put on the brake: no action is authorised, and no run or sub-agent begins, anywhere here.
@@ -55,16 +57,16 @@ class Workspace:
         many. Who holds again changes who and why.
         """
         by = by or self._calls.actor
-        await self._calls.budget(self.id).set_hold(SetHold(why, by))
+        await self._stores.budget.set_hold(SetHold(why, by))
         return await self._cancel_all(by) if cancel else 0
 
     async def release(self, *, by: str | None = None) -> Hold | None:
         """Let go of the brake: everything goes on where it stood. The hold that was, if any."""
-        return await self._calls.budget(self.id).set_hold(SetHold(None, by or self._calls.actor))
+        return await self._stores.budget.set_hold(SetHold(None, by or self._calls.actor))
 
     async def held(self) -> Hold | None:
         """Who holds the workspace, why and since when; None if nobody does."""
-        return await self._calls.budget(self.id).held()
+        return await self._stores.budget.held()
 
     async def _cancel_all(self, by: str) -> int:
         places = {id: self._calls.directory.place_of(id) for id in await self._running()}
@@ -78,7 +80,7 @@ class Workspace:
         return await self._calls.directory.running()
 
     async def _cancel_if_busy(self, id: str, by: str) -> bool:
-        view = await self._calls.view(id)
+        view = await self._calls.sessions.view(SessionAt(id))
         busy = bool(view.queued or view.running)
         if busy:
             await Session(self._calls, id).cancel(by=by)
@@ -104,15 +106,15 @@ class Workspace:
             uses_left=max_uses,
             workspace_root=self._settings.path,
         )
-        return await self._calls.permissions(self.id).grant(allowance, by or self._calls.actor)
+        return await self._stores.permissions.grant(allowance, by or self._calls.actor)
 
     async def allowances(self) -> list[Allowance]:
         """All allowances of the workspace, session-only ones included."""
-        return await self._calls.permissions(self.id).allowances()
+        return await self._stores.permissions.allowances()
 
     async def revoke(self, allowance_id: str, *, by: str | None = None) -> None:
         """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
-        await self._calls.permissions(self.id).revoke(allowance_id, by or self._calls.actor)
+        await self._stores.permissions.revoke(allowance_id, by or self._calls.actor)
 
     async def audit(self) -> list[Report]:
         """The audit log: every chain of the workspace, verified; see `Report.problem`."""
@@ -126,5 +128,5 @@ class Workspace:
 
     async def inbox(self) -> list[InboxRequest]:
         """The requests that wait for a decision now, the most urgent first."""
-        entries = await self._calls.permissions(self.id).open_requests()
+        entries = await self._stores.permissions.open_requests()
         return [InboxRequest(self._calls, self.id, entry) for entry in entries]

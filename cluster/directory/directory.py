@@ -21,10 +21,13 @@ from retinue.actors.domain.errors import (
     RetinueError,
     Unavailable,
 )
+from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.durable.runtime import Runtime
+from retinue.actors.ports import HostName, HostPort
+from retinue.actors.requests import Acquire
 from retinue.actors.views import FeedEvent, WorkspaceSettings
 from retinue.cluster.directory.feed import Feed
-from retinue.cluster.directory.pool import Isolation, Pool
+from retinue.cluster.directory.pool import Pool
 from retinue.cluster.directory.queries import Queries
 from retinue.cluster.directory.slots import Slots
 from retinue.cluster.names import DIRECTORY, HOST_PREFIX, workspace_of
@@ -41,16 +44,10 @@ _LEAVE_LIMIT_S = 20.0
 _SHOWN = 8
 
 
-class HostControl(Protocol):
-    """What the directory asks of a host."""
+class HostControl(HostPort, Protocol):
+    """A host, with what only its process can tell."""
 
-    async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
     async def node(self) -> str: ...
-    async def warm(self) -> None: ...
-    async def working(self) -> list[str]: ...
-    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
-    async def leave(self) -> None: ...
-    async def stay(self) -> None: ...
 
 
 class Launcher(Protocol):
@@ -69,7 +66,7 @@ class Launcher(Protocol):
 
 
 class Directory(Queries):
-    """Implements `retinue.actors.ports.DirectoryPort`, and what clients call."""
+    """Implements `retinue.cluster.directory.port.ClusterDirectoryPort`."""
 
     def __init__(
         self,
@@ -176,31 +173,21 @@ class Directory(Queries):
         await self.begin()
         return self._ready()
 
-    async def acquire(
-        self,
-        spawner: str,
-        family_id: str,
-        done: list[str],
-        want: list[str],
-        limit: int,
-        isolation: Isolation,
-        near: str,
-        timeout_s: float,
-    ) -> dict[str, str]:
+    async def acquire(self, request: Acquire) -> dict[str, HostName]:
         """Slots for some of the sub-agents in ``want``, after taking back those that are done."""
         await self.begin()
-        self._forget(done)
+        self._forget(request.done)
         granted = await self._slots.acquire(
-            spawner,
-            family_id,
-            done,
-            want,
-            limit,
-            lambda count: self._hosts_for(isolation, near, count),
-            timeout_s,
+            request.spawner,
+            request.family_id,
+            request.done,
+            request.want,
+            request.limit,
+            lambda count: self._hosts_for(request.isolation, request.near, count),
+            request.timeout_s,
         )
         for session_id, host in granted.items():
-            self._pool.put(session_id, host, isolation)
+            self._pool.put(session_id, host, request.isolation)
         self._start_another()
         return granted
 

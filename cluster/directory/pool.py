@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from msgspec import structs
 
+from retinue.actors.domain.session.settings import Isolation
 from retinue.cluster.status import Node
 
 PROCESSES_PER_HOST = 16
@@ -33,8 +33,6 @@ would have to be called to start them and for each result. Shared ones are sprea
 
 ON_ITS_WAY_S = 30.0
 """A session that has not come to its host after this time, in seconds, is not on its way there."""
-
-Isolation = Literal["process", "shared"]
 
 
 @dataclass

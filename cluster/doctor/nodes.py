@@ -12,15 +12,12 @@ from typing import cast
 import msgspec
 from msgspec import structs
 
-from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.stores.table import MACHINES
 from retinue.cluster.doctor.machine import Check
 from retinue.cluster.doctor.node_report import NodeReport, Software
 from retinue.cluster.redis.stored_versions import Versions
 
-NEWEST = {
-    machine.kind: machine.version
-    for machine in (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
-}
+NEWEST = {kind: machine.version for kind, machine in MACHINES.items()}
 
 _GIB = 1 << 30
 _MEMORY = _GIB

@@ -19,12 +19,14 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from retinue.actors.calling import calling
 from retinue.actors.domain.errors import ClusterUnavailable, RetinueError
 from retinue.cluster.ray.tie import TIE
 from retinue.cluster.settings import STORE_CPUS, ClusterSettings
 from retinue.cluster.status import Node
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 _AT_ONCE_S = 20.0
 _PATIENCE_S = 30.0
@@ -137,40 +139,40 @@ def processors() -> int:
     return max(int(resources.get("CPU", 1)), 1)
 
 
-class Proxy:
+def proxy(
+    port: type[P],
+    name: str,
+    namespace: str,
+    *,
+    restarts: bool = True,
+    start: Callable[[], Awaitable[None]] | None = None,
+) -> P:
     """Calls a named actor as if it were here.
 
     An error that the actor raised is raised as it is. If the actor is away, a store's call is
     repeated until it is back (every command of ours may be), for 30 s at most; a host's is not:
-    its sessions have moved, and ClusterUnavailable says so at once.
+    its sessions have moved, and ClusterUnavailable says so at once. ``start`` starts the actor if
+    it is not there, and is harmless if it is.
     """
+    return calling(port, _Proxy(name, namespace, _PATIENCE_S if restarts else 0.0, start).call)
 
+
+class _Proxy:
     def __init__(
         self,
         name: str,
         namespace: str,
-        *,
-        restarts: bool = True,
-        start: Callable[[], Awaitable[None]] | None = None,
+        patience_s: float,
+        start: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        """``start`` starts the actor if it is not there, and is harmless if it is."""
         self._name = name
         self._namespace = namespace
-        self._patience_s = _PATIENCE_S if restarts else 0.0
+        self._patience_s = patience_s
         self._start = start
         self._handle: ActorHandle[object] | None = None
         self._joined = 0
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-
-        async def call(*arguments: object) -> object:
-            return await self._call(method, arguments)
-
-        return call
-
-    async def _call(self, method: str, arguments: tuple[object, ...]) -> object:
+    async def call(self, method: str, /, *arguments: object) -> object:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         pause = _PAUSE_S

@@ -8,46 +8,31 @@ import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from retinue.actors.agent.process.watchdog import exit_process
 from retinue.actors.domain.errors import StoreUnavailable
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.ports import (
-    BudgetPort,
-    CapabilitiesPort,
-    DirectoryPort,
-    HostPort,
-    PermissionsPort,
-    Stores,
-)
+from retinue.actors.ports import DirectoryPort, HostPort, Stores
 from retinue.actors.session.host import SessionHost
-from retinue.actors.stores.budget import BudgetActor
-from retinue.actors.stores.capabilities import CapabilitiesActor
-from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.stores.table import STORES, StoreSpec, handles
 from retinue.actors.telemetry import tracing
-from retinue.cluster.directory.audit_log import THE_CLUSTER
 from retinue.cluster.directory.directory import Directory, HostControl
 from retinue.cluster.directory.pool import Pool
+from retinue.cluster.directory.port import ClusterDirectoryPort
 from retinue.cluster.local.state import cluster_key
-from retinue.cluster.names import (
-    CAPABILITIES,
-    DIRECTORY,
-    HOST_PREFIX,
-    allowances_name,
-    budget_name,
-    workspace_of,
-)
+from retinue.cluster.names import DIRECTORY, HOST_PREFIX, workspace_of
 from retinue.cluster.ray import actors as remote
 from retinue.cluster.ray import nodes
-from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.ray.actors import proxy
 from retinue.cluster.ray.metrics import Exporter
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
 from retinue.cluster.redis.registry import RedisRegistry
 from retinue.cluster.settings import ClusterSettings
 from retinue.cluster.status import Node
+
+P = TypeVar("P")
 
 _COLLECT_AFTER = (50_000, 20, 20)
 """Objects made, and collections of the generation before, between two collections."""
@@ -67,7 +52,7 @@ def wire_store(settings: ClusterSettings) -> Runtime:
     return runtime
 
 
-class _Process:
+class Process:
     """What every actor's process does and says of itself."""
 
     def __init__(self, *arguments: object) -> None:
@@ -90,7 +75,7 @@ Method = Callable[..., Awaitable[object]]
 
 def _noted(method: Method) -> Method:
     @functools.wraps(method)
-    async def call(store: _Store, *arguments: object) -> object:
+    async def call(store: _WorkspaceStore, *arguments: object) -> object:
         store.calls += 1
         try:
             return await method(store, *arguments)
@@ -101,18 +86,25 @@ def _noted(method: Method) -> Method:
     return call
 
 
-class _Store(_Process):
+class _Store(Process):
+    """A store, wired to Redis."""
+
+    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
+        super().__init__(wire_store(settings), workspace_id)
+
+
+class _WorkspaceStore(_Store):
     """A store of one workspace, which knows since when nobody has called it."""
 
     def __init_subclass__(cls) -> None:
         for name in dir(cls):
             method = getattr(cls, name)
-            own = name.startswith("_") or hasattr(_Store, name)
+            own = name.startswith("_") or hasattr(_WorkspaceStore, name)
             if not own and asyncio.iscoroutinefunction(method):
                 setattr(cls, name, _noted(method))
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
+        super().__init__(settings, workspace_id)
         self.calls = 0
         self.last_used = time.monotonic()
 
@@ -121,28 +113,18 @@ class _Store(_Process):
         return 0.0 if self.calls else time.monotonic() - self.last_used
 
 
-class Budget(_Store, BudgetActor):
-    """``budget/<workspace>``."""
-
-    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
-        super().__init__(wire_store(settings), workspace_id)
-
-
-class Allowances(_Store, PermissionsActor):
-    """``allowances/<workspace>``."""
-
-    def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
-        super().__init__(wire_store(settings), workspace_id)
+def _class_of(spec: StoreSpec[object]) -> type:
+    """The class that Ray runs for a store: `Budget`, say, which its processes are called after."""
+    bases = (_Store if spec.shared else _WorkspaceStore, cast(type, spec.actor))
+    made = type(spec.name.capitalize(), bases, {"__module__": __name__})
+    globals()[made.__name__] = made  # where nodes find it, and need not be sent it
+    return made
 
 
-class Capabilities(_Process, CapabilitiesActor):
-    """``capabilities``."""
-
-    def __init__(self, settings: ClusterSettings) -> None:
-        super().__init__(wire_store(settings), THE_CLUSTER)
+STORE_CLASSES = {spec.name: _class_of(spec) for spec in STORES}
 
 
-class SessionActor(_Process, SessionHost):
+class SessionActor(Process, SessionHost):
     """``host/<id>``."""
 
     def __init__(self, settings: ClusterSettings, name: str) -> None:
@@ -154,7 +136,7 @@ class SessionActor(_Process, SessionHost):
         return nodes.here()
 
 
-class DirectoryActor(_Process, Directory):
+class DirectoryActor(Process, Directory):
     """``directory``."""
 
     def __init__(self, settings: ClusterSettings) -> None:
@@ -182,6 +164,11 @@ class DirectoryActor(_Process, Directory):
             await connection.close()
 
 
+# Others call them so; the type checker sees to it that they can.
+_HOST: type[HostControl] = SessionActor
+_DIRECTORY: type[ClusterDirectoryPort] = DirectoryActor
+
+
 class RayLauncher:
     """Implements `retinue.cluster.directory.directory.Launcher`."""
 
@@ -199,7 +186,7 @@ class RayLauncher:
         return [name for name in remote.named(self._namespace) if name.startswith(HOST_PREFIX)]
 
     def host(self, name: str) -> HostControl:
-        return cast(HostControl, Proxy(name, self._namespace, restarts=False))
+        return proxy(HostControl, name, self._namespace, restarts=False)
 
     def open_stores(self, workspace_id: str) -> None:
         start_stores(self._settings, workspace_id)
@@ -217,8 +204,8 @@ class RayLauncher:
     async def idle_stores(self) -> dict[str, float]:
         names = await asyncio.to_thread(remote.named, self._namespace)
         stores = [name for name in names if workspace_of(name)]
-        asked = (Proxy(name, self._namespace, restarts=False).idle_for() for name in stores)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        asked = [proxy(_WorkspaceStore, one, self._namespace, restarts=False) for one in stores]
+        answers = await asyncio.gather(*(one.idle_for() for one in asked), return_exceptions=True)
         return {
             name: answer
             for name, answer in zip(stores, answers, strict=True)
@@ -229,15 +216,6 @@ class RayLauncher:
         await asyncio.to_thread(nodes.move, name, self._namespace)
 
 
-@dataclass(frozen=True)
-class StoreHandles:
-    """The stores of one workspace, by handle."""
-
-    budget: BudgetPort
-    permissions: PermissionsPort
-    capabilities: CapabilitiesPort
-
-
 class Peers:
     """The other actors of the cluster, by name: a StoreProvider and a HostProvider."""
 
@@ -245,7 +223,7 @@ class Peers:
         self._settings = settings
         self._stores: dict[str, Stores] = {}
         self._hosts: dict[str, HostPort] = {}
-        self._directory = cast(DirectoryPort, Proxy(DIRECTORY, settings.namespace))
+        self._directory = proxy(ClusterDirectoryPort, DIRECTORY, settings.namespace)
 
     async def stores(self, workspace_id: str) -> Stores:
         """Handles of the workspace's stores, which are started where they are not running."""
@@ -256,19 +234,16 @@ class Peers:
             async def start() -> None:
                 await asyncio.to_thread(start_stores, self._settings, workspace_id)
 
-            found = StoreHandles(
-                cast(BudgetPort, Proxy(budget_name(workspace_id), namespace, start=start)),
-                cast(PermissionsPort, Proxy(allowances_name(workspace_id), namespace, start=start)),
-                cast(CapabilitiesPort, Proxy(CAPABILITIES, namespace, start=start)),
-            )
-            self._stores[workspace_id] = found
+            def find(spec: StoreSpec[P]) -> P:
+                return proxy(spec.port, spec.actor_name(workspace_id), namespace, start=start)
+
+            found = self._stores[workspace_id] = handles(find)
         return found
 
     def host(self, name: str) -> HostPort:
         found = self._hosts.get(name)
         if found is None:
-            namespace = self._settings.namespace
-            found = cast(HostPort, Proxy(name, namespace, restarts=False))
+            found = proxy(HostPort, name, self._settings.namespace, restarts=False)
             self._hosts[name] = found
         return found
 
@@ -277,8 +252,8 @@ class Peers:
         return self._directory
 
 
-def start_stores(settings: ClusterSettings, workspace_id: str) -> None:
-    """Start the named actors of a workspace, and the cluster's capability store."""
-    remote.start_store(Budget, budget_name(workspace_id), settings, settings, workspace_id)
-    remote.start_store(Allowances, allowances_name(workspace_id), settings, settings, workspace_id)
-    remote.start_store(Capabilities, CAPABILITIES, settings, settings)
+def start_stores(settings: ClusterSettings, workspace_id: str, node: str | None = None) -> None:
+    """Start the stores of a workspace, and the shared ones, on ``node`` if there is room."""
+    for spec in STORES:
+        name, owner = spec.actor_name(workspace_id), spec.owner(workspace_id)
+        remote.start_store(STORE_CLASSES[spec.name], name, settings, settings, owner, node=node)

@@ -2,8 +2,8 @@
 
 A Redis that goes back as a whole while nobody runs can't be told from one that never went further,
 except by somebody who has seen it. So a cluster notes in its state directory, when it comes up and
-when it goes down, up to which epoch and row each workspace's budget and allowances were, and at the
-next start refuses a Redis that has less.
+when it goes down, up to which epoch and row the stores of each workspace were, and at the next
+start refuses a Redis that has less.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import TypeAlias
 import msgspec
 
 from retinue.actors.domain.errors import RolledBack
-from retinue.actors.durable.machines import ALLOWANCES, BUDGET
+from retinue.actors.stores.table import STORES
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.errors import shown
-
-_STORES = ((BUDGET.kind, "budget"), (ALLOWANCES.kind, "allowances"))
 
 Heads: TypeAlias = dict[str, tuple[int, int]]
 """Epoch and row by workspace and store."""
@@ -48,12 +46,12 @@ async def note(connection: Connection, file: Path) -> None:
 
 async def _heads(connection: Connection) -> Heads:
     heads: Heads = {}
+    stores = [spec for spec in STORES if not spec.shared]
     for workspace_id in (await connection.values("HGETALL", connection.key("workspaces")))[::2]:
-        for kind, id in _STORES:
-            key = connection.entity(workspace_id.decode(), kind, id)
-            epoch, row = await connection.values("HMGET", key, "epoch", "seq")
+        for key in (key for spec in stores for key in spec.keys(workspace_id.decode())):
+            epoch, row = await connection.values("HMGET", connection.entity(*key), "epoch", "seq")
             if epoch:
-                heads[f"{kind} of workspace {workspace_id.decode()}"] = (int(epoch), int(row or 0))
+                heads[f"{key.kind} of workspace {key.workspace_id}"] = (int(epoch), int(row or 0))
     return heads
 
 

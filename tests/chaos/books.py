@@ -18,8 +18,9 @@ from retinue.actors.durable.entity import Codec, read
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.runtime import Runtime
+from retinue.actors.stores.table import THE_CLUSTER
 from retinue.actors.views import SessionSummary
-from retinue.cluster.directory.audit_log import THE_CLUSTER, chains, report
+from retinue.cluster.directory.audit_log import chains, report
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ALL = 1 << 30

@@ -148,7 +148,7 @@ class Driver:
         if op in self._told:
             return
         self._note("tried", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
-        grant = self._retinue.calls.permissions(workspace.id).grant
+        grant = self._retinue.calls.stores(workspace.id).permissions.grant
         await self._insist(lambda: grant(allowance))
         self._note("told", "allow", op, id=allowance.id, amount=uses, value=workspace.id)
 
@@ -157,7 +157,8 @@ class Driver:
         if op in self._told:
             return
         self._note("tried", "token", op, id=token.id)
-        await self._insist(lambda: self._retinue.calls.capabilities().add(token))
+        capabilities = self._retinue.calls.stores(self._workspaces[0].id).capabilities
+        await self._insist(lambda: capabilities.add(token))
         self._note("told", "token", op, id=token.id)
 
     async def _revoke(self, plan: WavePlan, workspace: Workspace) -> None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Literal, cast
+from typing import Literal
 
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.session.messages import Message
-from retinue.cluster.ray.actors import Proxy
+from retinue.actors.requests import Last, Post, SessionAt
 from retinue.cluster.status import HostStatus
 from tests.chaos import processes
 from tests.chaos.cluster import ChaosCluster, raylet_of
@@ -156,10 +156,10 @@ async def _hosts(field: Nodes) -> list[HostStatus]:
 async def _sessions(field: Nodes, host: str) -> list[str]:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
-            found = await _host(field, host).working()
+            found = await field.ground.calls.host(host).working()
     except (RetinueError, TimeoutError):
         return []
-    return cast(list[str], found)[:_MOVED_AT_ONCE]
+    return found[:_MOVED_AT_ONCE]
 
 
 async def _take_over(field: Nodes, host: str, session_id: str) -> None:
@@ -168,7 +168,7 @@ async def _take_over(field: Nodes, host: str, session_id: str) -> None:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             place = await field.ground.calls.directory.place_of(session_id)
-            await _host(field, host).resume(session_id, place.workspace_id)
+            await field.ground.calls.host(host).resume(SessionAt(session_id, place.workspace_id))
             await _say(field, host, session_id, place.workspace_id)
     except (RetinueError, TimeoutError):
         return
@@ -178,7 +178,8 @@ async def _say(field: Nodes, host: str, session_id: str, workspace_id: str) -> N
     """Something that the activation which was taken over can't know."""
     op = f"{session_id} is taken over {len(field.reader.read())}"
     field.ledger.note(Line("tried", "say", op, session=session_id, value=op))
-    await _host(field, host).add_message(session_id, workspace_id, Message.user(op), op)
+    post = Post(session_id, workspace_id, message=Message.user(op), op=op)
+    await field.ground.calls.host(host).add_message(post)
     field.ledger.note(Line("told", "say", op, session=session_id, value=op))
 
 
@@ -189,12 +190,9 @@ async def _ask_zombie(field: Nodes, host: str, session_id: str) -> None:
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
             place = await field.ground.calls.directory.place_of(session_id)
-            found = await _host(field, host).messages(session_id, place.workspace_id, None)
+            last = Last(session_id, place.workspace_id, count=None)
+            found = await field.ground.calls.host(host).messages(last)
     except (RetinueError, TimeoutError):
         return
-    texts = [message.text for message in cast(list[Message], found)]
+    texts = [message.text for message in found]
     field.ledger.note(Line("told", "read", op, session=session_id, many=texts))
-
-
-def _host(field: Nodes, name: str) -> Proxy:
-    return Proxy(name, field.ground.settings.namespace, restarts=False)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from retinue import Retinue
-from retinue.cluster.ray.actors import Proxy
+from retinue.cluster.ray.actors import proxy
+from retinue.cluster.ray.roles import Process
 
 
 async def pid_of(retinue: Retinue, name: str) -> int:
     """The process id of a named actor."""
-    pid = await Proxy(name, retinue.calls.settings.namespace).process_id()
-    assert isinstance(pid, int)
-    return pid
+    return await proxy(Process, name, retinue.calls.settings.namespace).process_id()

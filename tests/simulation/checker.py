@@ -44,15 +44,12 @@ from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPAB
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import summarise
+from retinue.actors.stores.table import MACHINES
 from tests.simulation.processes import SWEPT
-from tests.simulation.witness import AnyMachine, Shadow
+from tests.simulation.witness import Shadow
 
 _DECISION = msgspec.msgpack.Decoder(Decision)
 _MESSAGE = msgspec.msgpack.Decoder(Message)
-
-_MACHINES: dict[str, AnyMachine] = {
-    machine.kind: machine for machine in (SESSION, BUDGET, ALLOWANCES, APPROVALS, CAPABILITIES)
-}
 
 
 class Checker:
@@ -102,7 +99,7 @@ class Checker:
             self.wrong(f"{one.key}: a row of epoch {one.epoch} was taken in epoch {epoch}")
         shadow = self._shadows.get(one.key)
         if shadow is None:
-            shadow = Shadow(_MACHINES[one.key.kind], one.key, self._keyring)
+            shadow = Shadow(MACHINES[one.key.kind], one.key, self._keyring)
             self._shadows[one.key] = shadow
         if one.after != shadow.seq:
             self.wrong(f"{one.key}: row {one.after + 1} was taken after row {shadow.seq}")
@@ -380,7 +377,7 @@ class Checker:
         for key, shadow in self._shadows.items():
             if key.kind == kind:
                 return shadow.state
-        return _MACHINES[kind].initial()
+        return MACHINES[kind].initial()
 
     # --- the end -------------------------------------------------------------------------
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar
 
+from msgspec import structs
+
+from retinue.actors.calling import calling
 from retinue.actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
 from retinue.actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
 from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Scope
+from retinue.actors.domain.permissions.approvals.machine import Decide, Scope
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
-from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation, Limits
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.money import NANO
+from retinue.actors.ports import SessionPort
+from retinue.actors.requests import Await, Close, Create, Post, SessionAt, Start
 from tests.simulation.agents import AGENT, Stage
 from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 
@@ -36,25 +40,26 @@ class Client:
         self.cluster = stage.cluster
         self.checker = stage.checker
         self.rng = stage.rng
+        self.sessions = calling(SessionPort, self._on_host)
 
-    async def on_host(self, session_id: str, method: str, *arguments: object) -> object:
+    async def _on_host(self, method: str, /, *arguments: object) -> object:
         """Call ``method`` of the host where the session is, until there is an answer."""
+        [command] = arguments
+        assert isinstance(command, SessionAt)
+        command = structs.replace(command, workspace_id=SCOPE)
         while True:
-            host = self.cluster.directory.host_of(session_id)
-            network = self.cluster.network
+            host = self.cluster.host(self.cluster.directory.host_of(command.session_id))
             try:
-                return await network.call(
-                    host, method, (session_id, SCOPE, *arguments), patient=False
-                )
+                return await getattr(host, method)(command)
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
 
     async def create(self, profile: session.Profile) -> None:
         """Make a root session."""
         while True:
-            host = self.cluster.directory.host_of(profile.id)
+            host = self.cluster.host(self.cluster.directory.host_of(profile.id))
             try:
-                await self.cluster.network.call(host, "create", (profile, None, []), patient=False)
+                await host.create(Create(profile))
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -75,37 +80,40 @@ class Client:
         ending = rng.random()
         if ending < 0.4:
             await asyncio.sleep(rng.uniform(0.0, 0.4))
-            await self._close(profile.id, "cancel" if ending < 0.25 else "end")
+            sessions = self.sessions
+            await self._close(profile.id, sessions.cancel if ending < 0.25 else sessions.end)
             await asyncio.gather(*life)
         else:
             await asyncio.gather(*life)
-            await self._close(profile.id, "end")
+            await self._close(profile.id, self.sessions.end)
 
     async def _run(self, session_id: str, run: str) -> None:
         try:
-            await self.on_host(session_id, "start", run, f"{self.rng.random()}", None)
+            prompt = f"{self.rng.random()}"
+            await self.sessions.start(Start(session_id, run_id=run, prompt=prompt))
         except SessionEnded:
             return
         self.checker.was_accepted(session_id, run)
         while True:
             try:
-                result = await self.on_host(session_id, "result", run, 0.5)
+                result = await self.sessions.result(Await(session_id, run_id=run, timeout_s=0.5))
             except NotFound as error:
                 self.checker.wrong(f"a client that had its run accepted got {error!r}")
                 return
             if result is not None:
-                self.checker.was_finished(session_id, run, cast(Result, result))
+                self.checker.was_finished(session_id, run, result)
                 return
 
     async def _say(self, session_id: str, text: str) -> None:
         try:
-            await self.on_host(session_id, "add_message", Message.user(text), f"op of {text}")
+            post = Post(session_id, message=Message.user(text), op=f"op of {text}")
+            await self.sessions.add_message(post)
         except SessionEnded:
             return
         self.checker.was_said(session_id, text)
 
-    async def _close(self, session_id: str, how: str) -> None:
-        await self.on_host(session_id, how)
+    async def _close(self, session_id: str, how: Callable[[Close], Awaitable[None]]) -> None:
+        await how(Close(session_id))
         self.checker.was_closed(session_id)
 
 
@@ -178,11 +186,9 @@ class Operator:
             )
 
     async def _decide(self, id: str, scope: Scope, by: str, argument_hash: str) -> None:
-        permissions = self.stores.permissions
+        command = Decide(id, scope, by, argument_hash)
         try:
-            decision = await self._insist(
-                lambda: permissions.decide(id, scope, by, argument_hash, "", None)
-            )
+            decision = await self._insist(lambda: self.stores.permissions.decide(command))
         except AlreadyDecided:
             return
         self.checker.was_decided(decision)

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 from retinue.actors.agent.process.supervisor import AgentDied
+from retinue.actors.calling import calling
 from retinue.actors.domain.errors import ClusterUnavailable, RetinueError, StoreUnavailable
 from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Outcomes
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.05
@@ -241,10 +243,17 @@ class Network:
             delay = 10 * self._weather.delay()
             loop.call_later(delay, _fail, reply, actor.name, context=self._outside)
 
-    async def call(
-        self, name: str, method: str, arguments: tuple[object, ...], *, patient: bool
+    def proxy(self, port: type[P], name: str, *, patient: bool = True) -> P:
+        """Calls a named actor; a patient caller repeats a call whose actor does not answer."""
+
+        def send(method: str, /, *arguments: object) -> Awaitable[object]:
+            return self._call(name, method, arguments, patient)
+
+        return calling(port, send)
+
+    async def _call(
+        self, name: str, method: str, arguments: tuple[object, ...], patient: bool
     ) -> object:
-        """Call an actor; a patient caller repeats a call whose actor does not answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (_PATIENCE_S if patient else 0.0)
         pause = _PAUSE_S
@@ -312,24 +321,6 @@ class Network:
     def _after(self, delay: float, callback: Callable[..., None], *arguments: object) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(delay, callback, *arguments, context=self._outside)
-
-
-class Proxy:
-    """Calls a named actor over the network as if it were here."""
-
-    def __init__(self, network: Network, name: str, *, patient: bool) -> None:
-        self._network = network
-        self._name = name
-        self._patient = patient
-
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-
-        def call(*arguments: object) -> Awaitable[object]:
-            return self._network.call(self._name, method, arguments, patient=self._patient)
-
-        return call
 
 
 def _fail(reply: asyncio.Future[object], name: str) -> None:

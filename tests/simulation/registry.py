@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from retinue.actors.domain.errors import NotFound
 from retinue.actors.domain.session.machine import Profile
 from retinue.actors.ports import HostName
+from retinue.actors.requests import Acquire
 from retinue.actors.views import (
     FeedEvent,
     SessionKey,
@@ -105,26 +106,16 @@ class SimulatedDirectory:
         self._outside = outside
         self._where: dict[str, str] = {}
 
-    async def acquire(
-        self,
-        spawner: str,
-        family_id: str,
-        done: list[str],
-        want: list[str],
-        limit: int,
-        isolation: Literal["process", "shared"],
-        near: str,
-        timeout_s: float,
-    ) -> dict[str, HostName]:
+    async def acquire(self, request: Acquire) -> dict[str, HostName]:
         """Outside of the caller's process: if that dies, nobody tells the directory."""
         asking = self.slots.acquire(
-            spawner,
-            family_id,
-            done,
-            want,
-            limit,
+            request.spawner,
+            request.family_id,
+            request.done,
+            request.want,
+            request.limit,
             lambda count: [self._hosts.any_host() for _ in range(count)],
-            timeout_s,
+            request.timeout_s,
         )
         loop = asyncio.get_running_loop()
         slots = await asyncio.shield(loop.create_task(asking, context=self._outside.copy()))

@@ -7,8 +7,7 @@ import contextlib
 import contextvars
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar
 
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.permissions.boundary import Boundary
@@ -16,35 +15,26 @@ from retinue.actors.domain.permissions.policy import Policy
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.ports import (
-    BudgetPort,
-    CapabilitiesPort,
-    DirectoryPort,
-    HostPort,
-    PermissionsPort,
-    Registry,
-    Stores,
-)
+from retinue.actors.ports import DirectoryPort, HostPort, Registry, Stores
+from retinue.actors.requests import SessionAt
 from retinue.actors.session.host import SessionHost
-from retinue.actors.stores.budget import BudgetActor
-from retinue.actors.stores.capabilities import CapabilitiesActor
-from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.stores.table import STORES, StoreSpec, handles
 from retinue.actors.views import WorkspaceSettings
 from retinue.cluster.local import reaper
-from tests.simulation.faults import Actor, FaultyJournal, Network, Proxy, Weather
+from tests.simulation.faults import Actor, FaultyJournal, Network, Weather
 from tests.simulation.loop import Loop, Process
 from tests.simulation.processes import KILLED, SWEPT, Agent, SimulatedProcesses, kill
 from tests.simulation.registry import Books, SimulatedDirectory, SimulatedRegistry
 from tests.simulation.witness import Witness
+
+P = TypeVar("P")
 
 EPOCH_US = 1_800_000_000_000_000
 """The time at which every schedule begins, in microseconds."""
 
 SCOPE = "workspace"
 ROOT = "/tmp"  # a directory that is there
-NO_WORKSPACE = "cluster"
-BUDGET, PERMISSIONS, CAPABILITIES = "budget", "allowances", "capabilities"
-STORES = (BUDGET, PERMISSIONS, CAPABILITIES)
+STORE_NAMES = {spec.actor_name(SCOPE): spec for spec in STORES}
 
 KEYRING = Keyring(bytes(range(32)))
 
@@ -61,15 +51,6 @@ class SimulatedWiring(Runtime):
 
     def new_id(self) -> str:
         return uuid7(self.clock(), self.entropy.randbytes(10))
-
-
-@dataclass(frozen=True)
-class Handles:
-    """The stores, over the network."""
-
-    budget: BudgetPort
-    permissions: PermissionsPort
-    capabilities: CapabilitiesPort
 
 
 class Cluster:
@@ -91,23 +72,15 @@ class Cluster:
         self.agents: list[Agent] = []
         self.down = False
         """Whether everything is being taken down, or is down."""
-        self.handles = Handles(
-            cast(BudgetPort, self.proxy(BUDGET)),
-            cast(PermissionsPort, self.proxy(PERMISSIONS)),
-            cast(CapabilitiesPort, self.proxy(CAPABILITIES)),
-        )
+        self.handles = handles(self._find)
         self._started = 0
 
     def start(self) -> None:
         """Start the stores and the first hosts."""
-        for name in STORES:
+        for name in STORE_NAMES:
             self._start_store(name)
         for _ in range(_HOSTS):
             self._start_host()
-
-    def proxy(self, name: str, *, patient: bool = True) -> Proxy:
-        """A handle of an actor."""
-        return Proxy(self.network, name, patient=patient)
 
     def now(self) -> int:
         """The time outside of all processes, in microseconds."""
@@ -131,7 +104,10 @@ class Cluster:
         return self.handles
 
     def host(self, name: str) -> HostPort:
-        return cast(HostPort, self.proxy(name, patient=False))
+        return self.network.proxy(HostPort, name, patient=False)
+
+    def _find(self, spec: StoreSpec[P]) -> P:
+        return self.network.proxy(spec.port, spec.actor_name(SCOPE))
 
     # --- what befalls processes ----------------------------------------------------------
 
@@ -211,9 +187,9 @@ class Cluster:
     async def _resume(self, session_id: str) -> None:
         """As a user does, with everything that was at work."""
         while session_id in self.books.running:
-            host = self.directory.host_of(session_id)
+            host = self.host(self.directory.host_of(session_id))
             try:
-                await self.network.call(host, "resume", (session_id, SCOPE), patient=False)
+                await host.resume(SessionAt(session_id, SCOPE))
             except RetinueError:
                 await asyncio.sleep(_PING_EVERY_S)
             else:
@@ -233,7 +209,7 @@ class Cluster:
         for actor in self.network.all_of(process):
             if self.down:  # nothing is put in its place
                 self.network.remove(actor)
-            elif actor.name in STORES:
+            elif actor.name in STORE_NAMES:
                 self._replace_store(actor)
             elif actor.name in self.hosts:
                 self._replace_host(actor)
@@ -279,7 +255,7 @@ class Cluster:
         self.weather.outage(self.rng.uniform(0.01, 0.3))
 
     def _some_store(self) -> Actor | None:
-        return self.network.actors.get(self.rng.choice(STORES))
+        return self.network.actors.get(self.rng.choice(list(STORE_NAMES)))
 
     def _pause(self, actor: Actor) -> None:
         actor.process.paused = True
@@ -300,10 +276,9 @@ class Cluster:
         await asyncio.sleep(self.weather.delay())
         for session_id in held:
             if session_id in self.books.running:
-                host = self.directory.host_of(session_id)
+                host = self.host(self.directory.host_of(session_id))
                 try:
-                    ones = [(session_id, SCOPE)]
-                    await self.network.call(host, "resume_all", (ones,), patient=False)
+                    await host.resume_all([(session_id, SCOPE)])
                 except RetinueError:
                     continue
         while self.directory.slots.has_orphans:
@@ -313,8 +288,7 @@ class Cluster:
     async def _ping(self, name: str) -> None:
         with contextlib.suppress(RetinueError, TimeoutError):
             async with asyncio.timeout(_PING_EVERY_S):
-                answer = await self.network.call(name, "ping", (), patient=False)
-            _, live = cast("tuple[int, list[tuple[str, str]]]", answer)
+                _, live = await self.host(name).ping()
             await self.directory.slots.seen(name, [session_id for session_id, _ in live])
 
     def _replace_store(self, actor: Actor) -> None:
@@ -327,12 +301,9 @@ class Cluster:
         if self.down or name in self.network.actors:
             return
         process, runtime = self._process(name)
-        make: dict[str, Callable[[], object]] = {
-            BUDGET: lambda: BudgetActor(runtime, SCOPE),
-            PERMISSIONS: lambda: PermissionsActor(runtime, SCOPE),
-            CAPABILITIES: lambda: CapabilitiesActor(runtime, NO_WORKSPACE),
-        }
-        self.network.add(Actor(name, process, process.context.run(make[name])))
+        spec = STORE_NAMES[name]
+        actor = process.context.run(spec.actor, runtime, spec.owner(SCOPE))
+        self.network.add(Actor(name, process, actor))
 
     def _start_host(self) -> None:
         self._started += 1

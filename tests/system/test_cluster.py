@@ -25,6 +25,7 @@ from retinue import (
     Workspace,
 )
 from retinue.actors.domain.errors import AlreadyDecided
+from retinue.actors.domain.permissions.approvals.machine import Decide, Scope
 from tests.kit import cluster_agents as agents
 from tests.kit.waiting import until
 
@@ -178,9 +179,9 @@ async def test_nobody_there_defers_and_a_late_approval_lets_the_retry_pass(
 
 async def test_an_unknown_request_grants_nothing(retinue: Retinue, directory: Path) -> None:
     workspace = await _workspace(retinue, directory, policy=ASKS_FOR_PARSE)
-    permissions = retinue.calls.permissions(workspace.id)
+    permissions = retinue.calls.stores(workspace.id).permissions
     with pytest.raises(NotFound):
-        await permissions.decide("nobody", "once", "me", "", "", None)  # type: ignore[arg-type]
+        await permissions.decide(Decide("nobody", Scope.ONCE, "me", ""))
     assert await workspace.allowances() == []
 
 

@@ -14,8 +14,9 @@ import redis
 
 from retinue import BudgetConfig, Policy, Result, Retinue, Session, Tampered
 from retinue.actors.domain.session.settings import Isolation
-from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
-from retinue.cluster.ray.actors import Proxy
+from retinue.actors.requests import Await, Close, SessionAt
+from retinue.actors.stores.table import BUDGET, PERMISSIONS
+from retinue.cluster.names import DIRECTORY
 from retinue.cluster.redis.connection import short
 from tests.kit import cluster_agents as agents
 from tests.kit.actor_pids import pid_of
@@ -124,7 +125,9 @@ async def test_what_a_shared_agent_leaves_behind_is_gone_before_its_result(
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("store", [budget_name, allowances_name, lambda workspace_id: DIRECTORY])
+@pytest.mark.parametrize(
+    "store", [BUDGET.actor_name, PERMISSIONS.actor_name, lambda workspace_id: DIRECTORY]
+)
 async def test_a_killed_store_comes_back_by_itself(
     retinue: Retinue, directory: Path, store: Callable[[str], str]
 ) -> None:
@@ -144,12 +147,13 @@ async def test_a_paused_host_can_do_nothing_after_it_was_replaced(
     other = next(one.name for one in status.hosts if one.name != host)
     os.kill(pid, signal.SIGSTOP)
     try:
-        await _at(retinue, other).resume(session.id, workspace_id)
+        await retinue.calls.host(other).resume(SessionAt(session.id, workspace_id))
         await until(_grown(directory / "second", 2))
     finally:
         os.kill(pid, signal.SIGCONT)
     (directory / "go").touch()
-    result = await _at(retinue, other).result(session.id, workspace_id, run, 20.0)
+    end = Await(session.id, workspace_id, run_id=run, timeout_s=20.0)
+    result = await retinue.calls.host(other).result(end)
     assert isinstance(result, Result)
     assert result.cost_usd == 2
     assert (await session.budget()).spent_usd == 2
@@ -235,7 +239,7 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
     profile = (await session.status()).profile
     assert profile.agent is not None
     _, host = await retinue.calls.directory.locate(session.id)
-    await _at(retinue, host).deactivate(session.id)
+    await retinue.calls.host(host).deactivate(session.id)
     base = f"retinue:{{{short(workspace.id)}}}"
     client = _redis(retinue)
 
@@ -245,10 +249,10 @@ async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
 
     with _Edited(client, f"{base}:session:{short(session.id)}:s"):
         await refused(session.status, f"snapshot of session/{session.id}")
-    os.kill(await pid_of(retinue, budget_name(workspace.id)), signal.SIGKILL)
+    os.kill(await pid_of(retinue, BUDGET.actor_name(workspace.id)), signal.SIGKILL)
     with _Edited(client, f"{base}:budget:budget:j"):
         await refused(workspace.budget, "row .* of budget/budget")
-    os.kill(await pid_of(retinue, allowances_name(workspace.id)), signal.SIGKILL)
+    os.kill(await pid_of(retinue, PERMISSIONS.actor_name(workspace.id)), signal.SIGKILL)
     client.rpush(f"{base}:allowances:allowances:j", b"forged")
     client.hincrby(f"{base}:allowances:allowances", "seq", 1)
     await refused(workspace.allowances, "row 1 of allowances/allowances")
@@ -270,13 +274,9 @@ async def test_an_end_that_comes_to_another_host_is_acknowledged_when_nothing_ru
     child = psutil.Process(int(note.read_text()))
     workspace_id, host = await retinue.calls.directory.locate(session.id)
     other = next(one.name for one in (await retinue.status()).hosts if one.name != host)
-    await _at(retinue, other).end(session.id, workspace_id)
+    await retinue.calls.host(other).end(Close(session.id, workspace_id))
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert (await session.result(run)).status == "cancelled"
-
-
-def _at(retinue: Retinue, host: str) -> Proxy:
-    return Proxy(host, retinue.calls.settings.namespace, restarts=False)
 
 
 def _redis(retinue: Retinue) -> redis.Redis:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from retinue import Retinue, Session, connect
+from retinue.actors.requests import SessionAt
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until
@@ -51,5 +52,5 @@ async def test_under_memory_pressure_stores_and_sessions_come_back_by_themselves
 
 
 async def _was_killed(retinue: Retinue, session: Session, run: str) -> bool:
-    state = await retinue.calls.state(session.id)
+    state = await retinue.calls.sessions.state(SessionAt(session.id))
     return state.runs[run].attempts > 1

@@ -20,8 +20,8 @@ import survey
 from retinue import Retinue, Session, SessionTree, connect
 from retinue.actors.domain.budget import WORKSPACE
 from retinue.actors.domain.values.ids import derived_id
-from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
-from retinue.cluster.ray import actors as remote
+from retinue.actors.stores.table import BUDGET, PERMISSIONS
+from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray import roles
 from retinue.cluster.ray.nodes import actors_on
 from retinue.cluster.settings import ClusterSettings
@@ -169,7 +169,7 @@ async def test_a_survey_reports_the_same_while_a_node_is_killed_and_another_join
     rough = asyncio.create_task(survey.run(retinue, str(tmp_path / "rough")))
 
     async def under_way() -> bool:
-        [level] = await retinue.calls.budget(workspace_id).levels([WORKSPACE])
+        [level] = await retinue.calls.stores(workspace_id).budget.levels([WORKSPACE])
         return level.spent > calm.result.cost / 4 and (await _node(retinue, victim)).sessions > 0
 
     await until(under_way, PATIENCE_S)
@@ -207,22 +207,16 @@ async def _host_of(retinue: Retinue, session: Session) -> HostStatus:
 
 def _start_stores_on(node_id: str, settings: ClusterSettings, workspace_id: str) -> None:
     """Start a workspace's stores on a node, before anybody else does it elsewhere."""
-    remote.start_store(
-        roles.Budget, budget_name(workspace_id), settings, settings, workspace_id, node=node_id
-    )
-    remote.start_store(
-        roles.Allowances,
-        allowances_name(workspace_id),
-        settings,
-        settings,
-        workspace_id,
-        node=node_id,
-    )
+    roles.start_stores(settings, workspace_id, node_id)
 
 
 async def _stores_are_on(retinue: Retinue, node_id: str, workspace_id: str) -> bool:
     there = await asyncio.to_thread(actors_on, node_id, retinue.calls.settings.namespace)
-    return {budget_name(workspace_id), allowances_name(workspace_id), DIRECTORY} <= set(there)
+    return {
+        BUDGET.actor_name(workspace_id),
+        PERMISSIONS.actor_name(workspace_id),
+        DIRECTORY,
+    } <= set(there)
 
 
 async def _stepping_on_every_node(

@@ -26,7 +26,7 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
-from retinue.actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort
+from retinue.actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort, Stores
 from retinue.actors.session.authorizer import Authorizer, real_path
 from retinue.actors.views import WorkspaceSettings
 
@@ -79,13 +79,6 @@ class EmptyPurse:
         assert amount == 0
 
 
-@dataclass
-class Stores:
-    permissions: PermissionsPort
-    capabilities: CapabilitiesPort
-    budget: BudgetPort
-
-
 def _approval(request_id: str) -> Resolution:
     return Resolution(request_id, True, Scope.ONCE, Scope.ONCE, "", "ann", NOW, "hash")
 
@@ -107,9 +100,9 @@ def _gate(permissions: Permissions) -> Authorizer:
         profile,
         WorkspaceSettings("workspace", None, policy, Boundary()),
         Stores(
+            cast(BudgetPort, None),
             cast(PermissionsPort, permissions),
             cast(CapabilitiesPort, NoTokens()),
-            cast(BudgetPort, None),
         ),
         cast(BudgetLease, EmptyPurse()),
         lambda: NOW,

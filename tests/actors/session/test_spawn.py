@@ -11,6 +11,7 @@ import pytest
 from retinue.actors.domain.session.machine import Agent, Child, ChildSpec, FinishChildren
 from retinue.actors.domain.session.result import Result
 from retinue.actors.ports import Batch, HostProvider
+from retinue.actors.requests import Acquire
 from retinue.actors.session import spawn
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.outbox import Outbox
@@ -29,10 +30,10 @@ class FakeDirectory:
         self._most = most
         self._changed = asyncio.Condition()
 
-    async def acquire(self, spawner: str, family: str, *rest: object) -> dict[str, str]:
-        done, want, limit, *_ = cast(tuple[list[str], list[str], int], rest)
+    async def acquire(self, request: Acquire) -> dict[str, str]:
+        want, limit = request.want, request.limit
         async with self._changed:
-            self.held.difference_update(done)
+            self.held.difference_update(request.done)
             self._changed.notify_all()
             if not want:
                 return {}

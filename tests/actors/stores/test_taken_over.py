@@ -10,7 +10,7 @@ from retinue.actors.domain.budget import Cap, LeaseRequest, OpenFamily
 from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
 from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Scope, request_for
+from retinue.actors.domain.permissions.approvals.machine import Decide, Scope, request_for
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -75,7 +75,7 @@ async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Run
     await old.allowances()
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
-        await old.decide(request.id, Scope.SESSION, "ann", request.argument_hash, "", None)
+        await old.decide(Decide(request.id, Scope.SESSION, "ann", request.argument_hash))
     assert await new.allowances() == []
 
 
@@ -103,6 +103,6 @@ async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(runtime: 
         with pytest.raises(Fenced):
             await read()
     with pytest.raises(Fenced):
-        await permissions.decide("unknown", Scope.ONCE, "ann", "", "", None)
+        await permissions.decide(Decide("unknown", Scope.ONCE, "ann", ""))
     with pytest.raises(Fenced):
         await capabilities.find("1", RUN, FAMILY, "0123456789abcdef", None)

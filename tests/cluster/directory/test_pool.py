@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 
 from retinue.actors.domain.errors import InvalidValue, NotFound
+from retinue.actors.domain.session.settings import Isolation
 from retinue.cluster.directory.directory import find_node
 from retinue.cluster.directory.pool import (
     HOST_WORTH,
     NODE_WORTH,
     ON_ITS_WAY_S,
     PROCESSES_PER_HOST,
-    Isolation,
     Pool,
 )
 from retinue.cluster.status import Node

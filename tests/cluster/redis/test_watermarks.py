@@ -7,6 +7,7 @@ last writes takes over. Money that was spent by then must never be there again.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,18 +27,20 @@ from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import HostProvider, StoreProvider, Stores
+from retinue.actors.requests import Create
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.host import SessionHost
 from retinue.actors.stores.budget import BudgetActor
 from retinue.actors.stores.capabilities import CapabilitiesActor
 from retinue.actors.stores.permissions import PermissionsActor
+from retinue.actors.stores.table import MACHINES, STORES
 from retinue.actors.views import FeedEvent, WorkspaceSettings
 from retinue.cluster.doctor.machine import _server
 from retinue.cluster.ray import actors as remote
 from retinue.cluster.ray import bootstrap
-from retinue.cluster.ray.roles import StoreHandles
 from retinue.cluster.redis import watermarks
 from retinue.cluster.redis.connection import Connection, short
 from retinue.cluster.redis.journal import RedisJournal
@@ -85,13 +88,10 @@ class Host:
         self._stores: Stores = (
             beside._stores
             if beside
-            else cast(
-                Stores,
-                StoreHandles(
-                    process.budget,
-                    PermissionsActor(runtime, SCOPE),
-                    CapabilitiesActor(runtime, "cluster"),
-                ),
+            else Stores(
+                process.budget,
+                PermissionsActor(runtime, SCOPE),
+                CapabilitiesActor(runtime, "cluster"),
             )
         )
         peers = cast(HostProvider, self)
@@ -111,7 +111,7 @@ class Host:
         await self.process.runtime.registry.put_workspace(WORKSPACE)
         money = Budget(CAP, CAP, 80)
         profile = Profile(ME, "0" * 16, SCOPE, ME, 0, None, "shared", money, Limits())
-        await self.host.create(profile, None, [])
+        await self.host.create(Create(profile))
         return await self.live()
 
     async def live(self) -> Activation:
@@ -367,6 +367,20 @@ async def test_so_is_one_that_lost_everything_but_not_another_one(
         client.flushall()
     with pytest.raises(RolledBack, match="is at epoch 0, row 0, and was at epoch 1, row 0"):
         await watermarks.compare(start(node).connection, file)
+
+
+async def test_every_store_of_a_workspace_is_noted(node: Node, place: Path, start: Start) -> None:
+    file, process = place / "heads.json", start(node)
+    runtime = process.runtime
+    await runtime.registry.put_workspace(WORKSPACE)
+    keys = [key for spec in STORES for key in spec.keys(SCOPE)]
+    for key in keys:
+        machine = MACHINES[key.kind]
+        await Entity.activate(machine, key, runtime.committer, KEYRING, runtime.clock)
+    await watermarks.note(process.connection, file)
+    own = {f"{key.kind} of workspace {SCOPE}" for key in keys if key.workspace_id == SCOPE}
+    [noted] = json.loads(file.read_bytes()).values()
+    assert noted.keys() == own
 
 
 async def test_a_cluster_does_not_come_up_on_one_that_has_less(

@@ -53,6 +53,7 @@ from retinue.actors.domain.permissions.approvals.state import (
     evolve,
     grant_key,
 )
+from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.values.fields import choice
 from retinue.actors.domain.values.record import Record
 
@@ -106,7 +107,8 @@ class Decide(Record, frozen=True, tag=True):
     """Answer a request. Reply: the Decision as granted, which may be less than ``scope``.
 
     NotFound, InvalidValue (wrong argument hash), AlreadyDecided (also when expired). The same
-    decider repeating the same scope gets the recorded Decision.
+    decider repeating the same scope gets the recorded Decision. ``pattern`` is the allowance to
+    make of it, where the scope is CUSTOM.
     """
 
     request_id: str
@@ -114,6 +116,7 @@ class Decide(Record, frozen=True, tag=True):
     decided_by: str
     argument_hash: str
     reason: str = ""
+    pattern: Pattern | None = None
 
     def __post_init__(self) -> None:
         force_setattr(self, "scope", choice(Scope, self.scope, "scope"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -52,6 +53,10 @@ class Scope(StrEnum):
     ALWAYS = "always"
     CUSTOM = "custom"
     DENY = "deny"
+
+
+ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
+"""How far a person may say that an approval reaches."""
 
 
 class ApprovalRequest(Struct, frozen=True):
