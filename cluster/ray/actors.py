@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import ray
@@ -157,24 +158,18 @@ def proxy(
     return calling(port, _Proxy(name, namespace, _PATIENCE_S if restarts else 0.0, start).call)
 
 
+@dataclass
 class _Proxy:
-    def __init__(
-        self,
-        name: str,
-        namespace: str,
-        patience_s: float,
-        start: Callable[[], Awaitable[None]] | None,
-    ) -> None:
-        self._name = name
-        self._namespace = namespace
-        self._patience_s = patience_s
-        self._start = start
-        self._handle: ActorHandle[object] | None = None
-        self._joined = 0
+    name: str
+    namespace: str
+    patience_s: float
+    start: Callable[[], Awaitable[None]] | None
+    handle: ActorHandle[object] | None = None
+    joined: int = 0
 
     async def call(self, method: str, /, *arguments: object) -> object:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        deadline = loop.time() + self.patience_s
         pause = _PAUSE_S
         while True:
             TIE.require()
@@ -190,26 +185,26 @@ class _Proxy:
                 RayError,
                 ValueError,
             ) as error:  # it died, of too little memory also, or is away
-                self._handle = None
+                self.handle = None
                 TIE.require()
                 if loop.time() + pause > deadline:
                     raise ClusterUnavailable(
-                        f"actor {self._name} does not answer: {_reason(error)}",
-                        actor=self._name,
+                        f"actor {self.name} does not answer: {_reason(error)}",
+                        actor=self.name,
                     ) from error
-            if self._start is not None:
-                await self._start()
+            if self.start is not None:
+                await self.start()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _find(self) -> ActorHandle[object]:
         """In a thread: while Ray's head is away a look-up waits, and nothing else has to."""
-        handle = self._handle
-        if handle is None or self._joined != TIE.joined:
+        handle = self.handle
+        if handle is None or self.joined != TIE.joined:
             joined = TIE.joined
-            look_up = functools.partial(ray.get_actor, self._name, namespace=self._namespace)
+            look_up = functools.partial(ray.get_actor, self.name, namespace=self.namespace)
             handle = cast("ActorHandle[object]", await TIE.find(look_up))
-            self._handle, self._joined = handle, joined
+            self.handle, self.joined = handle, joined
         return handle
 
 
