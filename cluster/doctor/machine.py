@@ -150,7 +150,7 @@ def _redis() -> Iterator[Check]:
         yield _server("Redis (embedded, running)", up.settings.redis_url)
         yield from _holds(up.settings.redis_url)
     else:
-        yield Check("append-only file", "ok", "on for the embedded Redis (everysec)")
+        yield Check("append-only file", "ok", "on for the embedded Redis, flushed every second")
 
 
 def _binary(binary: str) -> Check:
