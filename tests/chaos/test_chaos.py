@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 MENUS = [stage.menu for stage in STAGES]
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(540)
 def test_nothing_is_lost_whatever_is_killed_or_cut() -> None:
     done = subprocess.run(

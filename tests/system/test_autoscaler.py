@@ -12,7 +12,7 @@ from tests.kit.local_nodes import Autoscaled
 from tests.kit.waiting import until
 from tests.system.test_faults import ASKS_FOR_PARSE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.own_cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.own_cluster, pytest.mark.timeout(180)]
 
 PATIENCE_S = 90.0
 SESSIONS = 5

@@ -33,7 +33,6 @@ from tests.kit.waiting import until
 from tests.system.test_faults import ASKS_FOR_PARSE
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(180),
