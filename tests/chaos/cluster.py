@@ -31,7 +31,7 @@ from ray.cluster_utils import Cluster
 from retinue.cluster.client.calls import Calls
 from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
-from retinue.cluster.ray import bootstrap
+from retinue.cluster.ray import bootstrap, tokens
 from retinue.cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.line import Order
@@ -224,7 +224,7 @@ class ChaosCluster:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
             os.environ.pop(name, None)
         os.environ.update(_RAY_SETTINGS)
-        bootstrap._use_own_token()
+        tokens.use_own_token()
 
     def _server(self, name: str, **settings: str) -> RedisServer:
         directory = self.home / name

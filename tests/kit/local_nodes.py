@@ -29,7 +29,7 @@ from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
 from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray import actors as remote
-from retinue.cluster.ray import bootstrap, roles
+from retinue.cluster.ray import bootstrap, roles, tokens
 from retinue.cluster.settings import ClusterSettings
 from tests.chaos import processes
 from tests.chaos.cluster import raylet_of
@@ -152,7 +152,7 @@ class LocalNodes:
         os.environ["RETINUE_HOME"] = str(self.home)
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         mark_process()
-        bootstrap._use_own_token()
+        tokens.use_own_token()
 
 
 class Autoscaled(LocalNodes):

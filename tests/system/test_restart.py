@@ -31,7 +31,7 @@ _DRIVER = """
 import asyncio, sys
 from retinue import Message, Policy, BudgetConfig
 from retinue import connect
-from tests import cluster_agents as agents
+from tests.kit import cluster_agents as agents
 
 async def main():
     async with connect() as retinue:
