@@ -34,7 +34,8 @@ GUARDED = "guarded"
 CHILD_TIMEOUT_S = 600.0
 _ASK_LIMIT_S = 2.0
 _BEAT_S = 0.2
-_HAS_PROCESS = sys.argv[0].endswith("process/worker.py")  # else a process would be its neighbours', too
+# Else a process that it starts would be its neighbours', too.
+_HAS_PROCESS = sys.argv[0].endswith("process/worker.py")
 _PEER = struct.Struct("3i")  # process, user and group id
 _ledgers: dict[str, Ledger] = {}
 
