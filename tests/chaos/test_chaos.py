@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import helpers, processes
-from tests.chaos.books import Books
-from tests.chaos.checker import check
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.check import check
+from tests.chaos.checks.records import Records
 from tests.chaos.ledger import Line
 from tests.chaos.plan import rounds
-from tests.chaos.records import Records
 from tests.chaos.stages import STAGES
+from tests.chaos.work import helpers
+from tests.kit import processes
 from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[2]

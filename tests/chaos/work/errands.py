@@ -21,9 +21,9 @@ from msgspec import Struct
 from retinue import McpToolCall, Message, StepInterrupted, Task, Turn
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.values.money import to_usd
-from tests.chaos import helpers
-from tests.chaos.agents import worker
 from tests.chaos.ledger import Ledger, Line
+from tests.chaos.work import helpers
+from tests.chaos.work.agents import worker
 
 CENT = 10_000_000
 """In nano-USD."""
