@@ -92,7 +92,7 @@ async def _watch_over(
 
 async def _parts() -> str:
     """Returns which of Ray's processes has died, when one has."""
-    while (dead := bootstrap.dead_part()) is None:
+    while (dead := bootstrap.dead_part()) is None:  # noqa: ASYNC110, a process sets no event
         await asyncio.sleep(_LOOK_EVERY_S)
     return dead
 

@@ -14,7 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.findings import Findings
+from msgspec.json import encode
+
+from tests.chaos.checks.findings import Findings
 from tests.chaos.plan import Round, rounds
 from tests.chaos.run import Harness
 from tests.chaos.stages import STAGES, Stage
@@ -27,13 +29,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--plan", action="store_true", help="print the rounds, and run none")
     parser.add_argument("--keep", action="store_true", help="keep ledgers and logs")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
+    plan = rounds(seed, given.rounds, [stage.menu for stage in STAGES])
+    if given.plan:
+        for stage in STAGES:
+            print(*(f"{stage.name} {encode(one).decode()}" for one in plan[stage.name]), sep="\n")
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     home = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))  # short: sockets are in it
-    plan = rounds(seed, given.rounds, [stage.menu for stage in STAGES])
     findings = Findings()
     report: dict[str, Any] = {"seed": seed, "rounds": given.rounds, "kills": {}, "acknowledged": 0}
     for stage in STAGES:

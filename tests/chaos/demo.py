@@ -31,13 +31,13 @@ import psutil
 from msgspec import Struct
 
 from retinue.actors.domain.values.ids import derived_id
-from tests.chaos import processes
-from tests.chaos.cluster import ROOT
-from tests.chaos.local import RETINUE, LocalCluster
+from tests.chaos.grounds.local import RETINUE, LocalCluster
+from tests.chaos.grounds.nodes import ROOT
+from tests.kit import processes
 
 T = TypeVar("T")
 
-_AGENT = f"{ROOT}/tests/chaos/survey_in_processes.py:survey"
+_AGENT = f"{ROOT}/tests/chaos/work/survey_in_processes.py:survey"
 _PACKAGES = ("json", "logging", "concurrent", "wsgiref", "asyncio")
 _RUN_LIMIT_S = 150.0
 _ENDS_LIMIT_S = 10.0

@@ -13,19 +13,20 @@ from retinue.actors.domain import budget
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.ray.roles import wire
-from tests.chaos import helpers, processes
-from tests.chaos.books import read_books, read_budget
-from tests.chaos.checker import check
-from tests.chaos.driver import Place
-from tests.chaos.drivers import Drivers
-from tests.chaos.errands import CENT
-from tests.chaos.faults import Faults, Field, Ground
-from tests.chaos.findings import Findings
+from tests.chaos.checks.books import read_books, read_budget
+from tests.chaos.checks.check import check
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Records
+from tests.chaos.faults.kinds import Faults, Field, Ground
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.plan import Fault, Round
-from tests.chaos.records import Records
 from tests.chaos.stages import Stage
-from tests.chaos.workload import WORKSPACES
+from tests.chaos.work import helpers
+from tests.chaos.work.driver import Place
+from tests.chaos.work.drivers import Drivers
+from tests.chaos.work.errands import CENT
+from tests.chaos.work.waves import WORKSPACES
+from tests.kit import processes
 
 _START_LIMIT_S = 90.0
 _FINISH_LIMIT_S = 180.0

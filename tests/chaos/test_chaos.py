@@ -13,19 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import helpers, processes
-from tests.chaos.books import Books
-from tests.chaos.checker import check
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.check import check
+from tests.chaos.checks.records import Records
 from tests.chaos.ledger import Line
 from tests.chaos.plan import rounds
-from tests.chaos.records import Records
 from tests.chaos.stages import STAGES
+from tests.chaos.work import helpers
+from tests.kit import processes
 from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MENUS = [stage.menu for stage in STAGES]
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(540)
 def test_nothing_is_lost_whatever_is_killed_or_cut() -> None:
     done = subprocess.run(

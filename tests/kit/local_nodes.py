@@ -31,8 +31,7 @@ from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray import actors as remote
 from retinue.cluster.ray import bootstrap, roles, tokens
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos import processes
-from tests.chaos.cluster import raylet_of
+from tests.kit import processes
 from tests.kit.redis_server import RedisServer
 
 _MIB = 1024 * 1024
@@ -107,7 +106,7 @@ class LocalNodes:
     def kill_node(self, node_id: str) -> None:
         """Kill a node and all that runs there, at once."""
         [node] = [one for one in self._cluster.worker_nodes if one.node_id == node_id]
-        raylet = raylet_of(node)
+        raylet = processes.raylet_of(node)
         for process in processes.of_raylet(raylet):
             processes.kill(process.pid)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -115,7 +114,7 @@ class LocalNodes:
     def is_running(self, node_id: str) -> bool:
         """Whether a node's raylet runs."""
         [node] = [one for one in self._cluster.worker_nodes if one.node_id == node_id]
-        return processes.is_alive(raylet_of(node))
+        return processes.is_alive(processes.raylet_of(node))
 
     def close(self) -> None:
         """Take everything down."""

@@ -25,6 +25,9 @@ from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 T = TypeVar("T")
 
 USER = "0123456789abcdef"
+MOST_AT_ONCE = 3
+"""How many sub-agents of a family run at once, at most."""
+
 _PAUSE_S = 0.02
 
 
@@ -63,7 +66,7 @@ class Client:
     async def root(self, number: int) -> None:
         """The life of a root session."""
         rng = self.rng
-        limits = Limits(max_concurrent=rng.randint(1, 3))
+        limits = Limits(max_concurrent=rng.randint(1, MOST_AT_ONCE))
         most = rng.choice((40, 100)) * NANO
         isolation: Isolation = rng.choice(("process", "shared"))
         profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), most, limits, isolation)

@@ -297,7 +297,6 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize(
     "part",
@@ -339,7 +338,6 @@ def test_the_run_goes_on_by_itself(house: House, part: Callable[[House], list[in
     assert house.announced.pid == before.pid
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_the_command_that_waits_goes_on_waiting(house: House) -> None:
     directory, id, command = house.begin(wait=True)
@@ -357,7 +355,6 @@ def test_the_command_that_waits_goes_on_waiting(house: House) -> None:
     assert _tree(house, id)["status"] == "completed"
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_a_run_that_was_left_interrupted_is_not_paid_for(tmp_path: Path) -> None:
     house = House(tmp_path / "h")
@@ -377,7 +374,6 @@ def test_a_run_that_was_left_interrupted_is_not_paid_for(tmp_path: Path) -> None
         assert house.shell.retinue("down").code == 0
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -400,7 +396,6 @@ def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "up.json").exists()
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_everything_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -415,7 +410,6 @@ def test_everything_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> Non
     assert house.shell.retinue("down").code == 0
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_command_with_its_own_cluster_ends_with_the_way_out(tmp_path: Path, name: str) -> None:
@@ -458,7 +452,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize(
     ("handler", "code", "said"),

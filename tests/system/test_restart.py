@@ -23,7 +23,6 @@ from tests.kit.waiting import until
 from tests.system.restart import CASES, Case, play
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio(loop_scope="module"),
 ]

@@ -37,7 +37,7 @@ from retinue.actors.domain.session.messages import (
     estimated_tokens,
 )
 from retinue.actors.domain.values.money import MAX_NANO
-from tests.domain.values.test_json_value import JSON, nested
+from tests.kit.json_values import JSON, nested
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "session_document_seed.json"
 

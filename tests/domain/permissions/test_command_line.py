@@ -149,13 +149,13 @@ def test_an_expansion_keeps_its_place_among_the_words() -> None:
 
 
 def test_long_input_takes_time_in_proportion() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for line in ("a;" * 30_000, "> x " * 20_000 + "a", "find " + "-exec " * 10_000):
         try:
             commands_run(line)
         except Unreadable:
             continue
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @settings(max_examples=60)

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from retinue.actors.durable.audit import AuditEntry
-from tests.chaos.books import Books
-from tests.chaos.findings import Findings
-from tests.chaos.records import Records
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Records
 
 
 def _uses(records: Records, books: Books, findings: Findings) -> None:

@@ -21,9 +21,9 @@ from msgspec import Struct
 from retinue import McpToolCall, Message, StepInterrupted, Task, Turn
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.values.money import to_usd
-from tests.chaos import helpers
-from tests.chaos.agents import worker
 from tests.chaos.ledger import Ledger, Line
+from tests.chaos.work import helpers
+from tests.chaos.work.agents import worker
 
 CENT = 10_000_000
 """In nano-USD."""
@@ -34,9 +34,8 @@ GUARDED = "guarded"
 CHILD_TIMEOUT_S = 600.0
 _ASK_LIMIT_S = 2.0
 _BEAT_S = 0.2
-_HAS_PROCESS = sys.argv[0].endswith(
-    "process/worker.py"
-)  # else a process would be its neighbours', too
+# Else a process that it starts would be its neighbours', too.
+_HAS_PROCESS = sys.argv[0].endswith("process/worker.py")
 _PEER = struct.Struct("3i")  # process, user and group id
 _ledgers: dict[str, Ledger] = {}
 

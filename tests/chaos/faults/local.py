@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from retinue.cluster.local.running import running
-from tests.chaos import processes
-from tests.chaos.faults import Field
-from tests.chaos.hits import note_orphans
-from tests.chaos.local import LocalCluster
+from tests.chaos.faults.everywhere import note_orphans
+from tests.chaos.faults.kinds import FaultKind, Field
+from tests.chaos.grounds.local import LocalCluster
 from tests.chaos.plan import Fault
+from tests.kit import processes
 
 Local = Field[LocalCluster]
 Hit = Callable[[Local, Fault], Awaitable[str]]
@@ -58,3 +58,11 @@ def _back(pid: int, took: float | None) -> str:
 
 def _one_of(pids: Sequence[int], pick: float) -> int | None:
     return pids[int(pick * len(pids))] if pids else None
+
+
+FAULTS: tuple[FaultKind[LocalCluster], ...] = (
+    FaultKind("daemon", daemon, holds="ray"),
+    FaultKind("raylet", part("raylet", LocalCluster.raylets), holds="ray"),
+    FaultKind("gcs", part("gcs", LocalCluster.control_services), holds="ray"),
+    FaultKind("redis", redis, outage=True),
+)

@@ -7,10 +7,11 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
-from tests.chaos import helpers, processes
-from tests.chaos.faults import Field, Ground
+from tests.chaos.faults.kinds import FaultKind, Field, Ground
 from tests.chaos.ledger import Line
 from tests.chaos.plan import Fault
+from tests.chaos.work import helpers
+from tests.kit import processes
 
 Hit = Callable[[Field[Ground], Fault], Awaitable[str]]
 
@@ -93,3 +94,15 @@ def _at_work(field: Field[Ground]) -> Iterator[Line]:
 
 def _is_process(line: Line) -> bool:
     return line.amount != line.pid
+
+
+FAULTS: tuple[FaultKind[Ground], ...] = (
+    FaultKind("session_host", host_at_work(own_process=True), during=1),
+    FaultKind("shared_host", host_at_work(own_process=False), during=2),
+    FaultKind("agent_process", agent_process, during=1),
+    FaultKind("budget", actor("Budget"), during=1),
+    FaultKind("allowances", actor("Allowances"), during=1),
+    FaultKind("capabilities", actor("Capabilities")),
+    FaultKind("directory", actor("DirectoryActor")),
+    FaultKind("driver", driver),
+)

@@ -33,11 +33,11 @@ from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
 from retinue.cluster.ray import bootstrap, tokens
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos import processes
-from tests.chaos.line import Order
+from tests.chaos.grounds.line import Order
+from tests.kit import processes
 from tests.kit.redis_server import RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _NODES = 3
@@ -106,7 +106,7 @@ class ChaosCluster:
 
     def kill_node(self, node: Node, at_once: bool) -> None:
         """Kill a node; its actors ``at_once`` with it, or when they notice."""
-        raylet = raylet_of(node)
+        raylet = processes.raylet_of(node)
         if at_once:
             for pid in processes.below(processes.of_raylet(raylet)):  # a machine takes all along
                 processes.kill(pid)
@@ -127,7 +127,7 @@ class ChaosCluster:
         """Add nodes in place of those whose raylet is gone: it was killed, or Ray gave the node
         up, overloaded as this machine is."""
         for node in self.others():
-            if not processes.is_alive(raylet_of(node)):
+            if not processes.is_alive(processes.raylet_of(node)):
                 await asyncio.to_thread(self.kill_node, node, at_once=False)
         for _ in range(_NODES - 1 - len(self.others())):
             await asyncio.to_thread(self.add_node)
@@ -208,7 +208,7 @@ class ChaosCluster:
     def _start_line(self) -> None:
         words = [f"{self.home}/line.sock", str(self._redis.socket), str(self._seed)]
         self._line = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.line", *words],
+            [sys.executable, "-m", "tests.chaos.grounds.line", *words],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -244,11 +244,6 @@ class ChaosCluster:
                 return [processes.describe(one) for one in left]
             time.sleep(0.1)
         return []
-
-
-def raylet_of(node: Node) -> int:
-    """The process id of a node's raylet."""
-    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def _free_port() -> int:

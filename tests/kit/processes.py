@@ -1,4 +1,4 @@
-"""The processes of a run, which all carry its mark in their environment."""
+"""Processes, found by what they carry in their environment, and killed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import psutil
+from ray._private.node import Node
 
 from retinue.cluster.local.reaper import MARK
 
@@ -37,6 +38,11 @@ def carrying(sign: Sign) -> list[psutil.Process]:
             if process.environ().get(sign.name) == sign.value:
                 found.append(process)
     return found
+
+
+def raylet_of(node: Node) -> int:
+    """The process id of a node's raylet."""
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def of_raylet(pid: int) -> list[psutil.Process]:

@@ -23,9 +23,9 @@ from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.running import running
 from retinue.cluster.redis.server import holder
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos import processes
-from tests.chaos.cluster import ROOT
-from tests.chaos.processes import Sign
+from tests.chaos.grounds.nodes import ROOT
+from tests.kit import processes
+from tests.kit.processes import Sign
 
 RETINUE = str(Path(sys.executable).with_name("retinue"))
 """The command."""

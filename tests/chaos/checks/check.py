@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.chaos import check_money, check_permissions, check_processes, check_sessions, check_trees
-from tests.chaos.books import Books
-from tests.chaos.findings import Findings
-from tests.chaos.records import Records
+from tests.chaos.checks import money, permissions, processes, sessions, trees
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Records
 
 Check = Callable[[Records, Books, Findings], None]
 
 _CHECKS: tuple[Check, ...] = (
-    *check_sessions.CHECKS,
-    *check_trees.CHECKS,
-    *check_money.CHECKS,
-    *check_permissions.CHECKS,
-    *check_processes.CHECKS,
+    *sessions.CHECKS,
+    *trees.CHECKS,
+    *money.CHECKS,
+    *permissions.CHECKS,
+    *processes.CHECKS,
 )
 
 

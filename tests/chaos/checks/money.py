@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from retinue.actors.domain import budget
-from tests.chaos.books import Books
-from tests.chaos.errands import CENT
-from tests.chaos.findings import Findings
-from tests.chaos.records import Op, Records
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Op, Records
+from tests.chaos.work.errands import CENT
 
 
 def _decisions(records: Records, books: Books, findings: Findings) -> None:

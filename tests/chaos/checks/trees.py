@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from tests.chaos.books import Books
-from tests.chaos.findings import Findings
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Op, Records
 from tests.chaos.ledger import Line
-from tests.chaos.records import Op, Records
 
 
 def _children(records: Records, books: Books, findings: Findings) -> None:

@@ -12,13 +12,13 @@ from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.session.messages import Message
 from retinue.cluster.ray.actors import Proxy
 from retinue.cluster.status import HostStatus
-from tests.chaos import processes
-from tests.chaos.cluster import ChaosCluster, raylet_of
-from tests.chaos.faults import Field
-from tests.chaos.hits import any_actor, note_orphans
+from tests.chaos.faults.everywhere import any_actor, note_orphans
+from tests.chaos.faults.kinds import FaultKind, Field
+from tests.chaos.grounds.line import Order
+from tests.chaos.grounds.nodes import ChaosCluster
 from tests.chaos.ledger import Line
-from tests.chaos.line import Order
 from tests.chaos.plan import Fault
+from tests.kit import processes
 
 Nodes = Field[ChaosCluster]
 
@@ -34,12 +34,12 @@ _IDLE_NODE = 0.1
 async def node(field: Nodes, fault: Fault) -> str:
     """Kills a node, and adds another."""
     cluster = field.ground
-    counts = {one: len(processes.of_raylet(raylet_of(one))) for one in cluster.others()}
+    counts = {one: len(processes.of_raylet(processes.raylet_of(one))) for one in cluster.others()}
     if not counts:
         return ""
     chosen = (min if fault.pick < _IDLE_NODE else max)(counts, key=lambda one: counts[one])
     at_once, count = fault.strength < 0.5, counts[chosen]
-    note_orphans(field, raylet_of(chosen))
+    note_orphans(field, processes.raylet_of(chosen))
     await asyncio.to_thread(cluster.kill_node, chosen, at_once)
     await asyncio.to_thread(cluster.add_node)
     return f"{count} processes" + ("" if at_once else ", left to notice")
@@ -47,13 +47,13 @@ async def node(field: Nodes, fault: Fault) -> str:
 
 async def raylet(field: Nodes, fault: Fault) -> str:
     """Kills a node's raylet alone; what it has started finds out, and `mend` adds a node."""
-    alive = [one for one in field.ground.others() if processes.is_alive(raylet_of(one))]
+    alive = [one for one in field.ground.others() if processes.is_alive(processes.raylet_of(one))]
     if not alive:
         return ""
     chosen = alive[int(fault.pick * len(alive))]
-    count = note_orphans(field, raylet_of(chosen))
+    count = note_orphans(field, processes.raylet_of(chosen))
     field.ground.kill_raylet(chosen)
-    return f"pid {raylet_of(chosen)}, {count} processes"
+    return f"pid {processes.raylet_of(chosen)}, {count} processes"
 
 
 async def gcs(field: Nodes, fault: Fault) -> str:
@@ -198,3 +198,15 @@ async def _ask_zombie(field: Nodes, host: str, session_id: str) -> None:
 
 def _host(field: Nodes, name: str) -> Proxy:
     return Proxy(name, field.ground.settings.namespace, restarts=False)
+
+
+FAULTS: tuple[FaultKind[ChaosCluster], ...] = (
+    FaultKind("node", node, holds="ray"),
+    FaultKind("raylet", raylet, holds="ray"),
+    FaultKind("gcs", gcs, holds="ray"),
+    FaultKind("redis", redis, outage=True),
+    FaultKind("cut_before", cut("before"), holds="line", outage=True),
+    FaultKind("cut_after", cut("after"), holds="line", outage=True),
+    FaultKind("slow_redis", slow, holds="line", outage=True),
+    FaultKind("paused_host", paused_host),
+)

@@ -2,7 +2,7 @@
 
 A fault finds something to hit, hits it, and puts back what it took away. It looks for its target
 among the processes of the run and in the ledger, not by asking the system, so that it works
-whatever state that is in. `hits`, `node_hits` and `local_hits` have what they do.
+whatever state that is in. Each of the other files here has a table, `FAULTS`: what is hit, and how.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos.drivers import Drivers
 from tests.chaos.ledger import Ledger, Line, Reader
 from tests.chaos.plan import Fault
-from tests.chaos.processes import Sign
+from tests.chaos.work.drivers import Drivers
+from tests.kit.processes import Sign
 
 
 class Ground(Protocol):

@@ -1,8 +1,8 @@
 """The driver: a client in a process of its own, which is killed and started again like any other.
 
-``python -m tests.chaos.driver PLACE`` goes on where the ledger says that the last one stopped, with
-the same ids, until the file of `Place.stop` is there. Then it finishes what it has begun, asks what
-everything has cost, and ends.
+``python -m tests.chaos.work.driver PLACE`` goes on where the ledger says that the last one stopped,
+with the same ids, until the file of `Place.stop` is there. Then it finishes what it has begun, asks
+what everything has cost, and ends.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from retinue.actors.domain.values.money import to_usd
 from retinue.cluster.local.running import Running, running
 from retinue.cluster.local.state import cluster_key
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos import helpers, workload
-from tests.chaos.agents import worker
-from tests.chaos.errands import GUARDED, Errand
 from tests.chaos.ledger import Ledger, Line, Reader
-from tests.chaos.workload import FamilyPlan, RunPlan, WavePlan
+from tests.chaos.work import helpers, waves
+from tests.chaos.work.agents import worker
+from tests.chaos.work.errands import GUARDED, Errand
+from tests.chaos.work.waves import FamilyPlan, RunPlan, WavePlan
 
 T = TypeVar("T")
 
@@ -95,13 +95,13 @@ class Driver:
         number = self._first
         async with asyncio.TaskGroup() as families:
             while number < self._begun or not self._stopped:
-                await self._wave(workload.wave(self._place.seed, number), families)
+                await self._wave(waves.wave(self._place.seed, number), families)
                 number += 1
         inbox.cancel()
         await self._report()
 
     def _is_done(self, number: int) -> bool:
-        plan = workload.wave(self._place.seed, number)
+        plan = waves.wave(self._place.seed, number)
         ops = {f"family {family.number}" for family in plan.families} | {f"revoke {plan.shared}"}
         return ops <= self._told
 
@@ -136,12 +136,12 @@ class Driver:
             await self._insist(lambda: workspace.set_budget(to_usd(cap), by="driver"))
             self._note("told", "cap", op, id=workspace.id, amount=cap)
         root = workspace.path
-        limited = workload.allowance(plan.limited, f"limited-{plan.number}", plan.uses, root)
-        shared = workload.allowance(plan.shared, f"shared-{plan.number}", None, root)
+        limited = waves.allowance(plan.limited, f"limited-{plan.number}", plan.uses, root)
+        shared = waves.allowance(plan.shared, f"shared-{plan.number}", None, root)
         for allowance in (limited, shared):
             await self._allow(workspace, allowance)
         for at in range(len(plan.tokens)):
-            await self._add_token(workload.token(cluster_key(self._place.settings), plan, at))
+            await self._add_token(waves.token(cluster_key(self._place.settings), plan, at))
 
     async def _allow(self, workspace: Workspace, allowance: Allowance) -> None:
         op, uses = f"allow {allowance.id}", allowance.max_uses or 0
@@ -298,13 +298,13 @@ class Driver:
     async def _decide(self) -> None:
         async with asyncio.TaskGroup() as deciding:
             async for request in self._retinue.inbox():
-                for name in workload.deciders(request.id):
+                for name in waves.deciders(request.id):
                     deciding.create_task(self._decide_as(request, name))
 
     async def _decide_as(self, request: InboxRequest, name: str) -> None:
         op = f"decide {request.id} {name}"
         shared = "#" not in request.description
-        workspace_id = workload.scope_for(request.id, shared)
+        workspace_id = waves.scope_for(request.id, shared)
         self._note("tried", "decide", op, id=request.id, value=workspace_id, proof=name)
         try:
             decision = await self._insist(

@@ -1,8 +1,8 @@
 """The line between Retinue and its Redis: it can be cut before or after a command, and slowed down.
 
-Run as ``python -m tests.chaos.line SOCKET TARGET SEED``; both are unix sockets. An `Order` in each
-line of standard input is carried out at once, and answered when its time is over with how many
-commands it hit. It ends with its standard input.
+Run as ``python -m tests.chaos.grounds.line SOCKET TARGET SEED``; both are unix sockets. An `Order`
+in each line of standard input is carried out at once, and answered when its time is over with how
+many commands it hit. It ends with its standard input.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.chaos.books import Books
-from tests.chaos.findings import Findings
-from tests.chaos.records import Records
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Records
 
 
 def _left(records: Records, books: Books, findings: Findings) -> None:
