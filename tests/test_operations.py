@@ -19,7 +19,7 @@ import yaml
 
 from docs import sizing
 from retinue.actors.domain.permissions.decision import Decision
-from retinue.actors.domain.session.result import FINAL
+from retinue.actors.domain.session.result import Status
 from retinue.actors.telemetry import metrics
 from retinue.cluster.cli.app import app
 
@@ -57,7 +57,7 @@ OTHERS = {
 """Those of the Redis exporter, of Ray and of kube-state-metrics."""
 
 VALUES = {
-    "status": FINAL,
+    "status": frozenset(get_args(Status)) - {"initialising", "running"},
     "answer": frozenset(get_args(get_type_hints(Decision)["kind"])),
     "cronjob": frozenset({"session-backup"}),
 }

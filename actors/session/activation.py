@@ -26,7 +26,13 @@ from retinue.actors.session.authorizer import Authorizer
 from retinue.actors.session.history import History, SessionEntity
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import encode_summary, shown, summarise
-from retinue.actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
+from retinue.actors.views import (
+    EventKind,
+    FeedEvent,
+    SessionSummary,
+    SessionView,
+    WorkspaceSettings,
+)
 
 
 class Activation:
@@ -134,7 +140,7 @@ class Activation:
         with contextlib.suppress(Unavailable):
             await self.entity.compact()
 
-    def notify(self, kind: str, text: str = "", cost: int = 0, count: int = 0) -> None:
+    def notify(self, kind: EventKind, text: str = "", cost: int = 0, count: int = 0) -> None:
         """Tell those who watch the family; not durable."""
         profile = self.profile
         self._feed(

@@ -16,18 +16,9 @@ from msgspec import structs
 from retinue.actors.domain.budget import CapWarning, Exceeded, describe
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
-from retinue.actors.domain.permissions.actions import (
-    Action,
-    FileDelete,
-    FileList,
-    FileRead,
-    FileWrite,
-    FileWriteOutside,
-    PluginFileAccess,
-    argument_hash,
-)
+from retinue.actors.domain.permissions.actions import Action, argument_hash
 from retinue.actors.domain.permissions.approvals.machine import Entry, Scope, Status, request_for
-from retinue.actors.domain.permissions.boundary import EscapeState, Operation
+from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
 from retinue.actors.domain.session.machine import Profile
@@ -40,21 +31,6 @@ from retinue.actors.ports import Stores
 from retinue.actors.telemetry import metrics
 from retinue.actors.views import WorkspaceSettings
 
-_OPERATIONS: dict[type[Action], Operation] = {
-    FileRead: Operation.READ,
-    FileList: Operation.LIST,
-    FileWrite: Operation.WRITE,
-    FileWriteOutside: Operation.WRITE,
-    FileDelete: Operation.DELETE,
-}
-_FILE_ACTIONS = (
-    FileRead,
-    FileList,
-    FileWrite,
-    FileWriteOutside,
-    FileDelete,
-    PluginFileAccess,
-)
 _REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
 
 
@@ -170,32 +146,29 @@ class Authorizer:
                 reason=decision.reason or f"denied by {decision.decided_by}",
                 request_id=request.id,
             )
-        if decision.scope in _REMEMBERED and (path := path_of(request.action)):
-            self.remember_escape(path, decision.scope is Scope.ALWAYS)
+        if decision.scope in _REMEMBERED:
+            for path in request.action.paths():
+                self.remember_escape(path, decision.scope is Scope.ALWAYS)
         return Decision("allowed", proof=f"approval:{request.id}", request_id=request.id)
 
 
 def judge(workspace: WorkspaceSettings, action: Action, escapes: EscapeState) -> Verdict:
     """What policy and boundary together say of a resolved action."""
     verdict = policies.check(workspace.policy, action)
-    operation, path = _operation(action), path_of(action)
-    if operation is None or path is None:
+    operation, boundary = action.operation, workspace.boundary
+    if operation is None:
         return verdict
-    return strictest([verdict, boundaries.check(workspace.boundary, path, operation, escapes)])
+    places = (boundaries.check(boundary, path, operation, escapes) for path in action.paths())
+    return strictest([verdict, *places])
 
 
 def resolved(action: Action, workspace: str | None) -> Action:
-    """The action with its path absolute and its links resolved."""
-    given = path_of(action)
-    if given is None:
+    """The action with its paths absolute and their links resolved."""
+    given = action.paths()
+    paths = [real_path(os.path.join(workspace or "/", path)) for path in given]
+    if paths == given:
         return action
-    path = real_path(os.path.join(workspace or "/", given))
-    return action if path == given else structs.replace(action, path=path)
-
-
-def path_of(action: Action) -> str | None:
-    """The path of a file action."""
-    return action.path if isinstance(action, _FILE_ACTIONS) else None
+    return structs.replace(action, **dict(zip(action.path_fields, paths, strict=True)))
 
 
 def real_path(path: str) -> str:
@@ -212,12 +185,6 @@ def real_path(path: str) -> str:
         except OSError:
             return os.path.realpath(path)
     return path
-
-
-def _operation(action: Action) -> Operation | None:
-    if isinstance(action, PluginFileAccess):
-        return Operation(action.mode)
-    return _OPERATIONS.get(type(action))
 
 
 def _over(level: str, requested: int, available: int, operation: str) -> Decision:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Coroutine
+from typing import Literal
 
 from msgspec import structs
 
@@ -441,7 +442,7 @@ class SessionHost:
     # --- closing and leaving -------------------------------------------------------------
 
     async def _close(
-        self, session_id: str, workspace_id: str, reason: session.Closed, by: str
+        self, session_id: str, workspace_id: str, reason: Literal["ended", "cancelled"], by: str
     ) -> None:
         activation = await self._get(session_id, workspace_id)
         activation.calls += 1

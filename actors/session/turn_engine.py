@@ -11,7 +11,7 @@ import msgspec
 
 from retinue.actors.agent import calls
 from retinue.actors.domain.errors import SessionEnded, StepInterrupted
-from retinue.actors.domain.permissions.actions import argument_hash, describe, kind
+from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.replay import Replay
@@ -99,7 +99,7 @@ class TurnEngine:
         return None
 
     async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
-        label = f"{kind(call.action)}:{argument_hash(call.action)[:16]}"
+        label = f"{call.action.kind}:{argument_hash(call.action)[:16]}"
         key = self._replay.key(branch, "authorize", label)
         recorded = self._recorded(key)
         if recorded is not None:
@@ -120,7 +120,7 @@ class TurnEngine:
         try:
             self._entity.do(
                 session.Authorize(
-                    self._run_id, key, label, decision, deadline, describe(call.action)[:_SHOWN]
+                    self._run_id, key, label, decision, deadline, call.action.describe()[:_SHOWN]
                 )
             )
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retinue.actors.domain.permissions.actions import Action, resource
+from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.approvals.machine import ApprovalRequest
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.permissions.capabilities.token import Token, mint, verify
@@ -33,7 +33,7 @@ class CapabilitiesActor:
     ) -> Token | None:
         """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
         entity = await self._holder.entity()
-        uri, permission = resource(action)
+        uri, permission = action.wanted()
         token = capabilities.find(
             entity.state,
             uri,
@@ -53,7 +53,7 @@ class CapabilitiesActor:
 
     async def issue(self, request: ApprovalRequest, user_id: str) -> Token:
         """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
-        uri, permission = resource(request.action)
+        uri, permission = request.action.wanted()
         token = mint(
             self._runtime.keyring,
             id=derived_id(f"token of {request.id}"),

@@ -7,22 +7,11 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from retinue.actors.domain.permissions.actions import (
-    AccessControlChange,
-    Action,
-    CapabilityGrant,
-    FinancialTransaction,
-    Risk,
-    TransmitData,
-    argument_hash,
-    default_risk,
-    describe,
-)
+from retinue.actors.domain.permissions.actions import Action, argument_hash
+from retinue.actors.domain.permissions.base_action import Risk
 from retinue.actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
-
-_NEVER_BLANKET = TransmitData | FinancialTransaction | AccessControlChange | CapabilityGrant
 
 
 class Priority(StrEnum):
@@ -109,25 +98,22 @@ def request_for(
     fallback: Fallback = Fallback.BLOCK,
 ) -> ApprovalRequest:
     """The request for an action; its priority follows the action's risk unless given."""
-    risk = default_risk(action)
     return ApprovalRequest(
         id=id,
         session_id=session_id,
         family_id=family_id,
         action=action,
-        description=describe(action),
+        description=action.describe(),
         argument_hash=argument_hash(action),
-        risk=risk,
+        risk=action.risk,
         context=context,
         created=now,
         expires=now + wait_us,
-        priority=_PRIORITY_OF_RISK[risk] if priority is None else priority,
+        priority=_PRIORITY_OF_RISK[action.risk] if priority is None else priority,
         fallback=fallback,
     )
 
 
 def grantable(action: Action, asked: Scope) -> Scope:
     """The scope that ``asked`` comes to: some actions are never approved more than once."""
-    if isinstance(action, _NEVER_BLANKET) and asked is not Scope.DENY:
-        return Scope.ONCE
-    return asked
+    return asked if action.lasting or asked is Scope.DENY else Scope.ONCE
