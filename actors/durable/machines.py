@@ -46,6 +46,7 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.decide,
         allowances.evolve,
         audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
+        upkeep=(allowances.CleanupExpired(),),
     )
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
@@ -57,6 +58,7 @@ APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approval
     approvals.decide,
     approvals.evolve,
     audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
+    upkeep=(approvals.Expire(), approvals.Forget()),
 )
 CAPABILITIES: Machine[
     capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
@@ -69,4 +71,5 @@ CAPABILITIES: Machine[
     capabilities.decide,
     capabilities.evolve,
     audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
+    upkeep=(capabilities.CleanupExpired(),),
 )

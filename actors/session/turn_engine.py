@@ -27,7 +27,6 @@ DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""
 
 _SHOWN = 200  # characters of an action's description that the audit log keeps
-_DEADLINE_US = 60_000_000
 _DECISION = msgspec.msgpack.Decoder(Decision)
 
 
@@ -116,11 +115,10 @@ class TurnEngine:
             call.timeout,
             activation.escapes,
         )
-        deadline = self._runtime.clock() + _DEADLINE_US
         try:
             self._entity.do(
                 session.Authorize(
-                    self._run_id, key, label, decision, deadline, describe(call.action)[:_SHOWN]
+                    self._run_id, key, label, decision, describe(call.action)[:_SHOWN]
                 )
             )
         finally:

@@ -74,6 +74,10 @@ class CapabilitiesActor:
     async def revoke(self, token_id: str) -> None:
         await self._holder.execute(capabilities.Revoke(token_id))
 
+    async def clear_session(self, family_id: str) -> None:
+        """Revoke the session tokens of a family that ended."""
+        await self._holder.execute(capabilities.ClearSession(family_id))
+
     async def tokens(self) -> list[Token]:
         entity = await self._holder.entity()
         found = capabilities.usable(entity.state, self._runtime.clock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 from msgspec import structs
@@ -40,7 +41,9 @@ class PermissionsActor:
         self._runtime = runtime
         self._workspace_id = workspace_id
         self._allowances = SingletonEntity(ALLOWANCES, workspace_id, "allowances", runtime)
-        self._approvals = SingletonEntity(APPROVALS, workspace_id, "approvals", runtime)
+        self._approvals = SingletonEntity(
+            APPROVALS, workspace_id, "approvals", runtime, self._looked_after
+        )
         self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
@@ -189,6 +192,10 @@ class PermissionsActor:
         if now - self._since < _COME_BACK_S:
             return True
         return max(self._watchers.get(family_id, 0.0), self._watchers.get(None, 0.0)) > now
+
+    async def _looked_after(self, sent: Sequence[approvals.Command]) -> None:
+        if sent:
+            await self._announce()
 
     async def _announce(self) -> None:
         async with self._changed:

@@ -113,11 +113,14 @@ class Step(Record, frozen=True):
 
 
 class Reservation(Record, frozen=True):
-    """Money set aside for an action, in nano-USD; ``deadline`` in microseconds."""
+    """Money set aside for an action, in nano-USD, until it is settled or its run ends.
+
+    ``deadline`` is unused, and keeps its place in what is stored.
+    """
 
     run: str
     amount: int
-    deadline: int
+    deadline: int = 0
 
 
 class ChildSpec(Record, frozen=True):
@@ -264,13 +267,12 @@ class ClearMessages(Record, frozen=True, tag=True):
 
 
 class Authorize(Record, frozen=True, tag=True):
-    """Record a decision, and reserve what it allows to be spent until ``deadline``."""
+    """Record a decision, and reserve what it allows to be spent."""
 
     run: str
     key: str
     label: str
     decision: Decision
-    deadline: int
     action: str = ""
 
 
@@ -385,7 +387,8 @@ class Authorized(Record, frozen=True, tag="authorized"):
     key: str
     label: str
     decision: Decision
-    deadline: int
+    deadline: int = 0
+    """Unused; it keeps its place in what is stored."""
     action: str = ""
 
 
@@ -627,14 +630,7 @@ def _authorize(state: State, command: Authorize) -> tuple[list[Event], Reply]:
     if not 0 <= decision.amount <= MAX_NANO:
         raise InvalidValue("cost_usd: out of range", field="cost_usd")
     return [
-        Authorized(
-            command.run,
-            command.key,
-            command.label,
-            decision,
-            command.deadline,
-            command.action,
-        )
+        Authorized(command.run, command.key, command.label, decision, action=command.action)
     ], None
 
 
@@ -649,9 +645,8 @@ def _apply_authorized(state: State, event: Authorized) -> None:
         state.metadata.approval_count += 1
     if decision.amount:
         state.reserved += decision.amount
-        state.reservations[operation(event.run, event.key)] = Reservation(
-            event.run, decision.amount, event.deadline
-        )
+        id = operation(event.run, event.key)
+        state.reservations[id] = Reservation(event.run, decision.amount)
 
 
 def _settle(state: State, id: str, actual: int | None) -> tuple[list[Event], Reply]:

@@ -126,7 +126,7 @@ async def spend(activation: Activation, amount: int) -> None:
     entity.do(session.AcceptRun(run, "prompt"))
     entity.do(session.StartRun(run, entity.epoch))
     decision = Decision("allowed", amount=amount, operation=f"op {run}")
-    entity.do(session.Authorize(run, "0", "spend", decision, 1 << 60))
+    entity.do(session.Authorize(run, "0", "spend", decision))
     activation.budget_lease.drop(amount)
     entity.do(session.Settle(decision.operation, amount))
     entity.do(session.FinishRun(run, Result(ME, "completed")))
