@@ -30,6 +30,7 @@ from retinue.actors.domain.permissions.approvals.machine import (
     Resolution,
     Scope,
 )
+from retinue.actors.domain.permissions.approvals.question import Answer, Question
 from retinue.actors.domain.permissions.capabilities.token import Token
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.session.machine import ChildSpec, Profile
@@ -42,13 +43,6 @@ from retinue.actors.views import (
     SessionSummary,
     WorkspaceSettings,
 )
-
-
-class Asked(Struct, frozen=True):
-    """``watched`` says whether anybody is there who could answer now."""
-
-    entry: Entry
-    watched: bool
 
 
 class BudgetPort(Protocol):
@@ -70,9 +64,7 @@ class BudgetPort(Protocol):
 class PermissionsPort(Protocol):
     """``allowances/<workspace>``: allowances, and the approvals that make them."""
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None: ...
+    async def resolve(self, question: Question) -> Answer: ...
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance: ...
     async def revoke(self, allowance_id: str, by: str = "") -> None: ...
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int: ...
@@ -80,11 +72,7 @@ class PermissionsPort(Protocol):
     async def allowances(self) -> list[Allowance]: ...
     async def import_allowances(self, allowances: list[Allowance]) -> int: ...
     async def clear_session(self, family_id: str) -> None: ...
-    async def ask(self, request: ApprovalRequest) -> Asked: ...
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry: ...
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None: ...
     async def decide(
         self,
         request_id: str,

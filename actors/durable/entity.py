@@ -201,6 +201,12 @@ class Writes(Protocol):
     def fail(self, error: RetinueError) -> None: ...
 
 
+class Confirms(Protocol):
+    """An entity, whatever it is of, as one whose state a reply rests on."""
+
+    def confirmation(self) -> asyncio.Future[None]: ...
+
+
 class Committer:
     """Group commit for all entities of this process."""
 
@@ -362,12 +368,17 @@ class Entity(Generic[S, C, E, R]):
         For replies that may rest on no write of their own: one that was overtaken must not answer
         from its memory.
         """
-        if self.broken:
-            raise self.broken
+        await self.confirmation()
+
+    def confirmation(self) -> asyncio.Future[None]:
+        """What `confirmed` waits for: of several entities these come with one flush."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._committer.enlist(self)
-        await future
+        if self.broken:
+            future.set_exception(self.broken)
+        else:
+            self._waiting.append(future)
+            self._committer.enlist(self)
+        return future
 
     async def execute(self, command: C) -> R:
         """`do` and `committed`."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from retinue.actors.domain.errors import Fenced, RetinueError, RolledBack
-from retinue.actors.durable.entity import Entity, Machine
+from retinue.actors.durable.entity import Confirms, Entity, Machine
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.runtime import Runtime
 
@@ -15,6 +15,7 @@ S = TypeVar("S")
 C = TypeVar("C")
 E = TypeVar("E")
 R = TypeVar("R")
+T = TypeVar("T")
 
 UPKEEP_S = 60.0
 """How long between two looks at what is due, in seconds."""
@@ -73,6 +74,14 @@ class SingletonEntity(Generic[S, C, E, R]):
         finally:
             await self.committed(entity)
 
+    async def query(self, read: Callable[[S], T]) -> T:
+        """What ``read`` makes of the state, or raises, once it is sure that it is the newest."""
+        entity = await self.entity()
+        try:
+            return read(entity.state)
+        finally:
+            await entity.confirmed()
+
     async def upkeep(self) -> None:
         """Send what is due by now."""
         due = self._machine.due((await self.entity()).state, self._runtime.clock())
@@ -80,12 +89,16 @@ class SingletonEntity(Generic[S, C, E, R]):
             await self.execute(command)
         await self._after_upkeep(due)
 
-    async def committed(self, entity: Entity[S, C, E, R]) -> None:
+    async def committed(self, entity: Entity[S, C, E, R], *beside: Confirms) -> None:
         """Wait until what was done, or read, is durable; compact when it is time.
 
-        Raises Fenced, whatever was read, if another actor has taken over.
+        ``beside`` are entities on which the reply rests as well. Raises Fenced, whatever was read,
+        if another actor has taken over.
         """
-        await entity.confirmed()
+        if beside:
+            await asyncio.gather(entity.confirmation(), *(one.confirmation() for one in beside))
+        else:
+            await entity.confirmed()
         if entity.wants_compaction and (self._compacting is None or self._compacting.done()):
             self._compacting = asyncio.create_task(entity.compact())
 

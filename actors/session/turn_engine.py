@@ -11,6 +11,7 @@ import msgspec
 
 from retinue.actors.agent import calls
 from retinue.actors.domain.errors import SessionEnded, StepInterrupted
+from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import argument_hash, describe, kind
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
@@ -98,7 +99,8 @@ class TurnEngine:
         return None
 
     async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
-        label = f"{kind(call.action)}:{argument_hash(call.action)[:16]}"
+        hash = argument_hash(call.action)
+        label = f"{kind(call.action)}:{hash[:16]}"
         key = self._replay.key(branch, "authorize", label)
         recorded = self._recorded(key)
         if recorded is not None:
@@ -108,8 +110,7 @@ class TurnEngine:
             await self._clear()
         activation = self._activation
         decision = await activation.authorizer.authorize(
-            session.operation(self._run_id, key),
-            call.action,
+            ActionRef(call.action, hash, session.operation(self._run_id, key)),
             call.cost,
             call.context,
             call.timeout,

@@ -32,20 +32,20 @@ class CapabilitiesActor:
         self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
     ) -> Token | None:
         """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
-        entity = await self._holder.entity()
         uri, permission = resource(action)
-        token = capabilities.find(
-            entity.state,
-            uri,
-            permission,
-            family_id=family_id,
-            user=user_id,
-            now=self._runtime.clock(),
-            op=op,
-            only=only,
+        now = self._runtime.clock()
+        return await self._holder.query(
+            lambda state: capabilities.find(
+                state,
+                uri,
+                permission,
+                family_id=family_id,
+                user=user_id,
+                now=now,
+                op=op,
+                only=only,
+            )
         )
-        await entity.confirmed()
-        return token
 
     async def use(self, op: str, token_id: str) -> bool:
         reply = await self._holder.execute(capabilities.Use(op, token_id))
@@ -79,7 +79,5 @@ class CapabilitiesActor:
         await self._holder.execute(capabilities.ClearSession(family_id))
 
     async def tokens(self) -> list[Token]:
-        entity = await self._holder.entity()
-        found = capabilities.usable(entity.state, self._runtime.clock())
-        await entity.confirmed()
-        return found
+        now = self._runtime.clock()
+        return await self._holder.query(lambda state: capabilities.usable(state, now))

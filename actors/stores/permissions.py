@@ -9,16 +9,24 @@ from typing import cast
 from msgspec import structs
 
 from retinue.actors.domain.errors import Tampered
-from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
+    Ask,
+    ClaimOnce,
     Entry,
     Resolution,
     Scope,
     Status,
+)
+from retinue.actors.domain.permissions.approvals.question import (
+    Answer,
+    Permitted,
+    Question,
+    Waiting,
+    command_for,
 )
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
@@ -27,7 +35,6 @@ from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.permission_leases import LEASE_S
 from retinue.actors.leases.recall import Recall
-from retinue.actors.ports import Asked
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
@@ -50,11 +57,24 @@ class PermissionsActor:
         self._watchers: dict[str | None, float] = {}
         self._since: float | None = None
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None:
-        reply = await self._allowances.execute(allowances.Consume(op, action, family_id, root))
-        return reply.allowance if isinstance(reply, allowances.Consumed) else None
+    async def resolve(self, question: Question) -> Answer:
+        """Whether an operation may go on, or has to wait for a person, who is asked by this."""
+        granted, asked = await self._allowances.entity(), await self._approvals.entity()
+        command: Consume | ClaimOnce | Ask | None = None
+        try:
+            command = command_for(granted.state, asked.state, question, self._runtime.clock())
+            reply = granted.do(command) if isinstance(command, Consume) else asked.do(command)
+        finally:
+            if isinstance(command, Consume):
+                await self._allowances.committed(granted)
+            else:
+                await self._approvals.committed(asked, granted)
+        if isinstance(reply, allowances.Consumed):
+            return Permitted(reply.allowance)
+        if isinstance(reply, Resolution):
+            return Permitted(reply)
+        await self._announce()
+        return Waiting(cast(Entry, reply), await self._is_watched(question.request.family_id))
 
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)
@@ -75,10 +95,7 @@ class PermissionsActor:
         self._recall.returned(host, call)
 
     async def allowances(self) -> list[Allowance]:
-        entity = await self._allowances.entity()
-        found = list(entity.state.allowances.values())
-        await entity.confirmed()
-        return found
+        return await self._allowances.query(lambda state: list(state.allowances.values()))
 
     async def import_allowances(self, given: list[Allowance]) -> int:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
@@ -93,37 +110,27 @@ class PermissionsActor:
     async def clear_session(self, family_id: str) -> None:
         await self._allowances.execute(allowances.ClearSession(family_id))
 
-    async def ask(self, request: ApprovalRequest) -> Asked:
-        entry = cast(Entry, await self._approvals.execute(approvals.Ask(request)))
-        await self._announce()
-        return Asked(entry, await self._is_watched(request.family_id))
-
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
         """The entry when it is decided; deferred when time is up or nobody is there to decide."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        reason = "nobody answered in time"
         while True:
             entity = await self._approvals.entity()
             entry = entity.state.requests.get(request_id)
-            if entry is None or entry.status is not Status.PENDING:
+            if entry is None or entry.finished is not None:
                 break
-            if not await self._is_watched(entry.request.family_id):
-                reason = "nobody is there to answer"
-                break
-            left = deadline - loop.time()
-            if left <= 0:
+            watched, left = await self._is_watched(entry.request.family_id), deadline - loop.time()
+            if not watched or left <= 0:
+                if entry.status is Status.PENDING:
+                    await self._defer(request_id, watched)
                 break
             await self._wait_for_change(min(left, _COME_BACK_S / 2))
-        reply = await self._approvals.execute(approvals.Defer(request_id, reason))
-        await self._announce()
-        return cast(Entry, reply)
+        return await self._approvals.query(lambda state: approvals.get(state, request_id))
 
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None:
-        command = approvals.ClaimOnce(op, session_id, family_id, argument_hash)
-        return cast("Resolution | None", await self._approvals.execute(command))
+    async def _defer(self, request_id: str, watched: bool) -> None:
+        reason = "nobody answered in time" if watched else "nobody is there to answer"
+        await self._approvals.execute(approvals.Defer(request_id, reason))
+        await self._announce()
 
     async def decide(
         self,
@@ -152,10 +159,8 @@ class PermissionsActor:
         return decision
 
     async def open_requests(self) -> list[Entry]:
-        entity = await self._approvals.entity()
-        found = approvals.open_requests(entity.state, self._runtime.clock())
-        await entity.confirmed()
-        return found
+        now = self._runtime.clock()
+        return await self._approvals.query(lambda state: approvals.open_requests(state, now))
 
     async def watch(
         self, seen: int, family_id: str | None, timeout_s: float

@@ -11,6 +11,7 @@ from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import Scope, request_for
+from retinue.actors.domain.permissions.approvals.question import Permitted, Question, Waiting
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -26,6 +27,7 @@ from retinue.actors.views import WorkspaceSettings
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")
 ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
+REQUEST = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
 
 
 class _Registry:
@@ -61,21 +63,19 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
     old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
     await old.grant(ALLOWANCE)
-    assert await old.consume("1", RUN, FAMILY, None)
+    assert await old.resolve(Question("1", REQUEST, None)) == Permitted((await old.allowances())[0])
     await new.revoke(ALLOWANCE.id)
     with pytest.raises(Fenced):
-        await old.consume("2", RUN, FAMILY, None)
-    assert await new.consume("2", RUN, FAMILY, None) is None
+        await old.resolve(Question("2", REQUEST, None))
+    assert isinstance(await new.resolve(Question("2", REQUEST, None)), Waiting)
 
 
 async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
     old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
-    request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
-    await old.ask(request)
-    await old.allowances()
+    await old.resolve(Question("1", REQUEST, None))
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
-        await old.decide(request.id, Scope.SESSION, "ann", request.argument_hash, "", None)
+        await old.decide(REQUEST.id, Scope.SESSION, "ann", REQUEST.argument_hash, "", None)
     assert await new.allowances() == []
 
 

@@ -86,6 +86,7 @@ __all__ = [
     "Status",
     "decide",
     "evolve",
+    "get",
     "initial",
     "open_requests",
     "pending_for",
@@ -183,6 +184,17 @@ def open_requests(state: State, now: int) -> list[Entry]:
     return sorted((entry for entry in entries if not entry.has_expired(now)), key=_order)
 
 
+def get(state: State, request_id: str) -> Entry:
+    """A request and what became of it; NotFound."""
+    entry = state.requests.get(request_id)
+    if entry is None:
+        raise NotFound(
+            f"there is no approval request {request_id} in this workspace, or it is long finished",
+            request_id=request_id,
+        )
+    return entry
+
+
 def pending_for(state: State, session_id: str, now: int) -> list[Entry]:
     """The open requests, waiting and deferred, of one session, in the same order."""
     return [e for e in open_requests(state, now) if e.request.session_id == session_id]
@@ -218,7 +230,7 @@ def _room_for_one(state: State, now: int) -> list[Event]:
 
 
 def _decide(state: State, command: Decide, now: int) -> tuple[list[Event], Resolution]:
-    entry = _entry(state, command.request_id)
+    entry = get(state, command.request_id)
     if not command.decided_by:
         raise InvalidValue("decided_by: say who decides", field="decided_by")
     if command.argument_hash != entry.request.argument_hash:
@@ -266,7 +278,7 @@ def _decision(request: ApprovalRequest, command: Decide, now: int) -> Resolution
 
 
 def _defer(state: State, command: Defer, now: int) -> tuple[list[Event], Entry]:
-    entry = _entry(state, command.request_id)
+    entry = get(state, command.request_id)
     if entry.status is not Status.PENDING:
         return [], entry
     event = Deferred(command.request_id, command.reason, now + DEFERRED_US)
@@ -309,16 +321,6 @@ def _claim(state: State, command: ClaimOnce, now: int) -> tuple[list[Event], Res
     own = (entry for entry in valid if entry.request.session_id == command.session_id)
     entry = next(own, valid[0])
     return [Claimed(entry.request.id, command.op, now)], entry.decision
-
-
-def _entry(state: State, request_id: str) -> Entry:
-    entry = state.requests.get(request_id)
-    if entry is None:
-        raise NotFound(
-            f"there is no approval request {request_id} in this workspace, or it is long finished",
-            request_id=request_id,
-        )
-    return entry
 
 
 def _order(entry: Entry) -> tuple[int, int, str]:

@@ -107,8 +107,12 @@ def request_for(
     wait_us: int = WAIT_US,
     priority: Priority | None = None,
     fallback: Fallback = Fallback.BLOCK,
+    known_hash: str = "",
 ) -> ApprovalRequest:
-    """The request for an action; its priority follows the action's risk unless given."""
+    """The request for an action; its priority follows the action's risk unless given.
+
+    ``known_hash`` is the action's `argument_hash`, where it is at hand.
+    """
     risk = default_risk(action)
     return ApprovalRequest(
         id=id,
@@ -116,7 +120,7 @@ def request_for(
         family_id=family_id,
         action=action,
         description=describe(action),
-        argument_hash=argument_hash(action),
+        argument_hash=known_hash or argument_hash(action),
         risk=risk,
         context=context,
         created=now,
