@@ -15,7 +15,7 @@ from retinue.actors.durable.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    2,
+    3,
     session.State,
     session.Event,
     session.initial,
@@ -51,7 +51,7 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
     "approvals",
-    1,
+    3,
     approvals.State,
     approvals.Event,
     approvals.initial,

@@ -140,6 +140,7 @@ class Authorizer:
             id=derived_id(f"{self.profile.id}/{ref.operation}"),
             session_id=self.profile.id,
             family_id=self.profile.family_id,
+            user_id=self.profile.user_id,
             now=self.clock(),
             context=why,
             wait_us=timeout,

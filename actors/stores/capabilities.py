@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retinue.actors.domain.permissions.actions import Action, resource
-from retinue.actors.domain.permissions.approvals.machine import ApprovalRequest
+from retinue.actors.domain.permissions.approvals.request import ALWAYS_US, ApprovalRequest
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.permissions.capabilities.token import Token, mint, verify
 from retinue.actors.domain.permissions.resource_pattern import exactly
@@ -11,9 +11,6 @@ from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import CAPABILITIES
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
-
-ALWAYS_US = 60 * 60 * 1_000_000
-"""How long the token of an approval "always" is good for: one hour."""
 
 
 class CapabilitiesActor:
@@ -51,8 +48,8 @@ class CapabilitiesActor:
         reply = await self._holder.execute(capabilities.Use(op, token_id))
         return not isinstance(reply, capabilities.UseRefused)
 
-    async def issue(self, request: ApprovalRequest, user_id: str) -> Token:
-        """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
+    async def issue(self, request: ApprovalRequest, decided_at: int) -> Token:
+        """The token of an approval "always", made once: for what was asked, and nothing more."""
         uri, permission = resource(request.action)
         token = mint(
             self._runtime.keyring,
@@ -60,8 +57,8 @@ class CapabilitiesActor:
             resource=exactly(uri),
             permissions=(permission,),
             now=request.created,
-            expires=self._runtime.clock() + ALWAYS_US,
-            user=user_id,
+            expires=decided_at + ALWAYS_US,
+            user=request.user_id,
             audit_entry=request.id,
         )
         entity = await self._holder.entity()

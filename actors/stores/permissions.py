@@ -35,6 +35,7 @@ from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.permission_leases import LEASE_S
 from retinue.actors.leases.recall import Recall
+from retinue.actors.ports import CapabilitiesPort
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
@@ -44,9 +45,11 @@ _COME_BACK_S = 3.0
 class PermissionsActor:
     """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
-    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+    def __init__(self, runtime: Runtime, workspace_id: str, capabilities: CapabilitiesPort) -> None:
         self._runtime = runtime
         self._workspace_id = workspace_id
+        self._capabilities = capabilities
+        self._issued: set[str] = set()
         self._allowances = SingletonEntity(ALLOWANCES, workspace_id, "allowances", runtime)
         self._approvals = SingletonEntity(
             APPROVALS, workspace_id, "approvals", runtime, self._looked_after
@@ -141,10 +144,11 @@ class PermissionsActor:
         reason: str,
         pattern: Pattern | None,
     ) -> Resolution:
-        """Decide a request, and grant what the decision says.
+        """Decide a request, and grant what the decision says: an allowance, or a token.
 
-        The grant comes second: two stores may be taken over one by one, and a grant without its
-        decision would be nobody's. If it fails, the same decision sent again brings it.
+        The grant comes second: stores may be taken over one by one, and a grant without its
+        decision would be nobody's. If it fails, the same decision sent again brings it; a token
+        also comes by itself.
         """
         root = (await self._runtime.registry.workspace(self._workspace_id)).path
         known = (await self._approvals.entity()).state.requests.get(request_id)
@@ -155,6 +159,7 @@ class PermissionsActor:
             await self._allowances.execute(
                 allowances.Grant(self._signed(allowance), decision.decided_by)
             )
+        await self._issue_tokens()
         await self._announce()
         return decision
 
@@ -201,6 +206,18 @@ class PermissionsActor:
     async def _looked_after(self, sent: Sequence[approvals.Command]) -> None:
         if sent:
             await self._announce()
+        await self._issue_tokens()
+
+    async def _issue_tokens(self) -> None:
+        """Have the tokens made that have to be there, as far as this actor has not seen to it."""
+        entity = await self._approvals.entity()
+        due = approvals.tokens_due(entity.state, self._runtime.clock())
+        missing = [(request, at) for request, at in due if request.id not in self._issued]
+        if missing:
+            await entity.confirmed()
+        for request, decided_at in missing:
+            await self._capabilities.issue(request, decided_at)
+        self._issued = {request.id for request, _ in due}
 
     async def _announce(self) -> None:
         async with self._changed:

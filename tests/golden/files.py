@@ -54,7 +54,7 @@ SUMMARY_FORM = 1
 PARCEL_FORM = 1
 """Parcels name their fields, so one may be added without a new form."""
 
-LAYOUT_FORM = 2
+LAYOUT_FORM = 3
 """The keys in Redis and what is under them."""
 
 # What pickles to this on every Python: asyncio.sleep, by its name.

@@ -17,7 +17,7 @@ from retinue.actors.durable.journal import Append, Key, Outcomes
 from retinue.actors.durable.machines import APPROVALS
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.ports import Registry
+from retinue.actors.ports import CapabilitiesPort, Registry
 from retinue.actors.stores.capabilities import CapabilitiesActor
 from retinue.actors.stores.permissions import PermissionsActor
 from retinue.actors.views import WorkspaceSettings
@@ -27,7 +27,7 @@ FAMILY = derived_id("family")
 USER = "0123456789abcdef"
 RUN = ExecuteCommand("make")
 REQUEST: ApprovalRequest = request_for(
-    RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=START
+    RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, user_id=USER, now=START
 )
 QUESTION = Question("op", REQUEST, None)
 BOOK = Key("scope", "approvals", "approvals")
@@ -59,8 +59,12 @@ class MemoryStores:
     def __post_init__(self) -> None:
         registry = cast(Registry, _Registry())
         self.runtime = Runtime(self.journal, registry, Keyring(bytes(32)), lambda: self.now)
-        self.permissions = PermissionsActor(self.runtime, "scope")
         self.capabilities = CapabilitiesActor(self.runtime, "cluster")
+        self.permissions = self.another()
+
+    def another(self, capabilities: CapabilitiesPort | None = None) -> PermissionsActor:
+        """The store of permissions, in an actor that takes over from the one before."""
+        return PermissionsActor(self.runtime, "scope", capabilities or self.capabilities)
 
     def rows(self) -> int:
         """How many rows are stored in all."""

@@ -33,7 +33,6 @@ from retinue.actors.domain.values.money import MAX_NANO
 from retinue.actors.domain.values.record import Record
 
 MAX_QUEUED_RUNS = 64
-KEPT_RESULTS = 32
 SHARED_ATTEMPTS = 2
 """After so many starts without a new step a shared run gets a process of its own."""
 
@@ -737,7 +736,7 @@ def _got_on(run: Run) -> None:
 def _apply_finished(state: State, event: RunFinished) -> None:
     del state.runs[event.run]
     state.results[event.run] = event.result
-    while len(state.results) > KEPT_RESULTS:
+    while len(state.results) > the_profile(state).limits.max_results:
         del state.results[next(iter(state.results))]
     for id in [id for id, child in state.children.items() if child.run == event.run]:
         del state.children[id]

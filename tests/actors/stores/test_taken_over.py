@@ -37,6 +37,10 @@ class _Registry:
         return cast(WorkspaceSettings, type("Settings", (), {"path": None}))
 
 
+def permissions_of(runtime: Runtime) -> PermissionsActor:
+    return PermissionsActor(runtime, "scope", CapabilitiesActor(runtime, "cluster"))
+
+
 @pytest.fixture
 def runtime() -> Runtime:
     registry = cast(Registry, _Registry())
@@ -61,7 +65,7 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
+    old, new = permissions_of(runtime), permissions_of(runtime)
     await old.grant(ALLOWANCE)
     assert await old.resolve(Question("1", REQUEST, None)) == Permitted((await old.allowances())[0])
     await new.revoke(ALLOWANCE.id)
@@ -71,7 +75,7 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
 
 
 async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
+    old, new = permissions_of(runtime), permissions_of(runtime)
     await old.resolve(Question("1", REQUEST, None))
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
@@ -92,12 +96,12 @@ async def test_a_store_that_is_taken_over_is_told_to_end(runtime: Runtime) -> No
 
 
 async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(runtime: Runtime) -> None:
-    permissions, capabilities = PermissionsActor(runtime, "s"), CapabilitiesActor(runtime, "s")
+    permissions, capabilities = permissions_of(runtime), CapabilitiesActor(runtime, "s")
     await permissions.allowances()
     await permissions.open_requests()
     await capabilities.tokens()
-    await PermissionsActor(runtime, "s").allowances()
-    await PermissionsActor(runtime, "s").open_requests()
+    await permissions_of(runtime).allowances()
+    await permissions_of(runtime).open_requests()
     await CapabilitiesActor(runtime, "s").tokens()
     for read in (permissions.allowances, permissions.open_requests, capabilities.tokens):
         with pytest.raises(Fenced):

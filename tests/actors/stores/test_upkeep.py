@@ -19,7 +19,6 @@ from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable import singleton
-from retinue.actors.stores.permissions import PermissionsActor
 from tests.kit.memory_stores import FAMILY, QUESTION, REQUEST, RUN, START, USER, MemoryStores
 from tests.kit.waiting import until
 
@@ -133,7 +132,7 @@ async def test_a_store_that_was_just_started_looks_at_once(monkeypatch: pytest.M
     stores = MemoryStores()
     await stores.permissions.resolve(QUESTION)
     stores.now += WAIT_US
-    stores.permissions = PermissionsActor(stores.runtime, "scope")
+    stores.permissions = stores.another()
     await stores.permissions.open_requests()
 
     async def deferred() -> bool:
@@ -146,6 +145,6 @@ async def test_one_that_was_taken_over_looks_no_more(stores: MemoryStores) -> No
     await stores.permissions.resolve(QUESTION)
     looking = stores.permissions._approvals._upkeep
     assert looking is not None
-    await PermissionsActor(stores.runtime, "scope").open_requests()
+    await stores.another().open_requests()
     stores.now += WAIT_US
     await until(looking.done)

@@ -82,6 +82,7 @@ class Host:
         """``beside`` is another host, whose stores it uses then."""
         self.process = process
         runtime = process.runtime
+        capabilities = CapabilitiesActor(runtime, "cluster")
         self._stores: Stores = (
             beside._stores
             if beside
@@ -89,8 +90,8 @@ class Host:
                 Stores,
                 StoreHandles(
                     process.budget,
-                    PermissionsActor(runtime, SCOPE),
-                    CapabilitiesActor(runtime, "cluster"),
+                    PermissionsActor(runtime, SCOPE, capabilities),
+                    capabilities,
                 ),
             )
         )

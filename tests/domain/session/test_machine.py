@@ -24,7 +24,6 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import (
     HOST_ENDED,
     KEPT_OPERATIONS,
-    KEPT_RESULTS,
     MAX_ATTEMPTS,
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_RUNS,
@@ -244,11 +243,20 @@ def test_a_run_that_never_started_can_be_given_its_result() -> None:
 
 
 def test_the_newest_results_are_kept() -> None:
-    desk = Desk()
-    for number in range(KEPT_RESULTS + 3):
+    desk = Desk(Limits(max_results=2))
+    for number in range(4):
         desk.running(f"{number}")
         desk.finish(f"{number}")
-    assert list(desk.state.results) == [f"{number}" for number in range(3, KEPT_RESULTS + 3)]
+    assert list(desk.state.results) == ["2", "3"]
+
+
+def test_a_session_that_says_nothing_of_its_results_keeps_as_many_as_all_did_before() -> None:
+    without = msgspec.msgpack.encode([3, 4, 10_000, 100_000])  # as it was stored then
+    desk = Desk(msgspec.msgpack.decode(without, type=Limits))
+    for number in range(35):
+        desk.running(f"{number}")
+        desk.finish(f"{number}")
+    assert list(desk.state.results) == [f"{number}" for number in range(3, 35)]
 
 
 @pytest.mark.parametrize(

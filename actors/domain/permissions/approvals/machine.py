@@ -10,10 +10,11 @@ The life of a request:
    argument hash. Deciding one request never answers another.
 2. A pending request never expires by itself: past its time it counts as deferred, so an answer
    that comes late still finds it. Only a deferred one expires.
-3. ``once`` on a deferred request leaves one claim, open for 24 hours, so that the retried action
+3. ``always`` is a token for the user, for an hour: `tokens_due` says which ones must be there.
+4. ``once`` on a deferred request leaves one claim, open for 24 hours, so that the retried action
    of the same family and argument hash passes exactly once. Whoever finds an entry that
    ``needs_claim`` must use ``ClaimOnce``; the decision alone is then no permission.
-4. Finished entries are forgotten 24 hours after the last thing that happened to them.
+5. Finished entries are forgotten 24 hours after the last thing that happened to them.
 
 Times are microseconds since the epoch.
 """
@@ -28,6 +29,7 @@ from msgspec.structs import force_setattr
 from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
 from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.approvals.request import (
+    ALWAYS_US,
     WAIT_US,
     ApprovalRequest,
     Fallback,
@@ -91,6 +93,7 @@ __all__ = [
     "open_requests",
     "pending_for",
     "request_for",
+    "tokens_due",
 ]
 
 MAX_OPEN = 10_000
@@ -182,6 +185,18 @@ def open_requests(state: State, now: int) -> list[Entry]:
     """Everything that can still be decided: critical first, then the oldest first."""
     entries = [state.requests[request_id] for request_id in state.open]
     return sorted((entry for entry in entries if not entry.has_expired(now)), key=_order)
+
+
+def tokens_due(state: State, now: int) -> list[tuple[ApprovalRequest, int]]:
+    """What was approved "always", and when, for which a token has to be there at ``now``."""
+    return [
+        (entry.request, entry.decision.decided_at)
+        for entry in state.requests.values()
+        if entry.decision
+        and entry.decision.scope is Scope.ALWAYS
+        and entry.request.user_id
+        and now < entry.decision.decided_at + ALWAYS_US
+    ]
 
 
 def get(state: State, request_id: str) -> Entry:

@@ -21,6 +21,8 @@ from retinue.actors.domain.permissions.actions import (
 from retinue.actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
+ALWAYS_US = 60 * 60 * 1_000_000
+"""How long the token of an approval "always" is good for, from the decision on."""
 
 _NEVER_BLANKET = TransmitData | FinancialTransaction | AccessControlChange | CapabilityGrant
 
@@ -55,7 +57,10 @@ class Scope(StrEnum):
 
 
 class ApprovalRequest(Struct, frozen=True):
-    """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting."""
+    """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting.
+
+    ``user_id`` is whose session asks; '' in what was stored before requests said so.
+    """
 
     id: str
     session_id: str
@@ -69,6 +74,7 @@ class ApprovalRequest(Struct, frozen=True):
     expires: int
     priority: Priority
     fallback: Fallback = Fallback.BLOCK
+    user_id: str = ""
 
     def __post_init__(self) -> None:
         force_setattr(self, "priority", choice(Priority, self.priority, "priority"))
@@ -103,6 +109,7 @@ def request_for(
     session_id: str,
     family_id: str,
     now: int,
+    user_id: str = "",
     context: str = "",
     wait_us: int = WAIT_US,
     priority: Priority | None = None,
@@ -127,6 +134,7 @@ def request_for(
         expires=now + wait_us,
         priority=_PRIORITY_OF_RISK[risk] if priority is None else priority,
         fallback=fallback,
+        user_id=user_id,
     )
 
 
