@@ -15,7 +15,7 @@ from retinue.actors.durable.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    2,
+    3,
     session.State,
     session.Event,
     session.initial,
@@ -46,17 +46,19 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.decide,
         allowances.evolve,
         audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
+        upkeep=(allowances.CleanupExpired(),),
     )
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
     "approvals",
-    1,
+    3,
     approvals.State,
     approvals.Event,
     approvals.initial,
     approvals.decide,
     approvals.evolve,
     audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
+    upkeep=(approvals.Expire(), approvals.Forget()),
 )
 CAPABILITIES: Machine[
     capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
@@ -69,4 +71,5 @@ CAPABILITIES: Machine[
     capabilities.decide,
     capabilities.evolve,
     audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
+    upkeep=(capabilities.CleanupExpired(),),
 )

@@ -11,6 +11,7 @@ import msgspec
 
 from retinue.actors.agent import calls
 from retinue.actors.domain.errors import SessionEnded, StepInterrupted
+from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
@@ -27,7 +28,6 @@ DESCRIPTION_CHARACTERS = 200
 """How much of a task's description goes into its child's system prompt."""
 
 _SHOWN = 200  # characters of an action's description that the audit log keeps
-_DEADLINE_US = 60_000_000
 _DECISION = msgspec.msgpack.Decoder(Decision)
 
 
@@ -99,7 +99,8 @@ class TurnEngine:
         return None
 
     async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
-        label = f"{call.action.kind}:{argument_hash(call.action)[:16]}"
+        hash = argument_hash(call.action)
+        label = f"{call.action.kind}:{hash[:16]}"
         key = self._replay.key(branch, "authorize", label)
         recorded = self._recorded(key)
         if recorded is not None:
@@ -109,18 +110,16 @@ class TurnEngine:
             await self._clear()
         activation = self._activation
         decision = await activation.authorizer.authorize(
-            session.operation(self._run_id, key),
-            call.action,
+            ActionRef(call.action, hash, session.operation(self._run_id, key)),
             call.cost,
             call.context,
             call.timeout,
             activation.escapes,
         )
-        deadline = self._runtime.clock() + _DEADLINE_US
         try:
             self._entity.do(
                 session.Authorize(
-                    self._run_id, key, label, decision, deadline, call.action.describe()[:_SHOWN]
+                    self._run_id, key, label, decision, call.action.describe()[:_SHOWN]
                 )
             )
         finally:

@@ -82,7 +82,7 @@ class Wallet:
 
     def reserve(self, amount: int) -> str:
         self.count += 1
-        self.state.reservations[f"{self.count}"] = Reservation("run", amount, 0)
+        self.state.reservations[f"{self.count}"] = Reservation("run", amount)
         self.state.reserved += amount
         return f"{self.count}"
 

@@ -82,6 +82,7 @@ class Host:
         """``beside`` is another host, whose stores it uses then."""
         self.process = process
         runtime = process.runtime
+        capabilities = CapabilitiesActor(runtime, "cluster")
         self._stores: Stores = (
             beside._stores
             if beside
@@ -89,8 +90,8 @@ class Host:
                 Stores,
                 StoreHandles(
                     process.budget,
-                    PermissionsActor(runtime, SCOPE),
-                    CapabilitiesActor(runtime, "cluster"),
+                    PermissionsActor(runtime, SCOPE, capabilities),
+                    capabilities,
                 ),
             )
         )
@@ -126,7 +127,7 @@ async def spend(activation: Activation, amount: int) -> None:
     entity.do(session.AcceptRun(run, "prompt"))
     entity.do(session.StartRun(run, entity.epoch))
     decision = Decision("allowed", amount=amount, operation=f"op {run}")
-    entity.do(session.Authorize(run, "0", "spend", decision, 1 << 60))
+    entity.do(session.Authorize(run, "0", "spend", decision))
     activation.budget_lease.drop(amount)
     entity.do(session.Settle(decision.operation, amount))
     entity.do(session.FinishRun(run, Result(ME, "completed")))
