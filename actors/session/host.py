@@ -554,7 +554,7 @@ class SessionHost:
         if not self._feed and not self._gone:
             return
         events, self._feed = self._feed, []
-        gone, self._gone = self._gone, []
+        gone, self._gone = [id for id in self._gone if id not in self._live], []
         directory = self._hosts.directory
         with contextlib.suppress(RetinueError):
             families = list({event.family_id for event in events})

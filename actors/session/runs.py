@@ -174,6 +174,8 @@ class Runs:
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity
+        if entity.broken:  # which is why it need not wait for a release
+            raise entity.broken
         brakes, workspace_id = activation.runtime.brakes, entity.key.workspace_id
         if brakes.hold(workspace_id) and not await self._released(activation):
             return

@@ -35,6 +35,7 @@ _DESCRIPTION_CHARACTERS = 200  # of its task that a child's system prompt has
 _POLL_S = 20.0
 _RETRY_S = 0.2
 _ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
+_ANY: Isolation = "shared"  # it does not matter where no slot is wanted
 
 T = TypeVar("T")
 
@@ -296,7 +297,7 @@ class Spawn:
             seen = [result.session_id for result in results]
             if results:
                 self._take(results)
-                await self._give_back("shared")
+                await self._give_back(_ANY)
             elif started:  # a zombie may have taken some from it: have it take them back
                 await self._send(host, self.children.started(host))
 
@@ -306,7 +307,7 @@ class Spawn:
         for spawn in list(self.siblings.values()):
             spawn.take(results)
             if spawn is not self:
-                spawn._work(spawn._give_back, "shared")
+                spawn._work(spawn._give_back, _ANY)
 
     async def _lost(self, host: HostName, specs: list[ChildSpec], error: Unavailable) -> None:
         """A host is gone, or has lost children to a newer activation: place them again."""
