@@ -180,19 +180,21 @@ class Spawn:
     near: str = ""
     fail_fast: bool = False
     _tasks: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
+    _over: asyncio.Future[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._profile = session.the_profile(self.entity.state)
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked = time.perf_counter()
         self.siblings[self.name] = self
 
     async def run(self) -> list[Result]:
         """Have all children done; their results in order."""
+        self._over = asyncio.get_running_loop().create_future()
         try:
+            self._heed(self.children.results())
             if not self.children.over:
                 self._place_all()
-                await self._over
+            await self._over
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:
@@ -222,14 +224,17 @@ class Spawn:
     def take(self, results: list[Result]) -> None:
         """Take in those of recorded results that belong to this spawn."""
         first = self.children.finish(results)
-        if self._over.done():
-            return
-        if self.fail_fast and any(not result.success for result in first):
-            self.fail_fast = False
+        if self._over and not self._over.done():
+            self._heed(first)
+
+    def _heed(self, results: list[Result]) -> None:
+        """Do what results call for: the first failure may take the others along."""
+        failed = any(not result.success for result in results)
+        if failed and self.fail_fast and not self.children.cancelling:
             self.entity.do(session.FinishChildren(self.children.cancel()))
             for host in set(self.children.hosts("started").values()):
                 self._work(self._cancel, host)
-        if self.children.over:
+        if self._over and self.children.over:
             self._over.set_result(None)
 
     async def _acquire(self, isolation: Isolation, want: list[str], timeout_s: float) -> None:
@@ -326,7 +331,7 @@ class Spawn:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error and not self._over.done():
+        if error and self._over and not self._over.done():
             self._over.set_exception(error)
 
 

@@ -78,6 +78,7 @@ class FakeHost:
 
     def __init__(self, *, result_comes_first: bool = False) -> None:
         self.started: list[str] = []
+        self.cancelled: list[str] = []
         self.outbox = Outbox()
         self._handed_out = asyncio.Event()
         self._result_comes_first = result_comes_first
@@ -101,7 +102,9 @@ class FakeHost:
         return results
 
     async def cancel_children(self, batch: Batch) -> None:
-        raise NotImplementedError
+        self.cancelled += [child.id for child in batch.children]
+        for child in batch.children:
+            self.outbox.put(Result(child.id, "cancelled"))
 
     async def abandon(self, session_ids: list[str]) -> None:
         raise NotImplementedError
@@ -215,3 +218,17 @@ async def test_spawns_at_once_take_in_one_another_s_results() -> None:
         results = await asyncio.gather(*(spawn.run() for spawn in spawns))
     assert [[one.session_id for one in group] for group in results] == [["one"], ["two"]]
     assert host.outbox.empty
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_failure_that_came_before_a_death_takes_the_others_along_after_it(
+    begun: bool,
+) -> None:
+    parent, host = _parent(["failed", "left"]), FakeHost()
+    parent.do(session.FinishChildren([Result("failed", "failed")]))
+    children = Children(session.children_of(parent.state, "run", "0"), begun=begun)
+    cluster = Cluster(FakeDirectory(most=2), host)
+    async with asyncio.timeout(LIMIT_S):
+        results = await Spawn(parent, cluster, {}, "0", children, 2, fail_fast=True).run()
+    assert [result.status for result in results] == ["failed", "cancelled"]
+    assert (host.started, host.cancelled) == ([], ["left"] if begun else [])
