@@ -124,11 +124,10 @@ class StoreProvider(Protocol):
 
 
 class Batch(Struct, frozen=True):
-    """Sub-agents to run for ``parent``; ``again`` if they may have been started before."""
+    """Sub-agents to run for ``parent``, whether they were started before or not."""
 
     parent: Profile
     children: list[ChildSpec]
-    again: bool
 
 
 class HostPort(Protocol):

@@ -20,6 +20,7 @@ from retinue.actors.domain import budget
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.children import Children
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.durable.entity import Committer, Entity
 from retinue.actors.durable.journal import Append, Journal, Outcomes
@@ -210,6 +211,13 @@ def _leaves_orphans() -> Iterator[None]:
 
 
 @contextmanager
+def _forgets_what_a_host_lost() -> Iterator[None]:
+    """Sub-agents whose host is gone are waited for there."""
+    with patch.object(Children, "lose", lambda self, host, specs: None):
+        yield
+
+
+@contextmanager
 def _listed_once() -> Iterator[None]:
     """The index of root sessions keeps the state in which it first heard of a session."""
     newly_listed = activation.Activation._newly_listed
@@ -314,6 +322,7 @@ BROKEN: dict[str, Variant] = {
     "steps forgotten": Variant(patched=_forgets_steps),
     "messages forgotten": Variant(patched=_forgets_messages),
     "orphans": Variant(patched=_leaves_orphans),
+    "lost children forgotten": Variant(patched=_forgets_what_a_host_lost),
     "tokens for all": Variant(patched=_tokens_for_all),
     "closed sessions come back": Variant(patched=_comes_back),
     "listed once and for all": Variant(patched=_listed_once),
