@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from unittest.mock import patch
 
 from msgspec import structs
@@ -25,7 +25,7 @@ from retinue.actors.durable.entity import Committer, Entity
 from retinue.actors.durable.journal import Append, Journal, Outcomes
 from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from retinue.actors.durable.memory_journal import MemoryJournal
-from retinue.actors.leases.budget_lease import BudgetLease
+from retinue.actors.leases.budget_lease import BudgetLease, Journaled
 from retinue.actors.session import activation, host, runs, turn_engine
 from retinue.actors.stores import budget as budget_store
 from retinue.actors.stores import capabilities as capability_store
@@ -93,8 +93,18 @@ def _answers_from_memory() -> Iterator[None]:
 
 @contextmanager
 def _reports_before_commit() -> Iterator[None]:
-    def hasty(*arguments: Any, committed: object, **options: Any) -> BudgetLease:
-        return BudgetLease(*arguments, **options)
+    class Hasty:
+        def __init__(self, session: AnyEntity) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        async def committed(self) -> None:
+            """All is durable, it says."""
+
+    def hasty(session: AnyEntity, *arguments: Any, **options: Any) -> BudgetLease:
+        return BudgetLease(cast(Journaled, Hasty(session)), *arguments, **options)
 
     with patch.object(activation, "BudgetLease", hasty):
         yield
