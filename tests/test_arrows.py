@@ -31,7 +31,7 @@ MAP = """
     actors.telemetry  actors.domain.documents
     actors.domain.session  actors.domain.permissions.*
     actors.domain.permissions
-    actors.domain  actors.domain.permissions.shell
+    actors.domain  actors.domain.budget  actors.domain.permissions.shell
     actors.domain.values
     actors.domain.errors
 """

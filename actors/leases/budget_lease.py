@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from retinue.actors.domain.budget import CapWarning, Exceeded, LeaseGranted, LeaseRequest
-from retinue.actors.domain.budget_lease import Books, LeaseMachine, Step
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget.lease import Books, LeaseMachine, Step
 from retinue.actors.domain.errors import RetinueError, RolledBack, Unavailable
 from retinue.actors.durable.journal import Key
 from retinue.actors.telemetry import metrics

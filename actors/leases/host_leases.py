@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from retinue.actors.domain.budget import Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget.commands import Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.leases.batcher import Batcher

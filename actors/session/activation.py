@@ -9,7 +9,8 @@ from typing import cast
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import Cap, OpenFamily
+from retinue.actors.domain.budget.commands import OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import NotFound, Unavailable
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import commands as budget
 from retinue.actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Child, ChildSpec

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import cast
 
-from retinue.actors.domain import budget
-from retinue.actors.domain.budget import Cap, Exceeded, Lease, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.commands import (
+    Exceeded,
+    Lease,
+    LeaseGranted,
+    LeaseRequest,
+    OpenFamily,
+)
+from retinue.actors.domain.budget.state import Cap
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError, StoreUnavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Reservation
@@ -23,7 +31,7 @@ class Bank:
         self.wants: list[LeaseRequest] = []
         self.most_held = 0
         self.loses_answers = False
-        self.do(budget.OpenFamily(ME, Cap(max), 10 * NANO, 100))
+        self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
 
     def do(self, command: budget.Command) -> budget.Reply:
         events, reply = budget.decide(self.state, command, 0)
@@ -47,11 +55,11 @@ class Bank:
 
     @property
     def held(self) -> int:
-        return budget.level(self.state, ME).held
+        return level_of(self.state, ME).held
 
     @property
     def spent(self) -> int:
-        return budget.level(self.state, ME).spent
+        return level_of(self.state, ME).spent
 
 
 class Wallet:

@@ -16,7 +16,8 @@ from msgspec import structs
 
 from retinue.actors.agent import calls
 from retinue.actors.agent.process import wire
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.commands import Lease, LeaseRequest
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.session import machine as session
@@ -143,15 +144,15 @@ def _stale_leases() -> Iterator[None]:
     """The budget takes every message for the newest, whatever its epoch and number."""
 
     def decide(state: budget.State, command: budget.Command, now: int) -> Any:
-        if isinstance(command, budget.Lease):
-            command = budget.Lease([_as_newest(state, want) for want in command.wants])
+        if isinstance(command, Lease):
+            command = Lease([_as_newest(state, want) for want in command.wants])
         return budget.decide(state, command, now)
 
     with patch.object(budget_store, "BUDGET", replace(BUDGET, decide=decide)):
         yield
 
 
-def _as_newest(state: budget.State, want: budget.LeaseRequest) -> budget.LeaseRequest:
+def _as_newest(state: budget.State, want: LeaseRequest) -> LeaseRequest:
     account = state.accounts.get(want.session)
     if account is None:
         return want

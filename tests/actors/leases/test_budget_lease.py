@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinue.actors.domain import budget_lease as leases
-from retinue.actors.domain.budget import CapWarning, Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget import lease as leases
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import Fenced, RolledBack, StoreUnavailable
 from retinue.actors.domain.session.machine import committed_money
 from retinue.actors.leases.batcher import Batcher

@@ -11,10 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from retinue.actors.domain import budget
-from retinue.actors.domain.budget import (
-    WORKSPACE,
-    Cap,
+from retinue.actors.domain.budget.commands import (
     CapWarning,
     Exceeded,
     Lease,
@@ -23,7 +20,9 @@ from retinue.actors.domain.budget import (
     OpenFamily,
     SetCap,
 )
-from retinue.actors.domain.budget_lease import MOST_SLACK, TIGHT_S, LeaseMachine, Step
+from retinue.actors.domain.budget.lease import MOST_SLACK, TIGHT_S, LeaseMachine, Step
+from retinue.actors.domain.budget.state import WORKSPACE, Account, Cap
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import Fenced
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.values.money import NANO
@@ -472,7 +471,7 @@ class Travels(RuleBasedStateMachine):
         assert self.needed <= self.account.lent
 
     @property
-    def account(self) -> budget.Account:
+    def account(self) -> Account:
         return self.bank.state.accounts[ME]
 
     @property
@@ -487,7 +486,7 @@ class Travels(RuleBasedStateMachine):
 
     @invariant()
     def no_cap_is_passed_but_by_overspending(self) -> None:
-        assert budget.level(self.bank.state, WORKSPACE).held <= self.cap + self.over
+        assert level_of(self.bank.state, WORKSPACE).held <= self.cap + self.over
 
     def teardown(self) -> None:
         """Everything comes to an end, and nothing is left behind."""

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from retinue.actors.domain.budget import CapWarning, Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import Fenced
 
 FIRST_SLACK = 8
