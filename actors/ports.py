@@ -10,14 +10,12 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from retinue.actors.domain.budget import (
+from retinue.actors.domain.budget.commands import (
     Admit,
     Admitted,
     Exceeded,
-    Hold,
     LeaseGranted,
     LeaseRequest,
-    Level,
     OpenFamily,
     OpenWorkspace,
     Refused,
@@ -25,6 +23,8 @@ from retinue.actors.domain.budget import (
     SetHold,
     Standing,
 )
+from retinue.actors.domain.budget.state import Hold
+from retinue.actors.domain.budget.totals import Level
 from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import (

@@ -32,7 +32,7 @@ MAP = """
     actors.domain.session  actors.domain.permissions.approvals
     actors.domain.permissions.*
     actors.domain.permissions
-    actors.domain  actors.domain.permissions.shell
+    actors.domain  actors.domain.budget  actors.domain.permissions.shell
     actors.domain.values
     actors.domain.errors
 """

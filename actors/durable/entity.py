@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.budget.state import Brake
 from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,

@@ -6,7 +6,8 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.events import CapSet, FamilyOpened, Held, Released
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
@@ -33,7 +34,7 @@ BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Mach
     budget.decide,
     budget.evolve,
     budget.validate,
-    (budget.FamilyOpened, budget.CapSet, budget.Held, budget.Released),
+    (FamilyOpened, CapSet, Held, Released),
     budget.brake_of,
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import CapWarning, Exceeded, describe
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, describe
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
 from retinue.actors.domain.permissions.action_ref import ActionRef

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
 from retinue.actors.agent import calls
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import commands as budget
 from retinue.actors.domain.errors import Fenced, LimitReached, Unavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.children import Children

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import CallError, RetinueError, RolledBack
 from retinue.actors.durable.brakes import open_brake
 from retinue.cluster.local.memory import available_memory

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from retinue.actors.agent.shipping import Parcel
-from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.budget.state import Brake
 from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.session.machine import Profile

@@ -9,14 +9,15 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from unittest.mock import patch
 
 from msgspec import structs
 
 from retinue.actors.agent import calls
 from retinue.actors.agent.process import wire
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.commands import Lease, LeaseRequest
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.session import machine as session
@@ -26,7 +27,7 @@ from retinue.actors.durable.entity import Committer, Entity
 from retinue.actors.durable.journal import Append, Journal, Outcomes
 from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from retinue.actors.durable.memory_journal import MemoryJournal
-from retinue.actors.leases.budget_lease import BudgetLease
+from retinue.actors.leases.budget_lease import BudgetLease, Journaled
 from retinue.actors.session import activation, host, runs, turn_engine
 from retinue.actors.stores import budget as budget_store
 from retinue.actors.stores import capabilities as capability_store
@@ -95,8 +96,18 @@ def _answers_from_memory() -> Iterator[None]:
 
 @contextmanager
 def _reports_before_commit() -> Iterator[None]:
-    def hasty(*arguments: Any, committed: object, **options: Any) -> BudgetLease:
-        return BudgetLease(*arguments, **options)
+    class Hasty:
+        def __init__(self, session: AnyEntity) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        async def committed(self) -> None:
+            """All is durable, it says."""
+
+    def hasty(session: AnyEntity, *arguments: Any, **options: Any) -> BudgetLease:
+        return BudgetLease(cast(Journaled, Hasty(session)), *arguments, **options)
 
     with patch.object(activation, "BudgetLease", hasty):
         yield
@@ -135,15 +146,15 @@ def _stale_leases() -> Iterator[None]:
     """The budget takes every message for the newest, whatever its epoch and number."""
 
     def decide(state: budget.State, command: budget.Command, now: int) -> Any:
-        if isinstance(command, budget.Lease):
-            command = budget.Lease([_as_newest(state, want) for want in command.wants])
+        if isinstance(command, Lease):
+            command = Lease([_as_newest(state, want) for want in command.wants])
         return budget.decide(state, command, now)
 
     with patch.object(budget_store, "BUDGET", replace(BUDGET, decide=decide)):
         yield
 
 
-def _as_newest(state: budget.State, want: budget.LeaseRequest) -> budget.LeaseRequest:
+def _as_newest(state: budget.State, want: LeaseRequest) -> LeaseRequest:
     account = state.accounts.get(want.session)
     if account is None:
         return want

@@ -27,7 +27,10 @@ from typing import Any
 
 import msgspec
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.events import CapSet, ChildrenAdmitted, FamilyOpened, Reported
+from retinue.actors.domain.budget.state import WORKSPACE
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
@@ -140,7 +143,7 @@ class Checker:
                     self._over[level] = over + max(actual - reserved, 0)
             case session.Authorized(run, step):
                 self._before_authorized(key, state, session.operation(run, step))
-            case budget.Reported(id, _, _, spent, lent):
+            case Reported(id, _, _, spent, lent):
                 self._before_reported(state, id, spent, lent)
             case allowances.UseConsumed(id, op):
                 self._once(f"allowance use by {op}", id)
@@ -174,8 +177,8 @@ class Checker:
         grows = max(lent, spent) - max(account.held, spent)
         if grows <= 0:
             return
-        for level in (*account.path, account.family, budget.WORKSPACE):
-            figures = budget.level(state, level)
+        for level in (*account.path, account.family, WORKSPACE):
+            figures = level_of(state, level)
             held = figures.held - account.held + max(lent, spent)
             if figures.max is not None and held > figures.max:
                 self.wrong(f"budget: the loan to {id} takes {level} to {held} of {figures.max}")
@@ -204,11 +207,11 @@ class Checker:
                 self.wrong(f"{key}: run {run} has noted that its agent was {cause}")
             case session.StepRecorded(run, _, step) if step.payload is not None:
                 self._steps[key.id, run, step.label] = step.payload
-            case budget.CapSet(level, cap) if cap.max is not None:
+            case CapSet(level, cap) if cap.max is not None:
                 self._caps[level] = max(cap.max, self._caps.get(level, 0))
-            case budget.FamilyOpened(family, cap) if cap.max is not None:
+            case FamilyOpened(family, cap) if cap.max is not None:
                 self._caps[family] = cap.max
-            case budget.ChildrenAdmitted(_, _, children):
+            case ChildrenAdmitted(_, _, children):
                 caps = {child.id: child.allotment for child in children}
                 self._caps.update({id: cap for id, cap in caps.items() if cap is not None})
         if key.kind == SESSION.kind:
@@ -238,11 +241,11 @@ class Checker:
 
     def _levels(self, id: str) -> list[str]:
         account = self._budget().accounts.get(id)
-        return [*account.path, account.family, budget.WORKSPACE] if account else []
+        return [*account.path, account.family, WORKSPACE] if account else []
 
     def _accounts_under(self, level: str) -> Iterator[str]:
         for id, account in self._budget().accounts.items():
-            if level in (account.family, budget.WORKSPACE) or level in account.path:
+            if level in (account.family, WORKSPACE) or level in account.path:
                 yield id
 
     def _once(self, what: str, by: str) -> None:
@@ -374,7 +377,7 @@ class Checker:
 
     def was_capped(self, cap: int) -> None:
         """An operator was told that the workspace has this cap."""
-        self._told(f"cap of {cap}", self._caps.get(budget.WORKSPACE, -1) >= cap)
+        self._told(f"cap of {cap}", self._caps.get(WORKSPACE, -1) >= cap)
 
     def _state(self, kind: str) -> Any:
         for key, shadow in self._shadows.items():

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar, cast
 
-from retinue.actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
+from retinue.actors.domain.budget.commands import SetCap, SetHold
+from retinue.actors.domain.budget.state import WORKSPACE, Cap
 from retinue.actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import Scope

@@ -11,7 +11,8 @@ import pytest
 
 from retinue.actors.agent.shipping import ship
 from retinue.actors.agent.turn import Turn
-from retinue.actors.domain.budget import Admit, Cap, Child, OpenFamily, SetHold
+from retinue.actors.domain.budget.commands import Admit, Child, OpenFamily, SetHold
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
 from retinue.actors.domain.session.machine import Agent, Budget, ChildSpec, Profile
@@ -93,10 +94,11 @@ class Cluster:
         self.books.workspaces[SPACE] = WorkspaceSettings(SPACE, "/tmp", Policy(), Boundary("/tmp"))
         self.books.agents[SHIPPED.digest] = SHIPPED.blob
         runtime = self._runtime()
+        capabilities = CapabilitiesActor(runtime, "cluster")
         self.handles = Handles(
             BudgetActor(runtime, SPACE),
-            PermissionsActor(runtime, SPACE),
-            CapabilitiesActor(runtime, "cluster"),
+            PermissionsActor(runtime, SPACE, capabilities),
+            capabilities,
         )
         self.gone: list[tuple[str, str]] = []
         self.made: list[SessionHost] = []

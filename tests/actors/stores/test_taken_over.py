@@ -6,7 +6,8 @@ from typing import cast
 
 import pytest
 
-from retinue.actors.domain.budget import Cap, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.commands import LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
 from retinue.actors.domain.permissions.allowances.machine import Allowance

@@ -15,7 +15,8 @@ from typing import cast
 import pytest
 import redis
 
-from retinue.actors.domain.budget import Cap, Exceeded, LeaseGranted, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.commands import Exceeded, LeaseGranted, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, RolledBack
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.decision import Decision
