@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from retinue.actors.agent.process.watchdog import Watchdog
 from retinue.actors.agent.shipping import ship
 from retinue.actors.agent.turn import Turn
 from retinue.actors.domain.budget.commands import Admit, Child, OpenFamily, SetHold
@@ -33,6 +34,12 @@ from tests.simulation.registry import Books, SimulatedRegistry
 
 SPACE = "space"
 LIMIT_S = 10
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host's watchdog ends the process when its loop stands still, as here between tests."""
+    monkeypatch.setattr(Watchdog, "watch", lambda _: None)
 
 
 @dataclass
