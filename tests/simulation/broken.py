@@ -197,6 +197,30 @@ def _tokens_for_all() -> Iterator[None]:
 
 
 @contextmanager
+def _leaves_tokens() -> Iterator[None]:
+    """The end of a session leaves its tokens as they are."""
+
+    async def nothing(self: capability_store.CapabilitiesActor, family_id: str) -> None:
+        pass
+
+    with patch.object(capability_store.CapabilitiesActor, "clear_session", nothing):
+        yield
+
+
+@contextmanager
+def _tokens_come_later() -> Iterator[None]:
+    """An approval "always" is told while its token is still being made."""
+    issue = permission_store.PermissionsActor._issue_tokens
+    issuing = set[asyncio.Task[None]]()
+
+    async def later(self: permission_store.PermissionsActor) -> None:
+        issuing.add(asyncio.create_task(issue(self)))
+
+    with patch.object(permission_store.PermissionsActor, "_issue_tokens", later):
+        yield
+
+
+@contextmanager
 def _comes_back() -> Iterator[None]:
     """A session that was closed takes new runs and steps."""
     with patch.object(session, "_open", session.the_profile):
@@ -335,6 +359,8 @@ BROKEN: dict[str, Variant] = {
     "orphans": Variant(patched=_leaves_orphans),
     "lost children forgotten": Variant(patched=_forgets_what_a_host_lost),
     "tokens for all": Variant(patched=_tokens_for_all),
+    "tokens outlive sessions": Variant(patched=_leaves_tokens),
+    "always comes later": Variant(patched=_tokens_come_later),
     "closed sessions come back": Variant(patched=_comes_back),
     "listed once and for all": Variant(patched=_listed_once),
     "sweeps in any order": Variant(patched=_sweeps_in_any_order),

@@ -8,7 +8,8 @@ these the checker derives the states once more, each row in its own small step, 
    a cap by more than what was settled beyond its reservation.
 3. Money: an operation reserves once and is settled once.
 4. Uses: no allowance, single-use token or approval goes to more operations than it is for.
-5. Closed is closed: nothing happens in a session after it was ended or cancelled.
+5. Closed is closed: nothing happens in a session after it was ended or cancelled, and its tokens
+   are revoked.
 6. A death is no result: no run fails, whatever was killed, and nothing that happened because
    everything was taken down is noted at all.
 7. The brake holds: from `FRESH_S` after it was acknowledged until it is let go of no agent is
@@ -39,6 +40,7 @@ from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.brakes import FRESH_S
 from retinue.actors.durable.entity import read
@@ -303,8 +305,10 @@ class Checker:
         self._same(("decision", operation), decision)
         kind, _, id = decision.proof.partition(":")
         if decision.allowed and kind == "capability":
-            used = self._uses.get(f"token {id}")
-            self._told(f"use of token {id} by {operation}", used == operation)
+            token = self._state(CAPABILITIES.kind).tokens.get(id)
+            used = self._uses.get(f"token {id}") == operation
+            known = token is not None and (used or not token.single_use)
+            self._told(f"use of token {id} by {operation}", known)
         elif decision.allowed and kind == "allowance" and decided is not None:
             if self._revoked.get(id, began) < began <= decided:
                 self.wrong(f"{operation}: passed through allowance {id} after it was revoked")
@@ -354,6 +358,10 @@ class Checker:
             self._told(f"end of {key}", bool(shadow.state.closed) or idle)
             if key.id == family_id:
                 self._told(f"end of {key}", bool(shadow.state.closed))
+        tokens = self._state(CAPABILITIES.kind)
+        for token in tokens.tokens.values():
+            if token.family_id == family_id:
+                self._told(f"end of token {token.id}", token.id in tokens.revoked)
 
     def was_granted(self, id: str) -> None:
         """An operator was told that an allowance is there."""
@@ -374,6 +382,9 @@ class Checker:
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
         self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)
         self._same(("request", decision.request_id), decision)
+        if decision.scope is approvals.Scope.ALWAYS:
+            id = derived_id(f"token of {decision.request_id}")
+            self._told(f"token {id}", id in self._state(CAPABILITIES.kind).tokens)
 
     def was_capped(self, cap: int) -> None:
         """An operator was told that the workspace has this cap."""
