@@ -29,8 +29,9 @@ from retinue.cluster.settings import ClusterSettings
 from retinue.cluster.up.incarnation import still_left
 from retinue.cluster.up.protocol import Failed, Lost
 from retinue.cluster.up.supervisor import add_failure, out_of_hope
-from tests.cluster.cli.test_cli import AGENTS, ROOT, Finished, Shell
+from tests.kit.shell import AGENTS, Finished, Shell
 from tests.kit.waiting import until
+from tests.kit.warm import ROOT, Command
 
 RAYLET = Part("raylet", 3, "30")
 UP = Running(
@@ -232,29 +233,13 @@ class House:
     def supervisor(self) -> psutil.Process:
         return psutil.Process(self.announced.pid)
 
-    def begin(self, *, wait: bool = False) -> tuple[Path, str, subprocess.Popen[str]]:
+    def begin(self, *, wait: bool = False) -> tuple[Path, str, Command]:
         """A directory, a session at work in it, and the command that has started it."""
         self.directories += 1
         directory = self.home / f"workspace-{self.directories}"
         directory.mkdir()
         options = ["--prompt", str(directory), "--workspace", str(directory), "--approve", "all"]
-        command = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "retinue.cluster.cli.app",
-                "run",
-                f"{AGENTS}:step_by_step",
-                *options,
-            ],
-            env=self.shell.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert command.stderr
+        command = Command(["run", f"{AGENTS}:step_by_step", *options], self.shell.environment)
         id = command.stderr.readline().strip().removeprefix("retinue: session ")
         asyncio.run(until((directory / "second").exists))
         if not wait:

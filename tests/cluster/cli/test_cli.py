@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -66,10 +63,10 @@ from retinue.cluster.terminal.render import (
     sessions_table,
     tree_view,
 )
+from tests.kit.shell import AGENTS, Shell
 from tests.kit.waiting import until
+from tests.kit.warm import ROOT, Command
 
-ROOT = Path(__file__).parents[3]
-AGENTS = Path("tests/kit/cluster_agents.py")
 ONE = "01900000-0000-7000-8000-00000000000a"
 OTHER = "01900000-0000-7000-8000-00000000000b"
 
@@ -677,80 +674,6 @@ def test_the_version_of_a_server_is_read(said: str, version: str | None) -> None
 # --- a real cluster ------------------------------------------------------------------------------
 
 
-class Finished(SimpleNamespace):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, object]:
-        return cast("dict[str, object]", json.loads(self.out))
-
-    @property
-    def budgets(self) -> list[dict[str, object]]:
-        """What `budget` listed."""
-        return cast("list[dict[str, object]]", self.document["budgets"])
-
-    @property
-    def session(self) -> str:
-        """The id that `run` said first."""
-        return self.err.splitlines()[0].removeprefix("retinue: session ")
-
-
-class Shell:
-    """Runs `retinue` in processes of its own, all on one state directory."""
-
-    def __init__(self, home: Path, workspace: Path) -> None:
-        self.workspace = workspace
-        self.environment = {**os.environ, "RETINUE_HOME": str(home)}
-
-    @contextlib.contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A command that is under way."""
-        with self._start(*arguments) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def _start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "retinue.cluster.cli.app", *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def retinue(self, *arguments: str) -> Finished:
-        with self.started(*arguments) as process:
-            return self.finish(process)
-
-    def finish(self, process: subprocess.Popen[str]) -> Finished:
-        out, err = process.communicate(timeout=100)
-        return Finished(code=process.returncode, out=out, err=err)
-
-    def run(self, agent: str, prompt: str = "", *options: str) -> Finished:
-        return self.retinue("run", *self.arguments(agent, prompt), *options)
-
-    def until_at_work(self) -> str:
-        """The session that is at work, as soon as there is one."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            document = self.retinue("ps", "--state", "running", "--json").document
-            for one in cast("list[dict[str, str]]", document["sessions"]):
-                return one["id"]
-        raise TimeoutError("nothing is at work")
-
-    def arguments(self, agent: str, prompt: str) -> list[str]:
-        workspace = ["--workspace", str(self.workspace)]
-        return [f"{AGENTS}:{agent}", "--prompt", prompt, *workspace, "--isolation", "shared"]
-
-
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A cluster that `up` brings up and `down` takes down, leaving nothing behind."""
@@ -1004,8 +927,7 @@ def test_the_doctor_sees_the_running_cluster(shell: Shell) -> None:
     assert "state directory in use" not in verdicts
 
 
-def _first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
+def _first_line(process: Command) -> str:
     return process.stderr.readline().strip()
 
 

@@ -229,6 +229,27 @@ def test_a_newer_activation_starts_counting_anew() -> None:
     assert desk.level(ROOT).held == 10
 
 
+@pytest.mark.parametrize(
+    ("epoch", "number", "spent", "is_behind"),
+    [
+        (2, 3, 20, False),  # what was told before
+        (2, 4, 20, False),
+        (2, 2, 10, False),  # late, and no word of now
+        (2, 4, 10, True),
+        (3, 1, 10, True),
+        (1, 9, 30, True),
+    ],
+)
+def test_a_session_that_knows_of_less_than_was_told_is_behind(
+    epoch: int, number: int, spent: int, is_behind: bool
+) -> None:
+    desk = Desk()
+    desk.open()
+    desk.want(ROOT, 3, spent=20, lent=20, epoch=2)
+    wants = [LeaseRequest(ROOT, epoch, number, spent, 0), LeaseRequest("stranger", 1, 1, 0, 0)]
+    assert budget.behind(desk.state, wants) == ({ROOT} if is_behind else set())
+
+
 def test_a_report_never_lowers_spend() -> None:
     desk = Desk()
     desk.open()
