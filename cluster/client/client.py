@@ -32,6 +32,7 @@ from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limi
 from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.session.listing import check_states, parse_cursor
+from retinue.actors.tasks import Tasks
 from retinue.actors.views import SessionQuery, SessionSummary, WorkspaceSettings
 from retinue.cluster.client.budgets import cap_of, cap_text
 from retinue.cluster.client.calls import Calls
@@ -128,7 +129,7 @@ class Retinue:
         self._told: set[str] = set()
         self._connected: bootstrap.Connected | None = None
         self._calls_or_none: Calls | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._watchers = Tasks()
         self._joined: up.Running | None = None
 
     async def __aenter__(self) -> Self:
@@ -155,10 +156,7 @@ class Retinue:
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._watchers:
-            task.cancel()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        await self._watchers.cancel()
         if self._connected:
             self._connected.close()
         self._connected = self._calls_or_none = None
@@ -402,15 +400,13 @@ class Retinue:
     async def inbox(self) -> AsyncIterator[InboxRequest]:
         """Every request that waits for a decision, and then those that come, without end."""
         queue: asyncio.Queue[InboxRequest] = asyncio.Queue()
-        watching: dict[str, asyncio.Task[None]] = {}
-        finder = asyncio.create_task(self._find_workspaces(watching, queue))
+        watchers = Tasks()
+        watchers.start(self._find_workspaces(watchers, queue))
         try:
             while True:
                 yield await queue.get()
         finally:
-            finder.cancel()
-            for task in watching.values():
-                task.cancel()
+            await watchers.cancel()
 
     async def resume_all(self) -> list[str]:
         """Go on with every session that had work in flight; their ids."""
@@ -474,15 +470,13 @@ class Retinue:
         known = [one.workspace_id for one in await self.calls.directory.workspaces()]
         return list(dict.fromkeys([*known, *await self.calls.directory.store_names()]))
 
-    async def _find_workspaces(
-        self, watching: dict[str, asyncio.Task[None]], queue: asyncio.Queue[InboxRequest]
-    ) -> None:
+    async def _find_workspaces(self, watchers: Tasks, queue: asyncio.Queue[InboxRequest]) -> None:
+        watched: set[str] = set()
         while True:
             for workspace_id in await self.calls.directory.store_names():
-                if workspace_id not in watching:
-                    watching[workspace_id] = asyncio.create_task(
-                        self._feed_inbox(workspace_id, queue)
-                    )
+                if workspace_id not in watched:
+                    watched.add(workspace_id)
+                    watchers.start(self._feed_inbox(workspace_id, queue))
             await asyncio.sleep(_RETRY_S)
 
     async def _feed_inbox(self, workspace_id: str, queue: asyncio.Queue[InboxRequest]) -> None:
@@ -492,21 +486,16 @@ class Retinue:
     async def _watch(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
         """Answer from now on: what is asked as soon as this returns finds somebody there."""
         await self.calls.permissions(workspace_id).watch(0, family_id, 0.0)
-        task = asyncio.create_task(self._answer(workspace_id, family_id, handler))
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
+        self._watchers.start(self._answer(workspace_id, family_id, handler))
 
     async def _answer(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
-        answering: set[asyncio.Task[None]] = set()
+        answering = Tasks()
         try:
             async for request in self._requests(workspace_id, family_id):
                 if not request.deferred:
-                    task = asyncio.create_task(_answer_one(request, handler))
-                    answering.add(task)
-                    task.add_done_callback(answering.discard)
+                    answering.start(_answer_one(request, handler))
         finally:
-            for task in answering:
-                task.cancel()
+            await answering.cancel()
             with contextlib.suppress(RetinueError):
                 await self.calls.permissions(workspace_id).unwatch(family_id)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
 from typing import Protocol
 
 from msgspec import structs
@@ -22,6 +21,7 @@ from retinue.actors.domain.errors import (
     Unavailable,
 )
 from retinue.actors.durable.runtime import Runtime
+from retinue.actors.tasks import Tasks
 from retinue.actors.views import FeedEvent, WorkspaceSettings
 from retinue.cluster.directory.feed import Feed
 from retinue.cluster.directory.pool import Isolation, Pool
@@ -99,7 +99,7 @@ class Directory(Queries):
         self._missed: dict[str, int] = {}
         self._begun = False
         self._beginning: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def begin(self) -> None:
         """Find the hosts that are there, start those that should be, and watch them."""
@@ -120,16 +120,16 @@ class Directory(Queries):
         await asyncio.gather(*(self._ping(name) for name in found))
         held = {id for host in self._pool.hosts.values() for id in host.sessions}
         for name in found:
-            self._in_background(self._make_ready(name))
+            self._tasks.start(self._make_ready(name))
         with contextlib.suppress(Unavailable):
             await self._see_nodes()
-        self._in_background(self._watch_nodes())
-        self._in_background(self._watch_stores())
+        self._tasks.start(self._watch_nodes())
+        self._tasks.start(self._watch_stores())
         while len(self._pool.hosts) < self._warm:
             self._start_host()
         if found or self._restarted:  # the cluster lives: what died meanwhile goes on
-            self._in_background(self._revive_all_but(held))
-        self._in_background(self._watch())
+            self._tasks.start(self._revive_all_but(held))
+        self._tasks.start(self._watch())
         self._begun = True
 
     # --- sessions ------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class Directory(Queries):
                     return found
                 if self._now() > deadline:  # there is no room for its host, nor was any made
                     self._pool.forget(session_id)
-                await self._slots.wait(_LOOK_AGAIN_S)
+                await self._slots.changed.wait(_LOOK_AGAIN_S)
         finally:
             self._slots.waiting.pop(session_id, None)
 
@@ -213,7 +213,7 @@ class Directory(Queries):
 
     async def release(self, spawner: str) -> None:
         """A spawn is over: take back all its slots, and those that it still waits for."""
-        self._forget(await self._slots.release(spawner))
+        self._forget(self._slots.release(spawner))
 
     async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
         """Which sessions a host has let go, and in which families something happened.
@@ -225,12 +225,12 @@ class Directory(Queries):
             if self._pool.locate(session_id) == host:
                 self._pool.forget(session_id)
         if gone:
-            await self._slots.notify()
+            self._slots.changed.notify()
         return self._feed.watched(families)
 
     async def publish(self, events: list[FeedEvent]) -> None:
         """What happened in families that are watched, in order."""
-        await self._feed.add(events)
+        self._feed.add(events)
 
     async def lost(self, host: str) -> None:
         """A caller found a host dead."""
@@ -316,7 +316,7 @@ class Directory(Queries):
         if node:
             self._pool.take_room(node)
         self._launcher.start(name, node)
-        self._in_background(self._make_ready(name))
+        self._tasks.start(self._make_ready(name))
         return name
 
     def _start_another(self) -> None:
@@ -332,8 +332,8 @@ class Directory(Queries):
             await control.warm()
         if host := self._pool.hosts.get(name):
             host.node, host.ready, host.since = node, True, self._now()
-        self._in_background(self._stay_with(name))
-        await self._slots.notify()
+        self._tasks.start(self._stay_with(name))
+        self._slots.changed.notify()
 
     def _is_ready(self, name: str) -> bool:
         host = self._pool.hosts.get(name)
@@ -370,7 +370,7 @@ class Directory(Queries):
             if host := self._pool.hosts.get(name):
                 host.pid, host.ready = pid, True
                 self._pool.sync(name, live, self._now())
-            await self._slots.seen(name, [session_id for session_id, _ in live])
+            self._slots.seen(name, [session_id for session_id, _ in live])
 
     async def _working(self, name: str) -> list[str]:
         try:
@@ -386,12 +386,12 @@ class Directory(Queries):
         """A host is dead: its slots are free, and roots that were at work go on elsewhere."""
         self._missed.pop(name, None)
         held = self._pool.remove(name)
-        await self._slots.lost(name, held)
+        self._slots.lost(name, held)
         while len([one for one in self._pool.hosts.values() if not one.draining]) < self._warm:
             self._start_host()
-        await self._slots.notify()
+        self._slots.changed.notify()
         if held:
-            self._in_background(self._revive(set(held)))
+            self._tasks.start(self._revive(set(held)))
 
     # --- nodes ---------------------------------------------------------------------------
 
@@ -411,7 +411,7 @@ class Directory(Queries):
         for host in list(self._pool.hosts.values()):
             if host.draining and host.name not in self._leaving:
                 self._leaving.add(host.name)
-                self._in_background(self._let_go(host.name))
+                self._tasks.start(self._let_go(host.name))
         for node in self._pool.bare():
             if node.draining:
                 stores = await self._launcher.stores_on(node.id)
@@ -492,11 +492,6 @@ class Directory(Queries):
         """What is over counts no more at its host; a host that still has it will say so."""
         for session_id in children:
             self._pool.forget(session_id)
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
