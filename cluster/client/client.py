@@ -209,7 +209,7 @@ class Retinue:
         if not os.path.isdir(resolved):
             raise InvalidValue(f"workspace: {path} is not a directory", field="workspace")
         workspace_id = derived_id(f"workspace:{resolved}")
-        before = {one.workspace_id: one for one in await self.calls.directory.workspaces()}.get(
+        before = {one.workspace_id: one for one in await self.calls.registry.workspaces()}.get(
             workspace_id
         )
         settings = WorkspaceSettings(
@@ -286,7 +286,7 @@ class Retinue:
             model=model,
             label=(title or name_of(agent))[:_LABEL_LENGTH],
         )
-        await self.calls.directory.put_agent(shipped.digest, shipped.blob)
+        await self.calls.registry.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
             await self._watch(profile.workspace_id, profile.family_id, on_approval)
         return await self._create(profile, None, [])
@@ -326,7 +326,7 @@ class Retinue:
         if allowances:  # first, since one with a wrong signature refuses the whole document
             await self.calls.permissions(workspace_id).import_allowances(allowances)
         if shipped:
-            await self.calls.directory.put_agent(shipped.digest, shipped.blob)
+            await self.calls.registry.put_agent(shipped.digest, shipped.blob)
         profile = _imported_profile(
             parsed,
             workspace_id,
@@ -342,7 +342,7 @@ class Retinue:
 
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
         """Ask ``handler`` about what a session's family wants approved, while this client lives."""
-        place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
+        place = await self.calls.registry.locate(parse_uuid(session_id, "session"))
         await self._watch(place.workspace_id, place.family_id, handler)
 
     async def sessions(
@@ -373,7 +373,7 @@ class Retinue:
         found = SessionList(next=after)
         while len(found) < limit:
             count = min(limit - len(found), _PAGE)
-            page = await self.calls.directory.page(query, found.next, count)
+            page = await self.calls.registry.page(query, found.next, count)
             found += page.sessions
             found.next = page.next
             if page.next is None:
@@ -382,7 +382,7 @@ class Retinue:
 
     async def workspaces(self) -> list[Workspace]:
         """All registered workspaces."""
-        settings = await self.calls.directory.workspaces()
+        settings = await self.calls.registry.workspaces()
         return [Workspace(self.calls, one) for one in settings]
 
     async def status(self) -> ClusterStatus:
@@ -410,7 +410,7 @@ class Retinue:
 
     async def resume_all(self) -> list[str]:
         """Go on with every session that had work in flight; their ids."""
-        ids = await self.calls.directory.running()
+        ids = await self.calls.registry.running()
         for id in ids:
             await self.session(id).resume()
         return ids
@@ -454,7 +454,7 @@ class Retinue:
 
     async def _require_new(self, session_id: str) -> None:
         try:
-            await self.calls.directory.place_of(session_id)
+            await self.calls.registry.locate(session_id)
         except NotFound:
             return
         raise InvalidValue(f"session {session_id} is here already: nothing was imported")
@@ -467,7 +467,7 @@ class Retinue:
         return derived_id(f"workspace:{document.workspace_path}")
 
     async def _workspaces(self) -> list[str]:
-        known = [one.workspace_id for one in await self.calls.directory.workspaces()]
+        known = [one.workspace_id for one in await self.calls.registry.workspaces()]
         return list(dict.fromkeys([*known, *await self.calls.directory.store_names()]))
 
     async def _find_workspaces(self, watchers: Tasks, queue: asyncio.Queue[InboxRequest]) -> None:
