@@ -6,7 +6,8 @@ import asyncio
 from typing import Generic, TypeVar
 
 from retinue.actors.domain.errors import Fenced, RolledBack
-from retinue.actors.durable.entity import Entity, Machine
+from retinue.actors.durable.codec import Machine
+from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.runtime import Runtime
 

@@ -43,7 +43,7 @@ from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, R
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.money import MAX_NANO, NANO
 from retinue.actors.durable.audit import Head
-from retinue.actors.durable.entity import Codec
+from retinue.actors.durable.codec import Codec
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import BUDGET
 
