@@ -21,7 +21,8 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.entity import Committer, Entity
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import SESSION
 from retinue.actors.session.history import SessionEntity

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from retinue.actors.durable.entity import Machine
+from retinue.actors.durable.codec import Machine
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.session import machine as session
-from retinue.actors.durable.entity import Machine
+from retinue.actors.durable.codec import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from retinue.actors.domain.errors import Fenced, RetinueError, RolledBack
-from retinue.actors.durable.entity import Confirms, Entity, Machine
+from retinue.actors.durable.codec import Machine
+from retinue.actors.durable.entity import Confirms, Entity
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.runtime import Runtime
 

@@ -169,7 +169,7 @@ async def show(session_id: str, messages: int, as_json: bool) -> int:
 
 async def _held(retinue: Retinue) -> list[tuple[str, Hold]]:
     """The workspaces that are on hold."""
-    holds = await retinue.calls.directory.holds()
+    holds = await retinue.calls.queries.holds()
     return [(one.path, holds[one.id]) for one in await retinue.workspaces() if one.id in holds]
 
 

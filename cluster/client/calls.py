@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
-from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Imported, Profile
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.values.ids import parse_uuid, uuid7
-from retinue.actors.durable.audit import Report
-from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
-from retinue.actors.views import (
-    FeedEvent,
-    SessionKey,
-    SessionPage,
-    SessionQuery,
-    SessionSummary,
-    SessionView,
-    WorkspaceSettings,
-)
+from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort, Registry
+from retinue.actors.views import FeedEvent, SessionView, WorkspaceSettings
 from retinue.cluster.client.whoami import actor_name
-from retinue.cluster.directory.audit_log import ChainKey
+from retinue.cluster.directory.directory import Part
+from retinue.cluster.directory.queries import Queries
 from retinue.cluster.names import CAPABILITIES, DIRECTORY, allowances_name, budget_name
 from retinue.cluster.ray.actors import Proxy
 from retinue.cluster.settings import ClusterSettings
@@ -40,28 +33,29 @@ class DirectoryClient(Protocol):
 
     async def place(self, session_id: str, workspace_id: str, isolation: str) -> str: ...
     async def locate(self, session_id: str) -> tuple[str, str]: ...
-    async def place_of(self, session_id: str) -> SessionKey: ...
     async def lost(self, host: str) -> None: ...
+    async def ask(self, part: Part, method: str, *arguments: object) -> object: ...
     async def events(
         self, family_id: str | None, after: int | None, timeout_s: float
     ) -> tuple[int, list[FeedEvent]]: ...
     async def put_workspace(self, settings: WorkspaceSettings) -> None: ...
-    async def workspaces(self) -> list[WorkspaceSettings]: ...
-    async def holds(self) -> dict[str, Hold]: ...
-    async def put_agent(self, digest: str, blob: bytes) -> None: ...
-    async def family(self, session_id: str) -> list[SessionSummary]: ...
-    async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage: ...
-    async def running(self) -> list[str]: ...
-    async def audit_chains(self, workspace_id: str) -> list[ChainKey]: ...
-    async def sign_audit(self, text: str) -> str: ...
-    async def audit_report(self, chain: ChainKey) -> Report: ...
     async def working(self) -> list[str]: ...
     async def go_on(self, left: list[str]) -> None: ...
-    async def find(self, fragment: str) -> list[str]: ...
     async def open(self, workspace_id: str) -> None: ...
     async def store_names(self) -> list[str]: ...
     async def status(self) -> ClusterStatus: ...
     async def drain(self, name: str) -> NodeStatus: ...
+
+
+class _Asking:
+    """A part of the directory, as if it were here: Redis may not be reached from here."""
+
+    def __init__(self, directory: DirectoryClient, part: Part) -> None:
+        self._directory = directory
+        self._part = part
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[object]]:
+        return functools.partial(self._directory.ask, self._part, method)
 
 
 class HostClient(Protocol):
@@ -81,6 +75,8 @@ class Calls:
         self.actor = actor_name(actor)
         self.settings = settings
         self.directory = cast(DirectoryClient, self._proxy(DIRECTORY))
+        self.queries = cast(Queries, _Asking(self.directory, "queries"))
+        self.registry = cast(Registry, _Asking(self.directory, "registry"))
         self._where: dict[str, tuple[str, str]] = {}
 
     def now(self) -> int:

@@ -97,7 +97,7 @@ class Session:
 
     async def family(self) -> list[SessionSummary]:
         """A line about each session of the tree that this one belongs to."""
-        return await self._calls.directory.family(self.id)
+        return await self._calls.queries.family(self.id)
 
     async def stats(self) -> FamilyStats:
         """The family's sub-agents by what became of them."""
@@ -125,7 +125,7 @@ class Session:
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """What happens in the whole subtree, live, until the session is ended or cancelled."""
-        place = await self._calls.directory.place_of(self.id)
+        place = await self._calls.registry.locate(self.id)
         position: int | None = None
         below = {self.id} if self.id != place.family_id else None
         while True:

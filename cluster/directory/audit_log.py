@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.audit import Head, Report, verify
-from retinue.actors.durable.entity import Machine, read, read_with_head
+from retinue.actors.durable.codec import Machine
+from retinue.actors.durable.entity import read, read_with_head
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.runtime import Runtime

@@ -28,7 +28,8 @@ from retinue.actors.stores.capabilities import CapabilitiesActor
 from retinue.actors.stores.permissions import PermissionsActor
 from retinue.actors.telemetry import tracing
 from retinue.cluster.directory.audit_log import THE_CLUSTER
-from retinue.cluster.directory.directory import Directory, HostControl
+from retinue.cluster.directory.directory import Directory
+from retinue.cluster.directory.hosts import HostControl
 from retinue.cluster.directory.pool import Pool
 from retinue.cluster.local.state import cluster_key
 from retinue.cluster.names import (

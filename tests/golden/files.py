@@ -29,7 +29,7 @@ from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import AuditChain, Head
 from retinue.actors.durable.brakes import BRAKE_FORM, seal_brake
-from retinue.actors.durable.entity import Codec, Machine
+from retinue.actors.durable.codec import Codec, Machine
 from retinue.actors.durable.journal import Append, Key, Summary
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.session.listing import CODES, position

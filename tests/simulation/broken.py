@@ -23,7 +23,8 @@ from retinue.actors.domain.permissions.capabilities import machine as capabiliti
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.children import Children
 from retinue.actors.durable.brakes import Brakes
-from retinue.actors.durable.entity import Committer, Entity
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Append, Journal, Outcomes
 from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from retinue.actors.durable.memory_journal import MemoryJournal

@@ -296,7 +296,7 @@ class Cluster:
 
     async def _revive(self, lost: str, held: list[str]) -> None:
         """As the real directory does: roots with work in flight go on elsewhere."""
-        await self.directory.slots.lost(lost, held)
+        self.directory.slots.lost(lost, held)
         await asyncio.sleep(self.weather.delay())
         for session_id in held:
             if session_id in self.books.running:
@@ -315,7 +315,7 @@ class Cluster:
             async with asyncio.timeout(_PING_EVERY_S):
                 answer = await self.network.call(name, "ping", (), patient=False)
             _, live = cast("tuple[int, list[tuple[str, str]]]", answer)
-            await self.directory.slots.seen(name, [session_id for session_id, _ in live])
+            self.directory.slots.seen(name, [session_id for session_id, _ in live])
 
     def _replace_store(self, actor: Actor) -> None:
         current = self.network.actors.get(actor.name)

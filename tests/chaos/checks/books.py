@@ -14,7 +14,8 @@ from retinue.actors.domain.permissions.capabilities import machine as capabiliti
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.durable.audit import Report
-from retinue.actors.durable.entity import Codec, read
+from retinue.actors.durable.codec import Codec
+from retinue.actors.durable.entity import read
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.runtime import Runtime

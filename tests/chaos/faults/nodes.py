@@ -167,7 +167,7 @@ async def _take_over(field: Nodes, host: str, session_id: str) -> None:
         return
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
-            place = await field.ground.calls.directory.place_of(session_id)
+            place = await field.ground.calls.registry.locate(session_id)
             await _host(field, host).resume(session_id, place.workspace_id)
             await _say(field, host, session_id, place.workspace_id)
     except (RetinueError, TimeoutError):
@@ -188,7 +188,7 @@ async def _ask_zombie(field: Nodes, host: str, session_id: str) -> None:
     field.ledger.note(Line("tried", "read", op, session=session_id))
     try:
         async with asyncio.timeout(_CALL_LIMIT_S):
-            place = await field.ground.calls.directory.place_of(session_id)
+            place = await field.ground.calls.registry.locate(session_id)
             found = await _host(field, host).messages(session_id, place.workspace_id, None)
     except (RetinueError, TimeoutError):
         return

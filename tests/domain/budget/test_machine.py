@@ -33,13 +33,14 @@ from retinue.actors.domain.budget.commands import (
     describe,
 )
 from retinue.actors.domain.budget.events import Event
+from retinue.actors.domain.budget.lending import those_behind
 from retinue.actors.domain.budget.state import WORKSPACE, Account, Brake, Cap, Hold, State
 from retinue.actors.domain.budget.totals import Level, level_of
 from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.money import MAX_NANO, NANO
 from retinue.actors.durable.audit import Head
-from retinue.actors.durable.entity import Codec
+from retinue.actors.durable.codec import Codec
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import BUDGET
 
@@ -247,7 +248,7 @@ def test_a_session_that_knows_of_less_than_was_told_is_behind(
     desk.open()
     desk.want(ROOT, 3, spent=20, lent=20, epoch=2)
     wants = [LeaseRequest(ROOT, epoch, number, spent, 0), LeaseRequest("stranger", 1, 1, 0, 0)]
-    assert budget.behind(desk.state, wants) == ({ROOT} if is_behind else set())
+    assert those_behind(desk.state, wants) == ({ROOT} if is_behind else set())
 
 
 def test_a_report_never_lowers_spend() -> None:
