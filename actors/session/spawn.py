@@ -289,10 +289,10 @@ class Spawn:
 
     async def _collect(self, host: HostName) -> None:
         """Take in results from a host until nothing is started there, and it knows what arrived."""
-        seen, port, entity = list[str](), self.hosts.host(host), self.entity
+        seen, entity = list[str](), self.entity
         while (started := self.children.started(host)) or seen:
             try:
-                results = await port.collect(
+                results = await self.hosts.host(host).collect(
                     entity.key.id, entity.epoch, seen, _POLL_S if started else 0.0
                 )
             except Unavailable as error:

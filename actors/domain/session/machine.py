@@ -123,7 +123,7 @@ class Reservation(Record, frozen=True):
 
 
 class ChildSpec(Record, frozen=True):
-    """All that it takes to start a sub-agent, again if need be."""
+    """All that it takes to start a sub-agent, again if need be; its one run has its own id."""
 
     id: str
     run: str
