@@ -1,4 +1,7 @@
-"""What actors ask of one another. Calls go down the tree or to stores; stores call nobody."""
+"""What actors ask of one another. Calls go down the tree or to stores; stores call nobody.
+
+But for one: permissions have capabilities make the tokens that people grant. These call nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from retinue.actors.domain.budget import (
+from retinue.actors.domain.budget.commands import (
     Admit,
     Admitted,
     Exceeded,
-    Hold,
     LeaseGranted,
     LeaseRequest,
-    Level,
     OpenFamily,
     OpenWorkspace,
     Refused,
@@ -22,6 +23,8 @@ from retinue.actors.domain.budget import (
     SetHold,
     Standing,
 )
+from retinue.actors.domain.budget.state import Hold
+from retinue.actors.domain.budget.totals import Level
 from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import (
@@ -30,6 +33,7 @@ from retinue.actors.domain.permissions.approvals.machine import (
     Resolution,
     Scope,
 )
+from retinue.actors.domain.permissions.approvals.question import Answer, Question
 from retinue.actors.domain.permissions.capabilities.token import Token
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.session.machine import ChildSpec, Profile
@@ -42,13 +46,6 @@ from retinue.actors.views import (
     SessionSummary,
     WorkspaceSettings,
 )
-
-
-class Asked(Struct, frozen=True):
-    """``watched`` says whether anybody is there who could answer now."""
-
-    entry: Entry
-    watched: bool
 
 
 class BudgetPort(Protocol):
@@ -70,9 +67,7 @@ class BudgetPort(Protocol):
 class PermissionsPort(Protocol):
     """``allowances/<workspace>``: allowances, and the approvals that make them."""
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None: ...
+    async def resolve(self, question: Question) -> Answer: ...
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance: ...
     async def revoke(self, allowance_id: str, by: str = "") -> None: ...
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int: ...
@@ -80,11 +75,7 @@ class PermissionsPort(Protocol):
     async def allowances(self) -> list[Allowance]: ...
     async def import_allowances(self, allowances: list[Allowance]) -> int: ...
     async def clear_session(self, family_id: str) -> None: ...
-    async def ask(self, request: ApprovalRequest) -> Asked: ...
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry: ...
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None: ...
     async def decide(
         self,
         request_id: str,
@@ -109,8 +100,9 @@ class CapabilitiesPort(Protocol):
         self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
     ) -> Token | None: ...
     async def use(self, op: str, token_id: str) -> bool: ...
-    async def issue(self, request: ApprovalRequest, user_id: str) -> Token: ...
+    async def issue(self, request: ApprovalRequest, decided_at: int) -> Token: ...
     async def revoke(self, token_id: str) -> None: ...
+    async def clear_session(self, family_id: str) -> None: ...
     async def tokens(self) -> list[Token]: ...
 
 
@@ -132,11 +124,10 @@ class StoreProvider(Protocol):
 
 
 class Batch(Struct, frozen=True):
-    """Sub-agents to run for ``parent``; ``again`` if they may have been started before."""
+    """Sub-agents to run for ``parent``, whether they were started before or not."""
 
     parent: Profile
     children: list[ChildSpec]
-    again: bool
 
 
 class HostPort(Protocol):

@@ -36,7 +36,6 @@ _IN_A_ROW = 2000
 _ACTIONS = 40
 _COST = 100_000
 _RUN = "run"
-_DEADLINE = 2_000_000_000_000_000
 
 
 async def measure() -> Mapping[str, float]:
@@ -126,7 +125,7 @@ async def _authorized(one: SessionEntity, at: int) -> None:
         "allowed", proof="policy", operation=session.operation(_RUN, key), amount=_COST
     )
     await one.execute(
-        session.Authorize(_RUN, key, "file_read", decision, _DEADLINE, "read /srv/project/a.txt")
+        session.Authorize(_RUN, key, "file_read", decision, "read /srv/project/a.txt")
     )
 
 

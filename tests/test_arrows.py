@@ -29,9 +29,10 @@ MAP = """
     actors.agent.process  actors.durable
     actors.agent  actors
     actors.telemetry  actors.domain.documents
-    actors.domain.session  actors.domain.permissions.*
+    actors.domain.session  actors.domain.permissions.approvals
+    actors.domain.permissions.*
     actors.domain.permissions
-    actors.domain  actors.domain.permissions.shell
+    actors.domain  actors.domain.budget  actors.domain.permissions.shell
     actors.domain.values
     actors.domain.errors
 """

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.budget.state import Brake
 from retinue.actors.domain.errors import (
     CorruptState,
     Fenced,
@@ -57,7 +57,8 @@ class Machine(Generic[S, C, E, R]):
     """A state machine and how it is stored.
 
     ``version`` is that of the newest stored form; events of the ``audited`` types also go to the
-    audit log, which outlives compaction.
+    audit log, which outlives compaction. ``upkeep`` is what its store sends by itself, from time to
+    time, where it would change anything.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Machine(Generic[S, C, E, R]):
     audited: tuple[type, ...] = ()
     brake: Callable[[S, Sequence[E]], Brake | None] = lambda state, events: None
     """The brake of the workspace, where this is what keeps it, if a row of ``events`` shows it."""
+    upkeep: tuple[C, ...] = ()
     rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
     """Decodes a row."""
     states: msgspec.msgpack.Decoder[tuple[int, S, Head]] = field(init=False)
@@ -80,6 +82,10 @@ class Machine(Generic[S, C, E, R]):
         decoder = msgspec.msgpack.Decoder
         object.__setattr__(self, "rows", decoder(tuple[int, list[self.event], Head]))  # type: ignore[name-defined]
         object.__setattr__(self, "states", decoder(tuple[int, self.state, Head]))  # type: ignore[name-defined]
+
+    def due(self, state: S, now: int) -> list[C]:
+        """The upkeep that would change something by now."""
+        return [command for command in self.upkeep if self.decide(state, command, now)[0]]
 
 
 class Codec(Generic[S, E]):
@@ -193,6 +199,12 @@ class Writes(Protocol):
     def take(self) -> Append: ...
     def settle(self, outcome: Outcome) -> None: ...
     def fail(self, error: RetinueError) -> None: ...
+
+
+class Confirms(Protocol):
+    """An entity, whatever it is of, as one whose state a reply rests on."""
+
+    def confirmation(self) -> asyncio.Future[None]: ...
 
 
 class Committer:
@@ -356,12 +368,17 @@ class Entity(Generic[S, C, E, R]):
         For replies that may rest on no write of their own: one that was overtaken must not answer
         from its memory.
         """
-        if self.broken:
-            raise self.broken
+        await self.confirmation()
+
+    def confirmation(self) -> asyncio.Future[None]:
+        """What `confirmed` waits for: of several entities these come with one flush."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._committer.enlist(self)
-        await future
+        if self.broken:
+            future.set_exception(self.broken)
+        else:
+            self._waiting.append(future)
+            self._committer.enlist(self)
+        return future
 
     async def execute(self, command: C) -> R:
         """`do` and `committed`."""

@@ -6,7 +6,8 @@ would lose; the files in `tests/golden` hold each version to its bytes.
 
 from __future__ import annotations
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.events import CapSet, FamilyOpened, Held, Released
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
@@ -15,7 +16,7 @@ from retinue.actors.durable.entity import Machine
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    2,
+    3,
     session.State,
     session.Event,
     session.initial,
@@ -33,7 +34,7 @@ BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Mach
     budget.decide,
     budget.evolve,
     budget.validate,
-    (budget.FamilyOpened, budget.CapSet, budget.Held, budget.Released),
+    (FamilyOpened, CapSet, Held, Released),
     budget.brake_of,
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
@@ -46,17 +47,19 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.decide,
         allowances.evolve,
         audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
+        upkeep=(allowances.CleanupExpired(),),
     )
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
     "approvals",
-    1,
+    3,
     approvals.State,
     approvals.Event,
     approvals.initial,
     approvals.decide,
     approvals.evolve,
     audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
+    upkeep=(approvals.Expire(), approvals.Forget()),
 )
 CAPABILITIES: Machine[
     capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
@@ -69,4 +72,5 @@ CAPABILITIES: Machine[
     capabilities.decide,
     capabilities.evolve,
     audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
+    upkeep=(capabilities.CleanupExpired(),),
 )

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 from msgspec import structs
 
 from retinue.actors.domain.errors import Tampered
-from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
+    Ask,
+    ClaimOnce,
     Entry,
     Resolution,
     Scope,
     Status,
+)
+from retinue.actors.domain.permissions.approvals.question import (
+    Answer,
+    Permitted,
+    Question,
+    Waiting,
+    command_for,
 )
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
@@ -26,7 +35,7 @@ from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.permission_leases import LEASE_S
 from retinue.actors.leases.recall import Recall
-from retinue.actors.ports import Asked
+from retinue.actors.ports import CapabilitiesPort
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
@@ -36,22 +45,39 @@ _COME_BACK_S = 3.0
 class PermissionsActor:
     """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
-    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+    def __init__(self, runtime: Runtime, workspace_id: str, capabilities: CapabilitiesPort) -> None:
         self._runtime = runtime
         self._workspace_id = workspace_id
+        self._capabilities = capabilities
+        self._issued: set[str] = set()
         self._allowances = SingletonEntity(ALLOWANCES, workspace_id, "allowances", runtime)
-        self._approvals = SingletonEntity(APPROVALS, workspace_id, "approvals", runtime)
+        self._approvals = SingletonEntity(
+            APPROVALS, workspace_id, "approvals", runtime, self._looked_after
+        )
         self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
         self._watchers: dict[str | None, float] = {}
         self._since: float | None = None
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None:
-        reply = await self._allowances.execute(allowances.Consume(op, action, family_id, root))
-        return reply.allowance if isinstance(reply, allowances.Consumed) else None
+    async def resolve(self, question: Question) -> Answer:
+        """Whether an operation may go on, or has to wait for a person, who is asked by this."""
+        granted, asked = await self._allowances.entity(), await self._approvals.entity()
+        command: Consume | ClaimOnce | Ask | None = None
+        try:
+            command = command_for(granted.state, asked.state, question, self._runtime.clock())
+            reply = granted.do(command) if isinstance(command, Consume) else asked.do(command)
+        finally:
+            if isinstance(command, Consume):
+                await self._allowances.committed(granted)
+            else:
+                await self._approvals.committed(asked, granted)
+        if isinstance(reply, allowances.Consumed):
+            return Permitted(reply.allowance)
+        if isinstance(reply, Resolution):
+            return Permitted(reply)
+        await self._announce()
+        return Waiting(cast(Entry, reply), await self._is_watched(question.request.family_id))
 
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)
@@ -72,10 +98,7 @@ class PermissionsActor:
         self._recall.returned(host, call)
 
     async def allowances(self) -> list[Allowance]:
-        entity = await self._allowances.entity()
-        found = list(entity.state.allowances.values())
-        await entity.confirmed()
-        return found
+        return await self._allowances.query(lambda state: list(state.allowances.values()))
 
     async def import_allowances(self, given: list[Allowance]) -> int:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
@@ -90,37 +113,27 @@ class PermissionsActor:
     async def clear_session(self, family_id: str) -> None:
         await self._allowances.execute(allowances.ClearSession(family_id))
 
-    async def ask(self, request: ApprovalRequest) -> Asked:
-        entry = cast(Entry, await self._approvals.execute(approvals.Ask(request)))
-        await self._announce()
-        return Asked(entry, await self._is_watched(request.family_id))
-
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
         """The entry when it is decided; deferred when time is up or nobody is there to decide."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        reason = "nobody answered in time"
         while True:
             entity = await self._approvals.entity()
             entry = entity.state.requests.get(request_id)
-            if entry is None or entry.status is not Status.PENDING:
+            if entry is None or entry.finished is not None:
                 break
-            if not await self._is_watched(entry.request.family_id):
-                reason = "nobody is there to answer"
-                break
-            left = deadline - loop.time()
-            if left <= 0:
+            watched, left = await self._is_watched(entry.request.family_id), deadline - loop.time()
+            if not watched or left <= 0:
+                if entry.status is Status.PENDING:
+                    await self._defer(request_id, watched)
                 break
             await self._wait_for_change(min(left, _COME_BACK_S / 2))
-        reply = await self._approvals.execute(approvals.Defer(request_id, reason))
-        await self._announce()
-        return cast(Entry, reply)
+        return await self._approvals.query(lambda state: approvals.get(state, request_id))
 
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None:
-        command = approvals.ClaimOnce(op, session_id, family_id, argument_hash)
-        return cast("Resolution | None", await self._approvals.execute(command))
+    async def _defer(self, request_id: str, watched: bool) -> None:
+        reason = "nobody answered in time" if watched else "nobody is there to answer"
+        await self._approvals.execute(approvals.Defer(request_id, reason))
+        await self._announce()
 
     async def decide(
         self,
@@ -131,10 +144,11 @@ class PermissionsActor:
         reason: str,
         pattern: Pattern | None,
     ) -> Resolution:
-        """Decide a request, and grant what the decision says.
+        """Decide a request, and grant what the decision says: an allowance, or a token.
 
-        The grant comes second: two stores may be taken over one by one, and a grant without its
-        decision would be nobody's. If it fails, the same decision sent again brings it.
+        The grant comes second: stores may be taken over one by one, and a grant without its
+        decision would be nobody's. If it fails, the same decision sent again brings it; a token
+        also comes by itself.
         """
         root = (await self._runtime.registry.workspace(self._workspace_id)).path
         known = (await self._approvals.entity()).state.requests.get(request_id)
@@ -145,14 +159,13 @@ class PermissionsActor:
             await self._allowances.execute(
                 allowances.Grant(self._signed(allowance), decision.decided_by)
             )
+        await self._issue_tokens()
         await self._announce()
         return decision
 
     async def open_requests(self) -> list[Entry]:
-        entity = await self._approvals.entity()
-        found = approvals.open_requests(entity.state, self._runtime.clock())
-        await entity.confirmed()
-        return found
+        now = self._runtime.clock()
+        return await self._approvals.query(lambda state: approvals.open_requests(state, now))
 
     async def watch(
         self, seen: int, family_id: str | None, timeout_s: float
@@ -189,6 +202,22 @@ class PermissionsActor:
         if now - self._since < _COME_BACK_S:
             return True
         return max(self._watchers.get(family_id, 0.0), self._watchers.get(None, 0.0)) > now
+
+    async def _looked_after(self, sent: Sequence[approvals.Command]) -> None:
+        if sent:
+            await self._announce()
+        await self._issue_tokens()
+
+    async def _issue_tokens(self) -> None:
+        """Have the tokens made that have to be there, as far as this actor has not seen to it."""
+        entity = await self._approvals.entity()
+        due = approvals.tokens_due(entity.state, self._runtime.clock())
+        missing = [(request, at) for request, at in due if request.id not in self._issued]
+        if missing:
+            await entity.confirmed()
+        for request, decided_at in missing:
+            await self._capabilities.issue(request, decided_at)
+        self._issued = {request.id for request, _ in due}
 
     async def _announce(self) -> None:
         async with self._changed:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import InvalidValue, NotFound
 from retinue.actors.domain.values.ids import parse_user
 from retinue.actors.domain.values.json_value import JsonValue

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from retinue.actors.domain.budget import Cap, Level
+from retinue.actors.domain.budget.state import Cap
+from retinue.actors.domain.budget.totals import Level
 from retinue.actors.domain.values.money import Usd, to_nano, to_usd, usd_text
 from retinue.cluster.client.calls import Calls
 

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Protocol, cast
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Imported, Profile

@@ -15,7 +15,8 @@ from msgspec import structs
 
 from retinue.actors.agent.shipping import name_of, ship
 from retinue.actors.agent.turn import AgentFunction
-from retinue.actors.domain.budget import Cap, OpenWorkspace, Standing
+from retinue.actors.domain.budget.commands import OpenWorkspace, Standing
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.documents.document import SessionDocument, SkippedMessage
 from retinue.actors.domain.errors import (
     ClusterUnavailable,

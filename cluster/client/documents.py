@@ -10,9 +10,9 @@ import msgspec
 
 from retinue.actors.domain.documents.budget_snapshot import BudgetSnapshot
 from retinue.actors.domain.documents.document import (
-    EscapeState,
+    DocumentEscapes,
+    DocumentMetadata,
     GitState,
-    Metadata,
     SessionDocument,
     SkippedMessage,
     parse,
@@ -96,7 +96,7 @@ def _document(
         system_prompt=profile.system_prompt,
         created_at=profile.created_at,
         token_count=state.token_count,
-        metadata=Metadata(
+        metadata=DocumentMetadata(
             title=metadata.title,
             tags=metadata.tags,
             turn_count=metadata.turn_count,
@@ -112,7 +112,7 @@ def _document(
             per_action_max=profile.budget.per_action_max,
             warn_at_percent=profile.budget.warn_at_percent,
         ),
-        escape_state=EscapeState(remembered_paths=list(state.escapes)),
+        escape_state=DocumentEscapes(remembered_paths=list(state.escapes)),
         workspace_path=profile.workspace_path,
         model=profile.model,
         git_state=git,

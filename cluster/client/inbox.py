@@ -84,12 +84,7 @@ class InboxRequest:
                 f"scope: {scope!r} is not once, session, workspace or always", field="scope"
             )
         chosen = Scope.CUSTOM if pattern is not None else Scope(scope)
-        decision = await self._decide(chosen, by, "", pattern)
-        if decision.scope is Scope.ALWAYS:
-            view = await self._calls.view(self.session_id)
-            request = self._entry.request
-            await self._calls.capabilities().issue(request, view.profile.user_id)
-        return decision
+        return await self._decide(chosen, by, "", pattern)
 
     async def deny(self, reason: str = "", *, by: str | None = None) -> Resolution:
         """Say no. AlreadyDecided if somebody was faster, or it has expired."""

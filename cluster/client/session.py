@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from retinue.actors.domain.budget import Cap, SetCap
+from retinue.actors.domain.budget.commands import SetCap
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
 from retinue.actors.domain.session.machine import Describe
 from retinue.actors.domain.session.messages import Message, check_message

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from retinue.actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
+from retinue.actors.domain.budget.commands import SetCap, SetHold
+from retinue.actors.domain.budget.state import WORKSPACE, Hold
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.values.money import Usd

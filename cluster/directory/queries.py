@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.durable.audit import Report
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.views import (

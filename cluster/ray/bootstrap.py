@@ -114,7 +114,7 @@ def bring_up(
     state = state_directory()
     mark_process()
     redis = None if redis_url else EmbeddedRedis(state)
-    guard = redis or Reaper([])
+    guard = redis or Reaper()
     try:
         url = redis.url if redis else str(redis_url)
         _apart(_on_heads(url, namespace, watermarks.compare))  # before anything can spend

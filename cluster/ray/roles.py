@@ -132,7 +132,8 @@ class Allowances(_Store, PermissionsActor):
     """``allowances/<workspace>``."""
 
     def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
-        super().__init__(wire_store(settings), workspace_id)
+        capabilities = Peers(settings).capabilities(workspace_id)
+        super().__init__(wire_store(settings), workspace_id, capabilities)
 
 
 class Capabilities(_Process, CapabilitiesActor):
@@ -251,18 +252,23 @@ class Peers:
         """Handles of the workspace's stores, which are started where they are not running."""
         found = self._stores.get(workspace_id)
         if found is None:
-            namespace = self._settings.namespace
-
-            async def start() -> None:
-                await asyncio.to_thread(start_stores, self._settings, workspace_id)
-
             found = StoreHandles(
-                cast(BudgetPort, Proxy(budget_name(workspace_id), namespace, start=start)),
-                cast(PermissionsPort, Proxy(allowances_name(workspace_id), namespace, start=start)),
-                cast(CapabilitiesPort, Proxy(CAPABILITIES, namespace, start=start)),
+                cast(BudgetPort, self._store(budget_name(workspace_id), workspace_id)),
+                cast(PermissionsPort, self._store(allowances_name(workspace_id), workspace_id)),
+                self.capabilities(workspace_id),
             )
             self._stores[workspace_id] = found
         return found
+
+    def capabilities(self, workspace_id: str) -> CapabilitiesPort:
+        """The cluster's capabilities, started with the stores of a workspace."""
+        return cast(CapabilitiesPort, self._store(CAPABILITIES, workspace_id))
+
+    def _store(self, name: str, workspace_id: str) -> Proxy:
+        async def start() -> None:
+            await asyncio.to_thread(start_stores, self._settings, workspace_id)
+
+        return Proxy(name, self._settings.namespace, start=start)
 
     def host(self, name: str) -> HostPort:
         found = self._hosts.get(name)

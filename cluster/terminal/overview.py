@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.actors.domain.values.money import usd_text

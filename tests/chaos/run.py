@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.state import WORKSPACE
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.ray.roles import wire
@@ -154,13 +156,13 @@ class Harness:
                 over[line.family] += CENT
             elif line.what == "cap" and line.kind == "tried" and line.id == workspace_id:
                 highest = max(highest, line.amount)
-        limits = {budget.WORKSPACE: highest + sum(over.values())} if highest else {}
+        limits = {WORKSPACE: highest + sum(over.values())} if highest else {}
         for id, family in state.families.items():
             limits[id] = (family.cap.max or 0) + over[id]
         for id, most in state.allotments.items():
             limits[id] = most + over[state.accounts[id].family]
         for name, most in limits.items():
-            held = budget.level(state, name).held
+            held = level_of(state, name).held
             if held > most and name not in self._passed:
                 self._passed.add(name)
                 self._findings.add("overspent", f"budget: {held} of {most} lent at {name}")

@@ -63,7 +63,7 @@ class LocalNodes:
 
     def __enter__(self) -> Self:
         self._prepare_environment()
-        self._guard = Reaper([])
+        self._guard = Reaper()
         self._redis = RedisServer(self.home, set_proc_title="no")  # it would hide its mark
         try:
             self._redis.start()

@@ -329,7 +329,7 @@ class Cluster:
         process, runtime = self._process(name)
         make: dict[str, Callable[[], object]] = {
             BUDGET: lambda: BudgetActor(runtime, SCOPE),
-            PERMISSIONS: lambda: PermissionsActor(runtime, SCOPE),
+            PERMISSIONS: lambda: PermissionsActor(runtime, SCOPE, self.handles.capabilities),
             CAPABILITIES: lambda: CapabilitiesActor(runtime, NO_WORKSPACE),
         }
         self.network.add(Actor(name, process, process.context.run(make[name])))

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 import survey
 from retinue import Retinue, Session, SessionTree, connect
-from retinue.actors.domain.budget import WORKSPACE
+from retinue.actors.domain.budget.state import WORKSPACE
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.names import DIRECTORY, allowances_name, budget_name
 from retinue.cluster.ray import actors as remote

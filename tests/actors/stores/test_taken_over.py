@@ -6,11 +6,13 @@ from typing import cast
 
 import pytest
 
-from retinue.actors.domain.budget import Cap, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.commands import LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
 from retinue.actors.domain.permissions.allowances.machine import Allowance
 from retinue.actors.domain.permissions.approvals.machine import Scope, request_for
+from retinue.actors.domain.permissions.approvals.question import Permitted, Question, Waiting
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -26,6 +28,7 @@ from retinue.actors.views import WorkspaceSettings
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")
 ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
+REQUEST = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
 
 
 class _Registry:
@@ -33,6 +36,10 @@ class _Registry:
 
     async def workspace(self, workspace_id: str) -> WorkspaceSettings:
         return cast(WorkspaceSettings, type("Settings", (), {"path": None}))
+
+
+def permissions_of(runtime: Runtime) -> PermissionsActor:
+    return PermissionsActor(runtime, "scope", CapabilitiesActor(runtime, "cluster"))
 
 
 @pytest.fixture
@@ -59,23 +66,21 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
+    old, new = permissions_of(runtime), permissions_of(runtime)
     await old.grant(ALLOWANCE)
-    assert await old.consume("1", RUN, FAMILY, None)
+    assert await old.resolve(Question("1", REQUEST, None)) == Permitted((await old.allowances())[0])
     await new.revoke(ALLOWANCE.id)
     with pytest.raises(Fenced):
-        await old.consume("2", RUN, FAMILY, None)
-    assert await new.consume("2", RUN, FAMILY, None) is None
+        await old.resolve(Question("2", REQUEST, None))
+    assert isinstance(await new.resolve(Question("2", REQUEST, None)), Waiting)
 
 
 async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
-    request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
-    await old.ask(request)
-    await old.allowances()
+    old, new = permissions_of(runtime), permissions_of(runtime)
+    await old.resolve(Question("1", REQUEST, None))
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
-        await old.decide(request.id, Scope.SESSION, "ann", request.argument_hash, "", None)
+        await old.decide(REQUEST.id, Scope.SESSION, "ann", REQUEST.argument_hash, "", None)
     assert await new.allowances() == []
 
 
@@ -92,12 +97,12 @@ async def test_a_store_that_is_taken_over_is_told_to_end(runtime: Runtime) -> No
 
 
 async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(runtime: Runtime) -> None:
-    permissions, capabilities = PermissionsActor(runtime, "s"), CapabilitiesActor(runtime, "s")
+    permissions, capabilities = permissions_of(runtime), CapabilitiesActor(runtime, "s")
     await permissions.allowances()
     await permissions.open_requests()
     await capabilities.tokens()
-    await PermissionsActor(runtime, "s").allowances()
-    await PermissionsActor(runtime, "s").open_requests()
+    await permissions_of(runtime).allowances()
+    await permissions_of(runtime).open_requests()
     await CapabilitiesActor(runtime, "s").tokens()
     for read in (permissions.allowances, permissions.open_requests, capabilities.tokens):
         with pytest.raises(Fenced):

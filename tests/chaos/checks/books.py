@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.capabilities import machine as capabilities

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget.state import WORKSPACE
+from retinue.actors.domain.budget.totals import level_of
 from tests.chaos.checks.books import Books
 from tests.chaos.checks.findings import Findings
 from tests.chaos.checks.records import Op, Records
@@ -62,7 +63,7 @@ def _books_agree(records: Records, books: Books, findings: Findings) -> None:
             if account.held > account.spent:
                 findings.add("leaked", f"budget: {account.held - account.spent} lent to {id}")
         told = records.get("budget", f"budget {workspace_id}")
-        total = budget.level(state, budget.WORKSPACE).spent
+        total = level_of(state, WORKSPACE).spent
         if told and told.told[-1][1].amount != total:
             findings.add("lost", f"workspace: {told.told[-1][1].amount} told, {total} kept")
     _results_agree(records, books, findings)

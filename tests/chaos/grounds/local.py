@@ -57,7 +57,7 @@ class LocalCluster:
             del os.environ[name]
         os.environ |= {"RETINUE_HOME": str(self._state), "PYTHONPATH": str(ROOT)}
         mark_process()
-        self._guard = Reaper([])
+        self._guard = Reaper()
         self.sign = Sign("RETINUE_HOME", str(self._state))
 
     def __enter__(self) -> Self:

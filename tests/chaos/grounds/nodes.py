@@ -65,7 +65,7 @@ class ChaosCluster:
         self._before = dict(os.environ)
         mark_process()
         self.sign = processes.own_mark()
-        self._guard = Reaper([])
+        self._guard = Reaper()
         self._prepare_environment()
         self._gcs_redis = self._server("ray", port=str(_free_port()))
         self._redis = self._server("retinue")

@@ -29,7 +29,7 @@ from retinue import (
     RetinueError,
 )
 from retinue.actors.agent.shipping import name_of
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.session.result import Result
 from retinue.actors.views import FeedEvent, SessionSummary
 from retinue.cluster.cli.agent_file import load_agent

@@ -12,24 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from retinue.actors.domain import budget
-from retinue.actors.domain.budget import (
-    WORKSPACE,
-    Account,
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.commands import (
     Admit,
     Admitted,
-    Brake,
-    Cap,
     CapWarning,
     Child,
     Command,
-    Event,
     Exceeded,
-    Hold,
     Lease,
     LeaseGranted,
     LeaseRequest,
-    Level,
     OpenFamily,
     OpenWorkspace,
     Refused,
@@ -37,8 +30,11 @@ from retinue.actors.domain.budget import (
     SetCap,
     SetHold,
     Standing,
-    State,
+    describe,
 )
+from retinue.actors.domain.budget.events import Event
+from retinue.actors.domain.budget.state import WORKSPACE, Account, Brake, Cap, Hold, State
+from retinue.actors.domain.budget.totals import Level, level_of
 from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.money import MAX_NANO, NANO
@@ -83,7 +79,7 @@ class Desk:
         return cast("list[LeaseGranted | Exceeded]", reply)[0]
 
     def level(self, name: str) -> Level:
-        return budget.level(self.state, name)
+        return level_of(self.state, name)
 
     def held(self, *names: str) -> list[int]:
         return [self.level(name).held for name in names]
@@ -106,8 +102,8 @@ def test_a_child_charges_its_family_and_the_workspace() -> None:
     desk.want("child", 2, spent=20, lent=20)
     assert desk.level(ROOT) == Level(20, 20, 50)
     assert desk.level(WORKSPACE) == Level(20, 20, 100)
-    assert budget.spent_by(desk.state, "child") == 20
-    assert budget.spent_by(desk.state, ROOT) == 0
+    assert desk.state.accounts["child"].spent == 20
+    assert desk.state.accounts[ROOT].spent == 0
 
 
 def test_two_families_share_the_workspace() -> None:
@@ -167,7 +163,7 @@ def test_the_innermost_level_without_room_is_the_reason(
     desk.admit(Child("child", allotment=child))
     desk.admit(Child("leaf", allotment=leaf), parent="child")
     assert desk.want("leaf", 1, lent=10) == Exceeded(level, 10, 9)
-    assert budget.describe(Exceeded(level, 10, 9)).startswith(f"{level} budget: ")
+    assert describe(Exceeded(level, 10, 9)).startswith(f"{level} budget: ")
 
 
 def test_of_two_allotments_the_inner_one_is_asked_first() -> None:
@@ -538,7 +534,7 @@ def test_totals_are_not_stored() -> None:
     desk.want(ROOT, 1, spent=5, lent=7)
     assert "totals" in vars(desk.state)
     assert "totals" not in vars(stored(desk.state))
-    assert budget.level(stored(desk.state), WORKSPACE) == Level(5, 7, None)
+    assert level_of(stored(desk.state), WORKSPACE) == Level(5, 7, None)
 
 
 @pytest.mark.parametrize(
@@ -849,7 +845,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.number[session] = (1, 0)
         self.spent[session] = 0
 
-    def account(self, session: str) -> budget.Account:
+    def account(self, session: str) -> Account:
         return self.desk.state.accounts[session]
 
     def names(self) -> set[str]:
@@ -867,12 +863,12 @@ class BudgetMachine(RuleBasedStateMachine):
     def totals_kept_are_the_totals_derived(self) -> None:
         fresh = stored(self.desk.state)
         for name in self.names():
-            assert budget.level(fresh, name) == self.desk.level(name)
+            assert level_of(fresh, name) == self.desk.level(name)
 
     @invariant()
     def spend_is_never_forgotten(self) -> None:
         for session, spent in self.spent.items():
-            assert budget.spent_by(self.desk.state, session) == spent
+            assert self.desk.state.accounts[session].spent == spent
 
     @invariant()
     def what_was_accepted_can_be_loaded(self) -> None:
