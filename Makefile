@@ -68,11 +68,11 @@ bench-quick: $(READY) $(PEERS) ## The same with small sizes: two minutes
 	@$(BIN)/python -m benchmarks --quick
 	@$(BIN)/python -m docs.sizing --write
 
-check: $(READY) ## Check format, lint, types and import arrows
+check: $(READY) ## Check format, lint, types, import arrows and the front door
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy $(TYPED)
-	@$(BIN)/pytest tests/test_arrows.py
+	@$(BIN)/pytest tests/test_arrows.py tests/test_front_door.py $(wildcard tests/test_senders.py)
 
 fmt: $(READY) ## Format the code and repair what the linter can
 	@$(BIN)/ruff check --fix-only $(CODE)

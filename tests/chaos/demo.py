@@ -37,7 +37,7 @@ from tests.kit import processes
 
 T = TypeVar("T")
 
-_AGENT = f"{ROOT}/tests/chaos/work/survey_in_processes.py:survey"
+_AGENT = f"{ROOT}/tests/chaos/survey_in_processes.py:survey"
 _PACKAGES = ("json", "logging", "concurrent", "wsgiref", "asyncio")
 _RUN_LIMIT_S = 150.0
 _ENDS_LIMIT_S = 10.0

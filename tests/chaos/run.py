@@ -15,19 +15,19 @@ from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.ray.roles import wire
+from tests.chaos import helpers
 from tests.chaos.checks.books import read_books, read_budget
 from tests.chaos.checks.check import check
 from tests.chaos.checks.findings import Findings
 from tests.chaos.checks.records import Records
+from tests.chaos.client.driver import Place
+from tests.chaos.client.drivers import Drivers
+from tests.chaos.client.waves import WORKSPACES
 from tests.chaos.faults.kinds import Faults, Field, Ground
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.plan import Fault, Round
 from tests.chaos.stages import Stage
-from tests.chaos.work import helpers
-from tests.chaos.work.driver import Place
-from tests.chaos.work.drivers import Drivers
-from tests.chaos.work.errands import CENT
-from tests.chaos.work.waves import WORKSPACES
+from tests.chaos.workloads.life import CENT
 from tests.kit import processes
 
 _START_LIMIT_S = 90.0
@@ -39,9 +39,11 @@ _ENOUGH_TO_START = 20
 
 
 class Harness:
-    """One run, on a ground that is up."""
+    """One run, on a ground that is up; of all kinds of work, unless some are named."""
 
-    def __init__(self, stage: Stage[Any], ground: Ground, seed: str) -> None:
+    def __init__(
+        self, stage: Stage[Any], ground: Ground, seed: str, work: tuple[str, ...] = ()
+    ) -> None:
         paths = [ground.home / f"w{at}" for at in range(WORKSPACES)]
         for path in paths:
             path.mkdir()
@@ -53,6 +55,7 @@ class Harness:
             str(ledger),
             [str(path) for path in paths],
             str(ground.home / "stop"),
+            work,
         )
         self._ground = ground
         self._runtime = wire(ground.direct_settings())

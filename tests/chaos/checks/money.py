@@ -9,7 +9,7 @@ from retinue.actors.domain.budget.totals import level_of
 from tests.chaos.checks.books import Books
 from tests.chaos.checks.findings import Findings
 from tests.chaos.checks.records import Op, Records
-from tests.chaos.work.errands import CENT
+from tests.chaos.workloads.life import CENT
 
 
 def _decisions(records: Records, books: Books, findings: Findings) -> None:

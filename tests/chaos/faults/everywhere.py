@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
+from tests.chaos import helpers
 from tests.chaos.faults.kinds import FaultKind, Field, Ground
 from tests.chaos.ledger import Line
 from tests.chaos.plan import Fault
-from tests.chaos.work import helpers
 from tests.kit import processes
 
 Hit = Callable[[Field[Ground], Fault], Awaitable[str]]

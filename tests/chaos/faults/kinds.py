@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from retinue.cluster.settings import ClusterSettings
+from tests.chaos.client.drivers import Drivers
 from tests.chaos.ledger import Ledger, Line, Reader
 from tests.chaos.plan import Fault
-from tests.chaos.work.drivers import Drivers
 from tests.kit.processes import Sign
 
 

@@ -7,6 +7,6 @@ from retinue import Turn
 
 async def worker(turn: Turn, prompt: str) -> str:
     """Runs the errand in its prompt."""
-    from tests.chaos.work.errands import run_errand
+    from tests.chaos.workloads.errands import run_errand
 
     return await run_errand(turn, prompt)

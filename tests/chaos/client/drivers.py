@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from tests.chaos.client.driver import GONE, Place
 from tests.chaos.grounds.nodes import ROOT
-from tests.chaos.work.driver import GONE, Place
 
 _TRACEBACK = "Traceback (most recent call last)"
 
@@ -33,7 +33,7 @@ class Drivers:
             with self._log.open("ab") as log:
                 self._said_before = log.tell()
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.work.driver", str(self._place)],
+                    [sys.executable, "-m", "tests.chaos.client.driver", str(self._place)],
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -17,7 +17,7 @@ from retinue.actors.domain.permissions.patterns import ExactTool
 from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
-from tests.chaos.work.errands import CENT, GUARDED
+from tests.chaos.workloads.life import CENT, GUARDED
 
 FAMILIES_PER_WAVE = 6
 WORKSPACES = 2

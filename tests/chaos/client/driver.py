@@ -1,8 +1,8 @@
 """The driver: a client in a process of its own, which is killed and started again like any other.
 
-``python -m tests.chaos.work.driver PLACE`` goes on where the ledger says that the last one stopped,
-with the same ids, until the file of `Place.stop` is there. Then it finishes what it has begun, asks
-what everything has cost, and ends.
+``python -m tests.chaos.client.driver PLACE`` goes on where the ledger says that the last one has
+stopped, with the same ids, until the file of `Place.stop` is there. Then it finishes what it has
+begun, asks what everything has cost, and ends.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from retinue.actors.domain.values.money import to_usd
 from retinue.cluster.local.running import Running, running
 from retinue.cluster.local.state import cluster_key
 from retinue.cluster.settings import ClusterSettings
+from tests.chaos import helpers
+from tests.chaos.client import waves
+from tests.chaos.client.waves import FamilyPlan, RunPlan, WavePlan
 from tests.chaos.ledger import Ledger, Line, Reader
-from tests.chaos.work import helpers, waves
-from tests.chaos.work.agents import worker
-from tests.chaos.work.errands import GUARDED, Errand
-from tests.chaos.work.waves import FamilyPlan, RunPlan, WavePlan
+from tests.chaos.workloads.agents import worker
+from tests.chaos.workloads.life import GUARDED, Errand
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Place(Struct, frozen=True):
     ledger: str
     workspaces: list[str]
     stop: str
+    work: tuple[str, ...] = ()
 
 
 class Driver:
@@ -205,6 +207,7 @@ class Driver:
             plan.wave,
             plan.levels,
             plan.slow,
+            self._place.work,
         )
         prompt = msgspec.json.encode(errand).decode()
         self._note("tried", "start", f"start {run.id}", session=session.id, run=run.id)

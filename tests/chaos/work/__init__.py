@@ -1,1 +1,0 @@
-"""The work: a client in a process of its own, and what its agents do."""
