@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.cluster.client.calls import Calls
 
