@@ -26,14 +26,10 @@ from retinue.actors.domain.budget.commands import (
 from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.budget.totals import Level
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import (
-    ApprovalRequest,
-    Entry,
-    Resolution,
-    Scope,
-)
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals.question import Answer, Question
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.capabilities.token import Token
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.session.machine import ChildSpec, Profile

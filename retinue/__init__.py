@@ -53,7 +53,7 @@ from retinue.actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals.request import Resolution
 from retinue.actors.domain.permissions.boundary import Boundary, BoundaryMode, EscapePolicy
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized

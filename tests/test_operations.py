@@ -18,7 +18,8 @@ import typer.main
 import yaml
 
 from docs import sizing
-from retinue.actors.domain.permissions.approvals.machine import DEFERRED_US, RETENTION_US
+from retinue.actors.domain.permissions.approvals.machine import DEFERRED_US
+from retinue.actors.domain.permissions.approvals.state import RETENTION_US
 from retinue.actors.domain.permissions.capabilities.token import SKEW_US
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session.machine import KEPT_OPERATIONS

@@ -9,8 +9,11 @@ from __future__ import annotations
 from retinue.actors.domain.budget import machine as budget
 from retinue.actors.domain.budget.events import CapSet, FamilyOpened, Held, Released
 from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.allowances.state import Granted, Revoked, SessionCleared
 from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.approvals.state import Asked, Decided, Deferred, Expired
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.capabilities.state import TokenAdded, TokenRevoked, TokenUsed
 from retinue.actors.domain.session import machine as session
 from retinue.actors.durable.codec import Machine
 
@@ -46,7 +49,7 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.initial,
         allowances.decide,
         allowances.evolve,
-        audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
+        audited=(Granted, Revoked, SessionCleared),
         upkeep=(allowances.CleanupExpired(),),
     )
 )
@@ -58,7 +61,7 @@ APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approval
     approvals.initial,
     approvals.decide,
     approvals.evolve,
-    audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
+    audited=(Asked, Decided, Deferred, Expired),
     upkeep=(approvals.Expire(), approvals.Forget()),
 )
 CAPABILITIES: Machine[
@@ -71,6 +74,6 @@ CAPABILITIES: Machine[
     capabilities.initial,
     capabilities.decide,
     capabilities.evolve,
-    audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
+    audited=(TokenAdded, TokenUsed, TokenRevoked),
     upkeep=(capabilities.CleanupExpired(),),
 )

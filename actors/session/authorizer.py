@@ -18,13 +18,9 @@ from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import (
-    Entry,
-    Resolution,
-    Scope,
-    request_for,
-)
 from retinue.actors.domain.permissions.approvals.question import Question, Waiting
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope, request_for
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest

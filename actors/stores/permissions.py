@@ -10,17 +10,10 @@ from msgspec import structs
 
 from retinue.actors.domain.errors import Tampered
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from retinue.actors.domain.permissions.allowances.machine import Consume
 from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.approvals.machine import (
-    ApprovalRequest,
-    Ask,
-    ClaimOnce,
-    Entry,
-    Resolution,
-    Scope,
-    Status,
-)
+from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce
 from retinue.actors.domain.permissions.approvals.question import (
     Answer,
     Permitted,
@@ -28,6 +21,8 @@ from retinue.actors.domain.permissions.approvals.question import (
     Waiting,
     command_for,
 )
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS
@@ -104,7 +99,7 @@ class PermissionsActor:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
         keyring = self._runtime.keyring
         for one in given:
-            data = allowances.signing_bytes(one)
+            data = signing_bytes(one)
             if not any(keyring.verify(issuer, data, one.signature) for issuer in keyring.issuers):
                 raise Tampered(f"allowance {one.id}: its signature is not of this cluster's key")
         reply = await self._allowances.execute(allowances.Import(tuple(given)))
@@ -234,7 +229,7 @@ class PermissionsActor:
                 return
 
     def _signed(self, allowance: Allowance) -> Allowance:
-        signature = self._runtime.keyring.sign(allowances.signing_bytes(allowance))
+        signature = self._runtime.keyring.sign(signing_bytes(allowance))
         return structs.replace(allowance, signature=signature)
 
 

@@ -21,7 +21,7 @@ from retinue.actors.domain.documents.document import (
     usable_escapes,
 )
 from retinue.actors.domain.errors import InvalidValue
-from retinue.actors.domain.permissions.allowances.machine import Allowance, valid
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, valid
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits

@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 
 from retinue.actors.domain.errors import InvalidValue, RetinueError, Unavailable
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.tasks import Tasks
 from retinue.cluster.client.calls import Calls

@@ -6,7 +6,7 @@ import asyncio
 
 from retinue.actors.domain.budget.commands import SetCap, SetHold
 from retinue.actors.domain.budget.state import WORKSPACE, Hold
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.durable.audit import Report

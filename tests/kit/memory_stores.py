@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from retinue.actors.domain.permissions.actions import ExecuteCommand
-from retinue.actors.domain.permissions.approvals.machine import ApprovalRequest, State, request_for
 from retinue.actors.domain.permissions.approvals.question import Question
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, request_for
+from retinue.actors.domain.permissions.approvals.state import State
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import Head, verify

@@ -33,9 +33,10 @@ from retinue.actors.domain.budget.events import CapSet, ChildrenAdmitted, Family
 from retinue.actors.domain.budget.state import WORKSPACE
 from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
-from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.allowances.state import UseConsumed
+from retinue.actors.domain.permissions.approvals.request import Resolution
+from retinue.actors.domain.permissions.approvals.state import Claimed, Decided
+from retinue.actors.domain.permissions.capabilities.state import TokenUsed
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
@@ -147,16 +148,16 @@ class Checker:
                 self._before_authorized(key, state, session.operation(run, step))
             case Reported(id, _, _, spent, lent):
                 self._before_reported(state, id, spent, lent)
-            case allowances.UseConsumed(id, op):
+            case UseConsumed(id, op):
                 self._once(f"allowance use by {op}", id)
                 if (state.allowances[id].uses_left or 0) < 1:
                     self.wrong(f"allowance {id} was used too often, by {op}")
-            case capabilities.TokenUsed(op, token_ids):
+            case TokenUsed(op, token_ids):
                 for token_id in token_ids:
                     self._once(f"token {token_id}", op)
-            case approvals.Decided(decision):
+            case Decided(decision):
                 self._once(f"request {decision.request_id}", decision.decided_by)
-            case approvals.Claimed(request_id, op):
+            case Claimed(request_id, op):
                 self._once(f"claim of {request_id}", op)
         if key.kind == SESSION.kind and state.closed:
             self._in_closed(key, state, event)
@@ -377,7 +378,7 @@ class Checker:
         self._told(f"revocation of {id}", id in self._state(ALLOWANCES.kind).revoked)
         self._revoked[id] = self.now()
 
-    def was_decided(self, decision: approvals.Resolution) -> None:
+    def was_decided(self, decision: Resolution) -> None:
         """Somebody was told that his decision stands."""
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
         self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)

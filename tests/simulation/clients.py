@@ -10,8 +10,8 @@ from typing import TypeVar, cast
 from retinue.actors.domain.budget.commands import SetCap, SetHold
 from retinue.actors.domain.budget.state import WORKSPACE, Cap
 from retinue.actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Scope
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.session import machine as session

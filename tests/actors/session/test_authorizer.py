@@ -15,13 +15,14 @@ from msgspec import structs
 from retinue import Boundary, McpToolCall, Policy
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import argument_hash
-from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope, Status
 from retinue.actors.domain.permissions.approvals.question import (
     Answer,
     Permitted,
     Question,
     Waiting,
 )
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits

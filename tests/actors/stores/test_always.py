@@ -8,13 +8,13 @@ from typing import cast
 import pytest
 
 from retinue.actors.domain.errors import ClusterUnavailable
-from retinue.actors.domain.permissions.approvals.machine import (
-    RETENTION_US,
+from retinue.actors.domain.permissions.approvals.request import (
+    ALWAYS_US,
     ApprovalRequest,
     Resolution,
     Scope,
 )
-from retinue.actors.domain.permissions.approvals.request import ALWAYS_US
+from retinue.actors.domain.permissions.approvals.state import RETENTION_US
 from retinue.actors.domain.permissions.capabilities.token import SKEW_US, Token
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.ports import CapabilitiesPort

@@ -12,10 +12,10 @@ from msgspec import structs
 from retinue.actors.domain.permissions import action_ref, actions
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import Action, argument_hash
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals import machine, request
-from retinue.actors.domain.permissions.approvals.machine import Scope
 from retinue.actors.domain.permissions.approvals.question import Waiting
+from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.boundary import Boundary, EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.patterns import CommandPattern

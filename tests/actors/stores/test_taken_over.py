@@ -10,9 +10,9 @@ from retinue.actors.domain.budget.commands import LeaseRequest, OpenFamily
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, NotFound
 from retinue.actors.domain.permissions.actions import ExecuteCommand
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Scope, request_for
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals.question import Permitted, Question, Waiting
+from retinue.actors.domain.permissions.approvals.request import Scope, request_for
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring

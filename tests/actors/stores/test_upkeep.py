@@ -6,14 +6,10 @@ import asyncio
 
 import pytest
 
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import (
-    DEFERRED_US,
-    RETENTION_US,
-    WAIT_US,
-    Scope,
-    State,
-)
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.approvals.machine import DEFERRED_US
+from retinue.actors.domain.permissions.approvals.request import WAIT_US, Scope
+from retinue.actors.domain.permissions.approvals.state import RETENTION_US, State
 from retinue.actors.domain.permissions.capabilities.token import SKEW_US, Token, mint
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.permissions.patterns import ExactTool
 from retinue.actors.domain.session.settings import Isolation

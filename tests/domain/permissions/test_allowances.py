@@ -12,33 +12,33 @@ from hypothesis import strategies as st
 
 from retinue.actors.domain.errors import InvalidValue, NotFound, RetinueError
 from retinue.actors.domain.permissions.actions import Action, FileRead, McpToolCall
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes, valid
 from retinue.actors.domain.permissions.allowances.machine import (
-    Allowance,
     CleanupExpired,
     ClearSession,
     Command,
     Consume,
     Consumed,
     Done,
-    Event,
-    ExpiredRemoved,
     Grant,
-    Granted,
     Import,
     Reply,
     Revoke,
-    Revoked,
     RevokedAt,
-    SessionCleared,
-    State,
     Stored,
-    UseConsumed,
     count,
     decide,
+)
+from retinue.actors.domain.permissions.allowances.state import (
+    Event,
+    ExpiredRemoved,
+    Granted,
+    Revoked,
+    SessionCleared,
+    State,
+    UseConsumed,
     evolve,
     initial,
-    signing_bytes,
-    valid,
 )
 from retinue.actors.domain.permissions.patterns import ExactTool, FilePattern, Pattern, ServerTools
 

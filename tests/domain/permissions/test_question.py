@@ -9,17 +9,12 @@ from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import FileRead, argument_hash
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume, Grant
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.allowances.machine import Consume, Grant
 from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.approvals.machine import (
-    Ask,
-    ClaimOnce,
-    Decide,
-    Defer,
-    Scope,
-    request_for,
-)
+from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce, Decide, Defer
 from retinue.actors.domain.permissions.approvals.question import Question, command_for
+from retinue.actors.domain.permissions.approvals.request import Scope, request_for
 from retinue.actors.domain.permissions.patterns import FilePattern
 from retinue.actors.domain.values.ids import derived_id
 

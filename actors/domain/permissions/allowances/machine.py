@@ -39,32 +39,13 @@ from retinue.actors.domain.permissions.patterns import matches
 from retinue.actors.domain.values.record import Record
 
 __all__ = [
-    "Allowance",
-    "CleanupExpired",
-    "ClearSession",
     "Command",
-    "Consume",
-    "Consumed",
-    "Done",
     "Event",
-    "ExpiredRemoved",
-    "Grant",
-    "Granted",
-    "Import",
     "Reply",
-    "Revoke",
-    "Revoked",
-    "RevokedAt",
-    "SessionCleared",
     "State",
-    "Stored",
-    "UseConsumed",
-    "count",
     "decide",
     "evolve",
     "initial",
-    "signing_bytes",
-    "valid",
 ]
 
 _NEVER = 2**63

@@ -30,17 +30,13 @@ from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, Not
 from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.approvals.request import (
     ALWAYS_US,
-    WAIT_US,
     ApprovalRequest,
-    Fallback,
     Priority,
     Resolution,
     Scope,
     grantable,
-    request_for,
 )
 from retinue.actors.domain.permissions.approvals.state import (
-    RETENTION_US,
     Asked,
     Claimed,
     Decided,
@@ -59,41 +55,13 @@ from retinue.actors.domain.values.fields import choice
 from retinue.actors.domain.values.record import Record
 
 __all__ = [
-    "DEFERRED_US",
-    "MAX_OPEN",
-    "RETENTION_US",
-    "WAIT_US",
-    "ApprovalRequest",
-    "Ask",
-    "Asked",
-    "ClaimOnce",
-    "Claimed",
     "Command",
-    "Decide",
-    "Decided",
-    "Defer",
-    "Deferred",
-    "Entry",
     "Event",
-    "Expire",
-    "Expired",
-    "Fallback",
-    "Forget",
-    "Forgotten",
-    "Priority",
     "Reply",
-    "Resolution",
-    "Scope",
     "State",
-    "Status",
     "decide",
     "evolve",
-    "get",
     "initial",
-    "open_requests",
-    "pending_for",
-    "request_for",
-    "tokens_due",
 ]
 
 MAX_OPEN = 10_000

@@ -11,10 +11,12 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.allowances.machine import Consume
 from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce, Entry
+from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce
 from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution
+from retinue.actors.domain.permissions.approvals.state import Entry
 
 
 class Question(Struct, frozen=True):
