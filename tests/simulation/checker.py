@@ -34,7 +34,7 @@ from retinue.actors.domain.budget.state import WORKSPACE
 from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.permissions.allowances.state import UseConsumed
-from retinue.actors.domain.permissions.approvals.request import Resolution
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
 from retinue.actors.domain.permissions.approvals.state import Claimed, Decided
 from retinue.actors.domain.permissions.capabilities.state import TokenUsed
 from retinue.actors.domain.permissions.decision import Decision
@@ -383,7 +383,7 @@ class Checker:
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
         self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)
         self._same(("request", decision.request_id), decision)
-        if decision.scope is approvals.Scope.ALWAYS:
+        if decision.scope is Scope.ALWAYS:
             id = derived_id(f"token of {decision.request_id}")
             self._told(f"token {id}", id in self._state(CAPABILITIES.kind).tokens)
 
