@@ -10,12 +10,10 @@ from msgspec import structs
 
 from retinue.actors.domain.errors import Tampered
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume
+from retinue.actors.domain.permissions.allowances.machine import Allowance, Consume, Consumed
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import (
     ApprovalRequest,
-    Ask,
-    ClaimOnce,
     Entry,
     Resolution,
     Scope,
@@ -26,7 +24,7 @@ from retinue.actors.domain.permissions.approvals.question import (
     Permitted,
     Question,
     Waiting,
-    command_for,
+    attempts,
 )
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
@@ -63,21 +61,23 @@ class PermissionsActor:
     async def resolve(self, question: Question) -> Answer:
         """Whether an operation may go on, or has to wait for a person, who is asked by this."""
         granted, asked = await self._allowances.entity(), await self._approvals.entity()
-        command: Consume | ClaimOnce | Ask | None = None
+        reply: allowances.Reply | approvals.Reply = None
         try:
-            command = command_for(granted.state, asked.state, question, self._runtime.clock())
-            reply = granted.do(command) if isinstance(command, Consume) else asked.do(command)
+            for one in attempts(question, self._runtime.clock()):
+                reply = granted.do(one) if isinstance(one, Consume) else asked.do(one)
+                if reply is not None:
+                    break
         finally:
-            if isinstance(command, Consume):
+            if isinstance(reply, Consumed):
                 await self._allowances.committed(granted)
             else:
                 await self._approvals.committed(asked, granted)
-        if isinstance(reply, allowances.Consumed):
+        if isinstance(reply, Consumed):
             return Permitted(reply.allowance)
         if isinstance(reply, Resolution):
             return Permitted(reply)
         await self._announce()
-        return Waiting(cast(Entry, reply), await self._is_watched(question.request.family_id))
+        return Waiting(cast(Entry, reply), await self._is_watched(question.family_id))
 
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)

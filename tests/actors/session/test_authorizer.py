@@ -15,7 +15,13 @@ from msgspec import structs
 from retinue import Boundary, McpToolCall, Policy
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import argument_hash
-from retinue.actors.domain.permissions.approvals.machine import Entry, Resolution, Scope, Status
+from retinue.actors.domain.permissions.approvals.machine import (
+    Entry,
+    Resolution,
+    Scope,
+    Status,
+    request_for,
+)
 from retinue.actors.domain.permissions.approvals.question import (
     Answer,
     Permitted,
@@ -34,6 +40,7 @@ from retinue.actors.views import WorkspaceSettings
 NOW = 1_800_000_000_000_000
 TOOL = McpToolCall("guarded", "tool")
 MINE = ActionRef(TOOL, argument_hash(TOOL), "mine")
+REQUEST = request_for(TOOL, id="it", session_id="session", family_id="session", now=NOW)
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Permissions:
     async def resolve(self, question: Question) -> Answer:
         if self.entry and self.grants:
             return Permitted(_approval(self.grants.pop(0)))
-        self.entry = self.entry or Entry(question.request)
+        self.entry = self.entry or Entry(REQUEST)
         return Waiting(self.entry, watched=True)
 
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
