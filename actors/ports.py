@@ -1,4 +1,7 @@
-"""What actors ask of one another. Calls go down the tree or to stores; stores call nobody."""
+"""What actors ask of one another. Calls go down the tree or to stores; stores call nobody.
+
+But for one: permissions have capabilities make the tokens that people grant. These call nobody.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,12 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from retinue.actors.domain.budget import (
+from retinue.actors.domain.budget.commands import (
     Admit,
     Admitted,
     Exceeded,
-    Hold,
     LeaseGranted,
     LeaseRequest,
-    Level,
     OpenFamily,
     OpenWorkspace,
     Refused,
@@ -23,14 +24,14 @@ from retinue.actors.domain.budget import (
     SetHold,
     Standing,
 )
+from retinue.actors.domain.budget.state import Hold
+from retinue.actors.domain.budget.totals import Level
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import (
-    ApprovalRequest,
-    Decide,
-    Entry,
-    Resolution,
-)
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.approvals.machine import Decide
+from retinue.actors.domain.permissions.approvals.question import Answer, Question
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.capabilities.token import Token
 from retinue.actors.domain.session.machine import ChildSpec, Profile, State
 from retinue.actors.domain.session.messages import Message
@@ -58,13 +59,6 @@ from retinue.actors.views import (
 )
 
 
-class Asked(Struct, frozen=True):
-    """``watched`` says whether anybody is there who could answer now."""
-
-    entry: Entry
-    watched: bool
-
-
 class BudgetPort(Protocol):
     """``budget/<workspace>``."""
 
@@ -84,9 +78,7 @@ class BudgetPort(Protocol):
 class PermissionsPort(Protocol):
     """``allowances/<workspace>``: allowances, and the approvals that make them."""
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None: ...
+    async def resolve(self, question: Question) -> Answer: ...
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance: ...
     async def revoke(self, allowance_id: str, by: str = "") -> None: ...
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int: ...
@@ -94,11 +86,7 @@ class PermissionsPort(Protocol):
     async def allowances(self) -> list[Allowance]: ...
     async def import_allowances(self, given: list[Allowance]) -> int: ...
     async def clear_session(self, family_id: str) -> None: ...
-    async def ask(self, request: ApprovalRequest) -> Asked: ...
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry: ...
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None: ...
     async def decide(self, command: Decide) -> Resolution: ...
     async def open_requests(self) -> list[Entry]: ...
     async def unwatch(self, family_id: str | None) -> None: ...
@@ -115,8 +103,9 @@ class CapabilitiesPort(Protocol):
         self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
     ) -> Token | None: ...
     async def use(self, op: str, token_id: str) -> bool: ...
-    async def issue(self, request: ApprovalRequest, user_id: str) -> Token: ...
+    async def issue(self, request: ApprovalRequest, decided_at: int) -> Token: ...
     async def revoke(self, token_id: str) -> None: ...
+    async def clear_session(self, family_id: str) -> None: ...
     async def tokens(self) -> list[Token]: ...
 
 
@@ -136,11 +125,10 @@ class StoreProvider(Protocol):
 
 
 class Batch(Struct, frozen=True):
-    """Sub-agents to run for ``parent``; ``again`` if they may have been started before."""
+    """Sub-agents to run for ``parent``, whether they were started before or not."""
 
     parent: Profile
     children: list[ChildSpec]
-    again: bool
 
 
 class SessionPort(Protocol):
@@ -159,24 +147,34 @@ class SessionPort(Protocol):
     async def end(self, close: Close) -> None: ...
 
 
-class HostPort(SessionPort, Protocol):
-    """``host/<id>``, as clients, other hosts and the directory call it."""
+class PeerPort(Protocol):
+    """What hosts ask of one another."""
 
-    async def create(self, command: Create) -> None: ...
-    async def report(self, workspace_id: str) -> None: ...
-    async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
-    async def working(self) -> list[str]: ...
-    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
-    async def deactivate(self, session_id: str) -> bool: ...
-    async def warm(self) -> None: ...
-    async def leave(self) -> None: ...
-    async def stay(self) -> None: ...
     async def start_children(self, batch: Batch) -> None: ...
     async def collect(
         self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
     ) -> list[Result]: ...
     async def cancel_children(self, batch: Batch) -> None: ...
     async def abandon(self, session_ids: list[str]) -> None: ...
+
+
+class ManagedPort(Protocol):
+    """What the directory asks of hosts."""
+
+    async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
+    async def working(self) -> list[str]: ...
+    async def resume_all(self, sessions: list[tuple[str, str]]) -> None: ...
+    async def warm(self) -> None: ...
+    async def leave(self) -> None: ...
+    async def stay(self) -> None: ...
+
+
+class HostPort(SessionPort, PeerPort, ManagedPort, Protocol):
+    """``host/<id>``."""
+
+    async def create(self, command: Create) -> None: ...
+    async def report(self, workspace_id: str) -> None: ...
+    async def deactivate(self, session_id: str) -> bool: ...
 
 
 HostName: TypeAlias = str
@@ -197,7 +195,7 @@ class DirectoryPort(Protocol):
 class HostProvider(Protocol):
     """Finds hosts by name."""
 
-    def host(self, name: str) -> HostPort: ...
+    def host(self, name: str) -> PeerPort: ...
 
     @property
     def directory(self) -> DirectoryPort: ...

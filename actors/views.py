@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -73,6 +74,20 @@ class SessionPage(Struct, frozen=True):
     next: str | None
 
 
+EventKind: TypeAlias = Literal[
+    "session_started",
+    "run_started",
+    "attempt_ended",
+    "run_finished",
+    "authorized",
+    "spent",
+    "spawned",
+    "ended",
+    "cancelled",
+]
+"""What can happen to a session; the last two are the end of it."""
+
+
 class FeedEvent(Struct, frozen=True):
     """Something that happened in a family, for those who watch; not durable.
 
@@ -80,7 +95,7 @@ class FeedEvent(Struct, frozen=True):
     were spawned.
     """
 
-    kind: str
+    kind: EventKind
     session_id: str
     family_id: str
     at: int

@@ -21,7 +21,8 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.entity import Committer, Entity
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.machines import SESSION
 from retinue.actors.session.history import SessionEntity
@@ -36,7 +37,6 @@ _IN_A_ROW = 2000
 _ACTIONS = 40
 _COST = 100_000
 _RUN = "run"
-_DEADLINE = 2_000_000_000_000_000
 
 
 async def measure() -> Mapping[str, float]:
@@ -126,7 +126,7 @@ async def _authorized(one: SessionEntity, at: int) -> None:
         "allowed", proof="policy", operation=session.operation(_RUN, key), amount=_COST
     )
     await one.execute(
-        session.Authorize(_RUN, key, "file_read", decision, _DEADLINE, "read /srv/project/a.txt")
+        session.Authorize(_RUN, key, "file_read", decision, "read /srv/project/a.txt")
     )
 
 

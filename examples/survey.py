@@ -27,6 +27,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
+from rich.console import Console
+
 from retinue import (
     AgentFunction,
     Boundary,
@@ -41,13 +43,11 @@ from retinue import (
     Result,
     Retinue,
     RetinueError,
+    Session,
     Task,
     Turn,
     connect,
 )
-from retinue.cluster.terminal.display import make_display, waiting
-from retinue.cluster.terminal.follow import follow
-from retinue.cluster.terminal.render import say, stdout
 from survey_report import Report, as_json, show, totals
 
 STDLIB = os.path.realpath(sysconfig.get_path("stdlib"))
@@ -341,6 +341,9 @@ async def _say(turn: Turn, text: str) -> None:
 POLICY = Policy(approval_required_tools=("survey/parse",))
 BUDGET = BudgetConfig(session_max_usd=1, per_action_max_usd="0.01")
 WORKSPACE_USD = 100
+LOOK_EVERY_S = 0.5
+SCREEN = Console(stderr=True, highlight=False)
+"""Where progress and problems go; the report goes to standard output."""
 
 
 async def run(retinue: Retinue, directory: str) -> Report:
@@ -364,14 +367,11 @@ async def run(retinue: Retinue, directory: str) -> Report:
     session = await retinue.create_session(
         survey, workspace=workspace, budget=BUDGET, on_approval=decide, title=f"survey {directory}"
     )
-    display = make_display()
     try:
-        [result] = await follow([(session, await session.start(directory))], display)
+        result = await followed(session, await session.start(directory))
     except asyncio.CancelledError:
-        say(f"stopped; to go on: retinue resume {session.id}")
+        SCREEN.print(f"stopped; to go on: retinue resume {session.id}", soft_wrap=True)
         raise
-    finally:
-        display.close()
     report = Report(
         result=result,
         tree=await session.tree(),
@@ -385,12 +385,25 @@ async def run(retinue: Retinue, directory: str) -> Report:
     return report
 
 
+async def followed(session: Session, run_id: str) -> Result:
+    """Wait for a run's result, and say meanwhile how far its sub-agents are."""
+    result = asyncio.ensure_future(session.result(run_id))
+    try:
+        with SCREEN.status("surveying") as line:
+            while not (await asyncio.wait([result], timeout=LOOK_EVERY_S))[0]:
+                stats = await session.stats()
+                line.update(f"{stats.active} sub-agents at work, {stats.succeeded} done")
+    finally:
+        result.cancel()
+    return await result
+
+
 async def main(argv: Sequence[str] | None = None) -> int:
     """Survey, and report; 0 if all went well, else 1."""
     arguments = arguments_of(argv)
     began = time.monotonic()
     with contextlib.ExitStack() as starting:
-        starting.enter_context(waiting("starting Ray and Redis"))
+        starting.enter_context(SCREEN.status("starting Ray and Redis"))
         async with connect() as retinue:
             starting.close()
             report = await run(retinue, arguments.directory)
@@ -398,10 +411,10 @@ async def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(as_json(report, seconds))
     elif report.result.success:
-        show(report, stdout())
+        show(report, Console(highlight=False))
         print(totals(report, seconds))
     if report.result.error:
-        say(f"survey: {report.result.error}")
+        SCREEN.print(f"survey: {report.result.error}", markup=False, soft_wrap=True)
     return 0 if report.complete else 1
 
 

@@ -14,7 +14,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 from retinue import BudgetStatus, Result, SessionTree
-from retinue.cluster.terminal.render import usd
 
 if TYPE_CHECKING:
     from survey import Findings, Survey
@@ -86,8 +85,8 @@ def totals(report: Report, seconds: float) -> str:
     return (
         f"{sum(levels):,} sub-agents on {len(levels)} levels ({', '.join(map(str, levels))}): "
         f"{report.result.duration_s:.1f} s, with the cluster's start {seconds:.1f} s\n"
-        f"spent {usd(session.spent)} of {session.max_usd} USD; "
-        f"the workspace so far {usd(workspace.spent)} of {workspace.max_usd} USD; "
+        f"spent {session.spent_usd:f} of {session.max_usd} USD; "
+        f"the workspace so far {workspace.spent_usd:f} of {workspace.max_usd} USD; "
         f"waiting for an answer: {', '.join(report.waiting) or 'nothing'}"
     )
 

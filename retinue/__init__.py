@@ -10,7 +10,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from retinue.actors.agent.turn import AgentFunction, Permit, Task, Turn
-from retinue.actors.domain.budget import CapWarning, Hold
+from retinue.actors.domain.budget.commands import CapWarning
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.documents.document import SkippedMessage
 from retinue.actors.domain.errors import (
     AlreadyDecided,
@@ -52,7 +53,7 @@ from retinue.actors.domain.permissions.actions import (
     PluginHttpRequest,
     TransmitData,
 )
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals.request import ApprovalScope, Resolution
 from retinue.actors.domain.permissions.boundary import Boundary, BoundaryMode, EscapePolicy
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized

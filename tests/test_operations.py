@@ -18,8 +18,15 @@ import typer.main
 import yaml
 
 from docs import sizing
+from retinue.actors.domain.permissions.approvals.machine import DEFERRED_US
+from retinue.actors.domain.permissions.approvals.state import RETENTION_US
+from retinue.actors.domain.permissions.capabilities.token import SKEW_US
 from retinue.actors.domain.permissions.decision import Decision
-from retinue.actors.domain.session.result import FINAL
+from retinue.actors.domain.session.machine import KEPT_OPERATIONS
+from retinue.actors.domain.session.result import Status
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.durable.entity import _COMPACT_AFTER_ROWS
+from retinue.actors.durable.singleton import UPKEEP_S
 from retinue.actors.telemetry import metrics
 from retinue.cluster.cli.app import app
 
@@ -33,6 +40,8 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "grafana-dashboard.json").read_text())
+
+HOUR_US = 3_600_000_000
 
 COMMANDS_TO_COME: frozenset[str] = frozenset()
 """Commands that the runbook names and another branch brings: to be emptied with the merge."""
@@ -57,7 +66,7 @@ OTHERS = {
 """Those of the Redis exporter, of Ray and of kube-state-metrics."""
 
 VALUES = {
-    "status": FINAL,
+    "status": frozenset(get_args(Status)) - {"initialising", "running"},
     "answer": frozenset(get_args(get_type_hints(Decision)["kind"])),
     "cronjob": frozenset({"session-backup"}),
 }
@@ -268,6 +277,18 @@ def test_every_target_module_path_and_variable_exists() -> None:
     for path in re.findall(r"`((?:k8s|docs|tests|benchmarks|actors|cluster)/[\w./-]+)`", RUNBOOK):
         assert (ROOT / path).exists(), path
     assert {one for one in variables if one not in sources} == set()
+
+
+def test_what_is_trimmed_is_what_the_code_trims() -> None:
+    growth = " ".join(RUNBOOK.partition("## What grows\n")[2].split())
+    assert f"after {_COMPACT_AFTER_ROWS} rows" in growth
+    assert f"the last {Limits().max_results} of a session" in growth
+    assert f"operations: the last {KEPT_OPERATIONS}." in growth
+    assert f"{DEFERRED_US // HOUR_US} hours after its agent stopped waiting" in growth
+    assert f"is forgotten {RETENTION_US // HOUR_US} hours later" in growth
+    assert f"capability tokens {SKEW_US // 1_000_000} s after" in growth
+    assert UPKEEP_S == 60
+    assert "once a minute" in growth
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -87,6 +87,11 @@ class Spawn(Struct, frozen=True, tag=True):
     queue: bool
     near: bool = True
 
+    @property
+    def label(self) -> str:
+        """A line for people: how many tasks, and for which agent."""
+        return f"{len(self.tasks)} x {self.tasks[0].agent.name}"
+
 
 class Describe(Struct, frozen=True, tag=True):
     title: str | None

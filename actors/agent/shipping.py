@@ -44,8 +44,15 @@ _INSTALLED = tuple(
 _FRONT_DOOR = "retinue"
 """Where public names are found; the client's are imported when they are asked for."""
 
-MOVED: Mapping[str, str] = {}
-"""The same, of those that were made before `retinue`; others mean their own by these names."""
+MOVED: Mapping[str, str] = {
+    "retinue.actors.domain.budget": "retinue.actors.domain.budget.machine",
+    "retinue.actors.domain.budget:Cap": "retinue.actors.domain.budget.state:Cap",
+    "retinue.actors.domain.budget:CapWarning": "retinue.actors.domain.budget.commands:CapWarning",
+    "retinue.actors.domain.budget:Exceeded": "retinue.actors.domain.budget.commands:Exceeded",
+    "retinue.actors.domain.budget:Hold": "retinue.actors.domain.budget.state:Hold",
+    "retinue.actors.domain.budget:Level": "retinue.actors.domain.budget.totals:Level",
+}
+"""Where a module that pickles name is now, or a name of it (``module:name``)."""
 BEFORE: Mapping[str, str] = {
     "actors": "retinue",
     "actors.agents": "retinue.actors.agent.shipping",
@@ -55,10 +62,14 @@ BEFORE: Mapping[str, str] = {
     "actors.domain.allowances": "retinue.actors.domain.permissions.allowances.machine",
     "actors.domain.boundary": "retinue.actors.domain.permissions.boundary",
     "actors.domain.boundary:Mode": "retinue.actors.domain.permissions.boundary:BoundaryMode",
-    "actors.domain.budget": "retinue.actors.domain.budget",
-    "actors.domain.budget:Granted": "retinue.actors.domain.budget:LeaseGranted",
-    "actors.domain.budget:Want": "retinue.actors.domain.budget:LeaseRequest",
-    "actors.domain.budget:Warning": "retinue.actors.domain.budget:CapWarning",
+    "actors.domain.budget": "retinue.actors.domain.budget.machine",
+    "actors.domain.budget:Cap": "retinue.actors.domain.budget.state:Cap",
+    "actors.domain.budget:Exceeded": "retinue.actors.domain.budget.commands:Exceeded",
+    "actors.domain.budget:Granted": "retinue.actors.domain.budget.commands:LeaseGranted",
+    "actors.domain.budget:Hold": "retinue.actors.domain.budget.state:Hold",
+    "actors.domain.budget:Level": "retinue.actors.domain.budget.totals:Level",
+    "actors.domain.budget:Want": "retinue.actors.domain.budget.commands:LeaseRequest",
+    "actors.domain.budget:Warning": "retinue.actors.domain.budget.commands:CapWarning",
     "actors.domain.decision": "retinue.actors.domain.permissions.decision",
     "actors.domain.errors": "retinue.actors.domain.errors",
     "actors.domain.errors:TroupeError": "retinue.actors.domain.errors:RetinueError",

@@ -19,7 +19,7 @@ import msgspec
 from retinue.actors.agent import calls
 from retinue.actors.agent.shipping import name_of, ship
 from retinue.actors.domain.errors import InvalidValue
-from retinue.actors.domain.permissions.actions import Action, describe
+from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.decision import Decision, NotAuthorized
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
@@ -187,7 +187,8 @@ class Turn:
         """
         decision = await self.authorize(action, cost_usd=cost_usd, context=context, timeout=timeout)
         if not decision.allowed:
-            raise NotAuthorized(f"{describe(action)}: {decision.kind}: {decision.reason}", decision)
+            what = f"{action.describe()}: {decision.kind}: {decision.reason}"
+            raise NotAuthorized(what, decision)
         permit = Permit(decision)
         try:
             yield permit

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from retinue.actors.domain.budget import Brake, Hold
+from retinue.actors.domain.budget.state import Brake, Hold
 from retinue.actors.domain.errors import CorruptState, RetinueError, Unavailable, WorkspaceHeld
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.rfc3339 import to_rfc3339

@@ -1,9 +1,7 @@
 """The entity shell: a pure state machine, its journal, and the one rule between them.
 
 `Entity.do` decides, evolves and queues the events without an await in between; `Entity.committed`
-returns when everything done so far is durable. A reply may leave only after it. The `Committer` of
-a process writes the queued rows of all its entities in one batch, and while that is under way the
-next one fills up.
+returns when everything done so far is durable. A reply may leave only after it.
 
 An entity whose write failed or was fenced is *broken*: memory may be ahead of the journal. It
 refuses everything from then on, and its owner activates it anew.
@@ -12,26 +10,16 @@ refuses everything from then on, and its owner activates it anew.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from retinue.actors.domain.budget import Brake
-from retinue.actors.domain.errors import (
-    CorruptState,
-    Fenced,
-    InvalidValue,
-    RetinueError,
-    RolledBack,
-    StoreUnavailable,
-)
+from retinue.actors.domain.errors import CorruptState, Fenced, RetinueError
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import AuditChain, Head
-from retinue.actors.durable.brakes import seal_brake
+from retinue.actors.durable.codec import Codec, Machine
+from retinue.actors.durable.committer import Committer, went_back
 from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, Summary
 from retinue.actors.telemetry import metrics
 
@@ -39,218 +27,17 @@ S = TypeVar("S")
 C = TypeVar("C")
 E = TypeVar("E")
 R = TypeVar("R")
-T = TypeVar("T")
 
 Clock = Callable[[], int]
 """Gives the time in microseconds since the epoch, UTC."""
 
-Learn = Callable[[Mapping[str, bytes], float], None]
-"""Takes in the brakes of workspaces as of a request, which was sent at that time of the loop."""
-
-_MOST_PER_FLUSH = 256
 _COMPACT_AFTER_ROWS = 512
-_CLEAR = 2  # bytes of a snapshot that are not compressed
 
 
-@dataclass(frozen=True, slots=True)
-class Machine(Generic[S, C, E, R]):
-    """A state machine and how it is stored.
+class Confirms(Protocol):
+    """An entity, whatever it is of, as one whose state a reply rests on."""
 
-    ``version`` is that of the newest stored form; events of the ``audited`` types also go to the
-    audit log, which outlives compaction.
-    """
-
-    kind: str
-    version: int
-    state: type[S]
-    event: object
-    initial: Callable[[], S]
-    decide: Callable[[S, C, int], tuple[Sequence[E], R]]
-    evolve: Callable[[S, E], S]
-    validate: Callable[[S], None] = lambda state: None
-    audited: tuple[type, ...] = ()
-    brake: Callable[[S, Sequence[E]], Brake | None] = lambda state, events: None
-    """The brake of the workspace, where this is what keeps it, if a row of ``events`` shows it."""
-    rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
-    """Decodes a row."""
-    states: msgspec.msgpack.Decoder[tuple[int, S, Head]] = field(init=False)
-    """Decodes a snapshot."""
-
-    def __post_init__(self) -> None:
-        decoder = msgspec.msgpack.Decoder
-        object.__setattr__(self, "rows", decoder(tuple[int, list[self.event], Head]))  # type: ignore[name-defined]
-        object.__setattr__(self, "states", decoder(tuple[int, self.state, Head]))  # type: ignore[name-defined]
-
-
-class Codec(Generic[S, E]):
-    """Rows and snapshots as sealed bytes: [version, content], bound to the entity and position."""
-
-    def __init__(self, machine: Machine[S, C, E, R], key: Key, keyring: Keyring) -> None:
-        self._version = machine.version
-        self._workspace_id = key.workspace_id
-        self._context = f"{key.workspace_id}/{key.kind}/{key.id}"
-        self._what = str(key)
-        self._keyring = keyring
-        self._encode = _ENCODER.encode
-        self._rows, self._states = machine.rows, machine.states
-
-    def encoded(self, event: E) -> msgspec.Raw:
-        """An event as rows hold it; InvalidValue if there is something in it that they can't."""
-        try:
-            return msgspec.Raw(self._encode(event))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidValue(f"{self._what}: what was asked can't be stored: {error}") from error
-
-    def row(self, seq: int, events: Sequence[msgspec.Raw], head: Head) -> bytes:
-        return self._keyring.seal(
-            self._encode((self._version, events, head)), f"{self._context}/row/{seq}"
-        )
-
-    def events(self, seq: int, row: bytes) -> tuple[list[E], Head]:
-        what = f"row {seq} of {self._what}"
-        data = self._keyring.open(row, f"{self._context}/row/{seq}", what)
-        return self._decode(self._rows, data, what)
-
-    def snapshot(self, seq: int, state: S, head: Head) -> bytes:
-        data = _squeezed(self._encode((self._version, state, head)))
-        return seq.to_bytes(8, "big") + self._keyring.seal(data, f"{self._context}/snapshot/{seq}")
-
-    def state(self, snapshot: bytes) -> tuple[int, S, Head]:
-        seq = int.from_bytes(snapshot[:8], "big")
-        what = f"the snapshot of {self._what}"
-        data = self._keyring.open(snapshot[8:], f"{self._context}/snapshot/{seq}", what)
-        return seq, *self._decode(self._states, _restored(data), what)
-
-    def brake(self, brake: Brake) -> bytes:
-        return seal_brake(self._keyring, self._workspace_id, brake)
-
-    def message(self, index: int, data: bytes) -> bytes:
-        return self._keyring.seal(data, f"{self._context}/message/{index}")
-
-    def open_message(self, index: int, data: bytes) -> bytes:
-        what = f"message {index} of {self._what}"
-        return self._keyring.open(data, f"{self._context}/message/{index}", what)
-
-    def _decode(
-        self, decoder: msgspec.msgpack.Decoder[tuple[int, T, Head]], data: bytes, what: str
-    ) -> tuple[T, Head]:
-        try:
-            version, content, head = decoder.decode(data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            if _version_of(data) <= self._version:
-                raise CorruptState(f"{what} can't be read: {error}") from error
-            version = _version_of(data)
-        if version > self._version:
-            raise written_by_newer(what, version, self._version)
-        return content, head
-
-
-def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
-    """What an older node says of a stored form that it can't read. It changes nothing."""
-    return CorruptState(
-        f"{what} was written by a newer version of Retinue (stored form {version}; "
-        f"this node reads up to {newest}): upgrade this node, or ask one that is",
-        form=version,
-        newest=newest,
-    )
-
-
-_ENCODER = msgspec.msgpack.Encoder()
-_PARTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
-
-
-def _squeezed(data: bytes) -> bytes:
-    """Compressed but for the head of the list and the version, which are read where they are."""
-    return data[:_CLEAR] + zlib.compress(data[_CLEAR:], level=1)
-
-
-def _restored(data: bytes) -> bytes:
-    try:
-        return data[:_CLEAR] + zlib.decompress(data[_CLEAR:])
-    except zlib.error:
-        return data  # whoever decodes it will say what is wrong
-
-
-def _version_of(data: bytes) -> int:
-    """The version that stored bytes say they are of; 0 if they don't say it."""
-    try:
-        return msgspec.msgpack.decode(_PARTS.decode(data)[0], type=int)
-    except (msgspec.MsgspecError, IndexError):
-        return 0
-
-
-def went_back(key: Key) -> RolledBack:
-    """For an entity that knows of more than is stored."""
-    return RolledBack(
-        f"{key}: Redis has lost rows that it had confirmed: it was restored from an older copy, or "
-        "a replica took over that did not have them. Nothing goes on here until somebody has looked"
-    )
-
-
-class Writes(Protocol):
-    """What the committer needs from an entity."""
-
-    def take(self) -> Append: ...
-    def settle(self, outcome: Outcome) -> None: ...
-    def fail(self, error: RetinueError) -> None: ...
-
-
-class Committer:
-    """Group commit for all entities of this process."""
-
-    def __init__(self, journal: Journal, learn: Learn = lambda brakes, asked: None) -> None:
-        """``learn`` is told the brakes that the journal answers with, and when it was asked."""
-        self.journal = journal
-        self._learn = learn
-        self._dirty: dict[Writes, None] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def enlist(self, entity: Writes) -> None:
-        """Write the entity's queued events with the next flush."""
-        self._dirty[entity] = None
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._flush())
-
-    async def drain(self) -> None:
-        """Return when nothing is queued or under way."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait([self._task])
-
-    async def _flush(self) -> None:
-        while self._dirty:
-            batch = list(self._dirty)[:_MOST_PER_FLUSH]
-            for entity in batch:
-                del self._dirty[entity]
-            try:
-                appends = [entity.take() for entity in batch]
-                asked = asyncio.get_running_loop().time()
-                with metrics.COMMIT_SECONDS.timed():
-                    outcomes = await self.journal.append(appends)
-                metrics.COMMIT_SIZE.observe(len(appends))
-            except Exception as error:  # whatever it is: those who wait must hear of it
-                self._fail(batch, error)
-            else:
-                self._learn(outcomes.brakes, asked)  # before those who wait go on
-                lost: Key | None = None
-                for entity, append, outcome in zip(batch, appends, outcomes, strict=True):
-                    if outcome is not Outcome.OK:
-                        self._dirty.pop(entity, None)
-                        lost = append.key if outcome is Outcome.GAP else lost
-                    entity.settle(outcome)
-                if lost:
-                    await self._stop(lost)
-
-    async def _stop(self, key: Key) -> None:
-        """Nobody else may go on from what is left of the workspace that ``key`` is in."""
-        with contextlib.suppress(RetinueError):
-            await self.journal.stop(key.workspace_id, went_back(key).message)
-
-    def _fail(self, batch: Sequence[Writes], error: Exception) -> None:
-        if not isinstance(error, RetinueError):
-            error = StoreUnavailable(f"the journal failed: {type(error).__name__}: {error}")
-        for entity in batch:
-            self._dirty.pop(entity, None)
-            entity.fail(error)
+    def confirmation(self) -> asyncio.Future[None]: ...
 
 
 class Entity(Generic[S, C, E, R]):
@@ -356,12 +143,17 @@ class Entity(Generic[S, C, E, R]):
         For replies that may rest on no write of their own: one that was overtaken must not answer
         from its memory.
         """
-        if self.broken:
-            raise self.broken
+        await self.confirmation()
+
+    def confirmation(self) -> asyncio.Future[None]:
+        """What `confirmed` waits for: of several entities these come with one flush."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._committer.enlist(self)
-        await future
+        if self.broken:
+            future.set_exception(self.broken)
+        else:
+            self._waiting.append(future)
+            self._committer.enlist(self)
+        return future
 
     async def execute(self, command: C) -> R:
         """`do` and `committed`."""

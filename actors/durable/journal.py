@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 VERSION_AT = 21
 """Where the version stands in a row: behind its mark and the head of a list. One byte, below 128.
 
-`retinue.actors.durable.entity.Codec` makes rows, and ``activate.lua`` looks there too."""
+`retinue.actors.durable.codec.Codec` makes rows, and ``activate.lua`` looks there too."""
 
 SNAPSHOT_HEADER = 8
 """A snapshot is a row behind its sequence number, which takes so many bytes."""

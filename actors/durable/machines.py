@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.events import CapSet, FamilyOpened, Held, Released
 from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.allowances.state import Granted, Revoked, SessionCleared
 from retinue.actors.domain.permissions.approvals import machine as approvals
+from retinue.actors.domain.permissions.approvals.state import Asked, Decided, Deferred, Expired
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.capabilities.state import TokenAdded, TokenRevoked, TokenUsed
 from retinue.actors.domain.session import machine as session
-from retinue.actors.durable.entity import Machine
+from retinue.actors.durable.codec import Machine
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
 """One of them, whatever its state, commands and events are."""
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",
-    2,
+    3,
     session.State,
     session.Event,
     session.initial,
@@ -38,7 +42,7 @@ BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Mach
     budget.decide,
     budget.evolve,
     budget.validate,
-    (budget.FamilyOpened, budget.CapSet, budget.Held, budget.Released),
+    (FamilyOpened, CapSet, Held, Released),
     budget.brake_of,
 )
 ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allowances.Reply] = (
@@ -50,18 +54,20 @@ ALLOWANCES: Machine[allowances.State, allowances.Command, allowances.Event, allo
         allowances.initial,
         allowances.decide,
         allowances.evolve,
-        audited=(allowances.Granted, allowances.Revoked, allowances.SessionCleared),
+        audited=(Granted, Revoked, SessionCleared),
+        upkeep=(allowances.CleanupExpired(),),
     )
 )
 APPROVALS: Machine[approvals.State, approvals.Command, approvals.Event, approvals.Reply] = Machine(
     "approvals",
-    1,
+    3,
     approvals.State,
     approvals.Event,
     approvals.initial,
     approvals.decide,
     approvals.evolve,
-    audited=(approvals.Asked, approvals.Decided, approvals.Deferred, approvals.Expired),
+    audited=(Asked, Decided, Deferred, Expired),
+    upkeep=(approvals.Expire(), approvals.Forget()),
 )
 CAPABILITIES: Machine[
     capabilities.State, capabilities.Command, capabilities.Event, capabilities.Reply
@@ -73,5 +79,6 @@ CAPABILITIES: Machine[
     capabilities.initial,
     capabilities.decide,
     capabilities.evolve,
-    audited=(capabilities.TokenAdded, capabilities.TokenUsed, capabilities.TokenRevoked),
+    audited=(TokenAdded, TokenUsed, TokenRevoked),
+    upkeep=(capabilities.CleanupExpired(),),
 )

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.brakes import Brakes
-from retinue.actors.durable.entity import Clock, Committer
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Clock
 from retinue.actors.durable.journal import Journal
 from retinue.actors.ports import Registry
 

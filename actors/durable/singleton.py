@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from retinue.actors.domain.errors import Fenced, RolledBack
-from retinue.actors.durable.entity import Entity, Machine
+from retinue.actors.domain.errors import Fenced, RetinueError, RolledBack
+from retinue.actors.durable.codec import Machine
+from retinue.actors.durable.entity import Confirms, Entity
 from retinue.actors.durable.journal import Key
 from retinue.actors.durable.runtime import Runtime
 
@@ -14,6 +16,14 @@ S = TypeVar("S")
 C = TypeVar("C")
 E = TypeVar("E")
 R = TypeVar("R")
+T = TypeVar("T")
+
+UPKEEP_S = 60.0
+"""How long between two looks at what is due, in seconds."""
+
+
+async def _nothing(sent: Sequence[object]) -> None:
+    pass
 
 
 class SingletonEntity(Generic[S, C, E, R]):
@@ -22,17 +32,28 @@ class SingletonEntity(Generic[S, C, E, R]):
     Once Redis went back it stays broken: to start anew from what is left would forget what was
     spent. Once fenced it stays so too, and its process is told to end: the actor that took over is
     the one to ask.
+
+    From the first call on it looks once a minute what is due by its machine, and sends that. While
+    nothing is it asks nothing of Redis.
     """
 
     def __init__(
-        self, machine: Machine[S, C, E, R], workspace_id: str, id: str, runtime: Runtime
+        self,
+        machine: Machine[S, C, E, R],
+        workspace_id: str,
+        id: str,
+        runtime: Runtime,
+        after_upkeep: Callable[[Sequence[C]], Awaitable[None]] = _nothing,
     ) -> None:
+        """``after_upkeep`` is called after each look, with what was sent."""
         self._machine = machine
         self._key = Key(workspace_id, machine.kind, id)
         self._runtime = runtime
         self._entity: Entity[S, C, E, R] | None = None
         self._activating = asyncio.Lock()
         self._compacting: asyncio.Task[None] | None = None
+        self._after_upkeep = after_upkeep
+        self._upkeep: asyncio.Task[None] | None = None
 
     async def entity(self) -> Entity[S, C, E, R]:
         """The live entity."""
@@ -54,12 +75,31 @@ class SingletonEntity(Generic[S, C, E, R]):
         finally:
             await self.committed(entity)
 
-    async def committed(self, entity: Entity[S, C, E, R]) -> None:
+    async def query(self, read: Callable[[S], T]) -> T:
+        """What ``read`` makes of the state, or raises, once it is sure that it is the newest."""
+        entity = await self.entity()
+        try:
+            return read(entity.state)
+        finally:
+            await entity.confirmed()
+
+    async def upkeep(self) -> None:
+        """Send what is due by now."""
+        due = self._machine.due((await self.entity()).state, self._runtime.clock())
+        for command in due:
+            await self.execute(command)
+        await self._after_upkeep(due)
+
+    async def committed(self, entity: Entity[S, C, E, R], *beside: Confirms) -> None:
         """Wait until what was done, or read, is durable; compact when it is time.
 
-        Raises Fenced, whatever was read, if another actor has taken over.
+        ``beside`` are entities on which the reply rests as well. Raises Fenced, whatever was read,
+        if another actor has taken over.
         """
-        await entity.confirmed()
+        if beside:
+            await asyncio.gather(entity.confirmation(), *(one.confirmation() for one in beside))
+        else:
+            await entity.confirmed()
         if entity.wants_compaction and (self._compacting is None or self._compacting.done()):
             self._compacting = asyncio.create_task(entity.compact())
 
@@ -69,7 +109,20 @@ class SingletonEntity(Generic[S, C, E, R]):
             self._machine, self._key, runtime.committer, runtime.keyring, runtime.clock
         )
         entity.on_break = lambda: self._check_fenced(entity)
+        if self._machine.upkeep and self._upkeep is None:
+            self._upkeep = asyncio.create_task(self._keep_up())
         return entity
+
+    async def _keep_up(self) -> None:
+        """Look after the entity until another actor does; what fails is due the next time."""
+        while True:
+            try:
+                await self.upkeep()
+            except (Fenced, RolledBack):
+                return
+            except RetinueError:
+                pass
+            await asyncio.sleep(UPKEEP_S)
 
     def _check_fenced(self, entity: Entity[S, C, E, R]) -> None:
         if isinstance(entity.broken, Fenced):

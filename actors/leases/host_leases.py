@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from retinue.actors.domain.budget import Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.budget.commands import Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.leases.batcher import Batcher
@@ -33,7 +33,7 @@ class HostLeases:
         self._waiting: list[asyncio.Task[None]] = []
 
     def begin(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
-        """From now on give back when called: what ``leases()`` don't need, and permissions."""
+        """From now on give back when called: slack and permissions."""
         loop = asyncio.get_running_loop()
         self._waiting = [
             loop.create_task(self._drop_permissions()),
@@ -62,7 +62,7 @@ class HostLeases:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     async def _return_slack(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
-        """For ever: give back what ``leases()`` don't need whenever the budget calls for it.
+        """For ever: give slack back whenever the budget calls for it.
 
         It also calls when somebody has pulled its brake, or let go of it.
         """

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.allowances.machine import Allowance, valid
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, valid
 from retinue.actors.domain.permissions.patterns import matches
 
 LEASE_S = 3.0

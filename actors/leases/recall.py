@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable
+
+from retinue.actors.changed import Changed
 
 _GONE_AFTER_S = 25.0
 
@@ -25,8 +25,7 @@ class Recall:
         self._born = time.monotonic()
         self._heard: dict[str, float] = {}
         self._answered: dict[str, int] = {}
-        self._changed = asyncio.Condition()
-        self._background: set[asyncio.Task[None]] = set()
+        self._changed = Changed()
 
     @property
     def any_lent(self) -> bool:
@@ -42,20 +41,20 @@ class Recall:
         if seen == 0:
             self._answered[host] = self._call
             return self._call
-        await self._until(lambda: self._call != seen, timeout_s)
+        await self._changed.until(lambda: self._call != seen, timeout_s)
         return self._call
 
     def returned(self, host: str, call: int) -> None:
         """A host has returned all that it held when it was called for the ``call``th time."""
         self._heard.setdefault(host, time.monotonic())
         self._answered[host] = max(call, self._answered.get(host, 0))
-        self._notify()
+        self._changed.notify()
 
     def announce(self) -> None:
         """Call back without waiting; one call at a time."""
         if not self._missing(self._call):
             self._call += 1
-            self._notify()
+            self._changed.notify()
 
     async def call_back(self) -> None:
         """Call back, and return when all hosts have answered or had their time.
@@ -64,8 +63,8 @@ class Recall:
         """
         self._call += 1
         call, grown_up = self._call, self._born + self._limit_s
-        await self._notify_now()
-        await self._until(lambda: not self._missing(call), self._limit_s)
+        self._changed.notify()
+        await self._changed.until(lambda: not self._missing(call), self._limit_s)
         if self._once:
             for host in self._missing(call):
                 del self._heard[host]
@@ -76,18 +75,3 @@ class Recall:
         for host in [host for host, heard in self._heard.items() if heard < before]:
             del self._heard[host]
         return [host for host in self._heard if self._answered.get(host, 0) < call]
-
-    def _notify(self) -> None:
-        task = asyncio.create_task(self._notify_now())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _notify_now(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _until(self, condition: Callable[[], bool], limit_s: float) -> None:
-        async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    await self._changed.wait_for(condition)

@@ -9,8 +9,9 @@ from typing import cast
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import Cap, Exceeded, LeaseGranted, LeaseRequest, OpenFamily
-from retinue.actors.domain.errors import NotFound, RolledBack, Unavailable
+from retinue.actors.domain.budget.commands import OpenFamily
+from retinue.actors.domain.budget.state import Cap
+from retinue.actors.domain.errors import NotFound, Unavailable
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import Profile
@@ -26,7 +27,13 @@ from retinue.actors.session.authorizer import Authorizer
 from retinue.actors.session.history import History, SessionEntity
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import encode_summary, shown, summarise
-from retinue.actors.views import FeedEvent, SessionSummary, SessionView, WorkspaceSettings
+from retinue.actors.views import (
+    EventKind,
+    FeedEvent,
+    SessionSummary,
+    SessionView,
+    WorkspaceSettings,
+)
 
 
 class Activation:
@@ -54,15 +61,7 @@ class Activation:
         """Operations that were decided, and of which no agent has been told."""
         self._compacting: asyncio.Task[None] | None = None
         self._feed = feed
-        self._ask_budget = lend
-        self.budget_lease = BudgetLease(
-            entity.key.id,
-            entity.epoch,
-            lambda: entity.state,
-            self._lend,
-            slack=True,
-            committed=entity.committed,
-        )
+        self.budget_lease = BudgetLease(entity, lend, slack=True)
         self.authorizer = Authorizer(
             self.profile,
             workspace,
@@ -108,23 +107,6 @@ class Activation:
             )
         )
 
-    async def _lend(self, want: LeaseRequest) -> LeaseGranted | Exceeded:
-        """Ask the budget, and stop if it knows more of this session than its journal does.
-
-        Fenced if that is because of a newer activation, and otherwise RolledBack.
-        """
-        answer = await self._ask_budget(want)
-        if isinstance(answer, LeaseGranted) and answer.behind:
-            await self.entity.confirmed()
-            error = RolledBack(
-                f"{self.entity.key}: the budget of its workspace has heard of a later activation, "
-                "or of more spend, than its journal holds: Redis has lost rows, or an older copy "
-                "of them was brought back"
-            )
-            self.entity.fail(error)
-            raise error
-        return answer
-
     def keep_small(self) -> None:
         """Write a snapshot in the background when enough rows have come together."""
         if self.entity.wants_compaction and (self._compacting is None or self._compacting.done()):
@@ -134,7 +116,7 @@ class Activation:
         with contextlib.suppress(Unavailable):
             await self.entity.compact()
 
-    def notify(self, kind: str, text: str = "", cost: int = 0, count: int = 0) -> None:
+    def notify(self, kind: EventKind, text: str = "", cost: int = 0, count: int = 0) -> None:
         """Tell those who watch the family; not durable."""
         profile = self.profile
         self._feed(

@@ -13,25 +13,20 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from retinue.actors.domain.budget import CapWarning, Exceeded, describe
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, describe
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
+from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import (
     Action,
-    FileDelete,
-    FileList,
-    FileRead,
-    FileWrite,
-    FileWriteOutside,
-    PluginFileAccess,
-    argument_hash,
 )
-from retinue.actors.domain.permissions.approvals.machine import Entry, Scope, Status, request_for
-from retinue.actors.domain.permissions.boundary import EscapeState, Operation
+from retinue.actors.domain.permissions.approvals.question import Question, Waiting
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry
+from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
 from retinue.actors.domain.session.machine import Profile
-from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.money import usd_text
 from retinue.actors.durable.entity import Clock
 from retinue.actors.leases.budget_lease import BudgetLease
@@ -40,21 +35,6 @@ from retinue.actors.ports import Stores
 from retinue.actors.telemetry import metrics
 from retinue.actors.views import WorkspaceSettings
 
-_OPERATIONS: dict[type[Action], Operation] = {
-    FileRead: Operation.READ,
-    FileList: Operation.LIST,
-    FileWrite: Operation.WRITE,
-    FileWriteOutside: Operation.WRITE,
-    FileDelete: Operation.DELETE,
-}
-_FILE_ACTIONS = (
-    FileRead,
-    FileList,
-    FileWrite,
-    FileWriteOutside,
-    FileDelete,
-    PluginFileAccess,
-)
 _REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
 
 
@@ -71,19 +51,13 @@ class Authorizer:
     remember_escape: Callable[[str, bool], None]
 
     async def authorize(
-        self,
-        operation: str,
-        action: Action,
-        cost: int,
-        context: str,
-        timeout: int,
-        escapes: EscapeState,
+        self, ref: ActionRef, cost: int, context: str, timeout: int, escapes: EscapeState
     ) -> Decision:
         """The decision; where it is yes, ``cost`` nano-USD are held in the lease for it.
 
-        ``operation`` identifies the request: asked again, it uses up nothing a second time.
+        Its operation identifies the request: asked again, it uses up nothing a second time.
         """
-        action = resolved(action, self.workspace.path)
+        action, operation = resolved(ref.action, self.workspace.path), ref.operation
         verdict = judge(self.workspace, action, escapes)
         if isinstance(verdict, Blocked):
             return Decision("denied", reason=verdict.reason, operation=operation)
@@ -94,7 +68,8 @@ class Authorizer:
             return _over(held.level, held.requested, held.available, operation)
         try:
             if isinstance(verdict, NeedsApproval):
-                decision = await self._approve(operation, action, verdict.reason, context, timeout)
+                why = context or verdict.reason
+                decision = await self._approve(ref.to(action), why, timeout)
             else:
                 decision = Decision("allowed", proof="policy", reason=verdict.reason)
         except BaseException:
@@ -105,64 +80,39 @@ class Authorizer:
             return structs.replace(decision, operation=operation)
         return structs.replace(decision, operation=operation, amount=cost, warning=_warning(held))
 
-    async def _approve(
-        self, operation: str, action: Action, why: str, context: str, timeout: int
-    ) -> Decision:
+    async def _approve(self, ref: ActionRef, why: str, timeout: int) -> Decision:
         profile, stores = self.profile, self.stores
-        kept = self.leases.find(action, profile.family_id, self.workspace.path, self.clock())
+        kept = self.leases.find(ref.action, profile.family_id, self.workspace.path, self.clock())
         if kept:
             metrics.PERMISSIONS.add(label="lease")
             return Decision("allowed", proof=f"allowance:{kept.id}")
         metrics.PERMISSIONS.add(label="store")
         token = await stores.capabilities.find(
-            operation, action, profile.family_id, profile.user_id, profile.capabilities
+            ref.operation, ref.action, profile.family_id, profile.user_id, profile.capabilities
         )
-        if token and await stores.capabilities.use(operation, token.id):
+        if token and await stores.capabilities.use(ref.operation, token.id):
             return Decision("allowed", proof=f"capability:{token.id}")
-        question = self.leases.question()
-        allowance = await stores.permissions.consume(
-            operation, action, profile.family_id, self.workspace.path
+        asked = self.leases.question()
+        question = Question(
+            ref, profile.id, profile.family_id, profile.user_id, self.workspace.path, why, timeout
         )
-        if allowance:
-            self.leases.keep(question, allowance)
-            return Decision("allowed", proof=f"allowance:{allowance.id}")
-        claimed = await stores.permissions.claim(
-            operation, profile.id, profile.family_id, argument_hash(action)
-        )
-        if claimed:
-            return Decision("allowed", proof=f"approval:{claimed.request_id}")
-        return await self._ask(operation, action, why, context, timeout)
-
-    async def _ask(
-        self, operation: str, action: Action, why: str, context: str, timeout: int
-    ) -> Decision:
-        request = request_for(
-            action,
-            id=derived_id(f"{self.profile.id}/{operation}"),
-            session_id=self.profile.id,
-            family_id=self.profile.family_id,
-            now=self.clock(),
-            context=context or why,
-            wait_us=timeout,
-        )
-        permissions = self.stores.permissions
-        asked = await permissions.ask(request)
-        entry = asked.entry
-        if entry.status is Status.PENDING:
-            limit = timeout / 1_000_000 if asked.watched else 0.0
-            entry = await permissions.await_decision(request.id, limit)
-        if not entry.needs_claim:
-            return self._answer(entry)
-        claimed = await permissions.claim(
-            operation, self.profile.id, self.profile.family_id, request.argument_hash
-        )
-        if claimed is None:
-            return Decision("deferred", reason=entry.reason, request_id=request.id)
-        return Decision("allowed", proof=f"approval:{claimed.request_id}")
+        answer = await stores.permissions.resolve(question)
+        if isinstance(answer, Waiting) and answer.entry.finished is None:
+            limit = timeout / 1_000_000 if answer.watched else 0.0
+            entry = await stores.permissions.await_decision(answer.entry.request.id, limit)
+            if not entry.needs_claim:
+                return self._answer(entry)
+            answer = await stores.permissions.resolve(question)
+        if isinstance(answer, Waiting):
+            return self._answer(answer.entry)
+        if isinstance(answer.by, Resolution):
+            return Decision("allowed", proof=f"approval:{answer.by.request_id}")
+        self.leases.keep(asked, answer.by)
+        return Decision("allowed", proof=f"allowance:{answer.by.id}")
 
     def _answer(self, entry: Entry) -> Decision:
         request, decision = entry.request, entry.decision
-        if decision is None:
+        if decision is None or entry.needs_claim:  # or another operation has used it up
             return Decision("deferred", reason=entry.reason, request_id=request.id)
         if not decision.approved:
             return Decision(
@@ -170,32 +120,29 @@ class Authorizer:
                 reason=decision.reason or f"denied by {decision.decided_by}",
                 request_id=request.id,
             )
-        if decision.scope in _REMEMBERED and (path := path_of(request.action)):
-            self.remember_escape(path, decision.scope is Scope.ALWAYS)
+        if decision.scope in _REMEMBERED:
+            for path in request.action.paths():
+                self.remember_escape(path, decision.scope is Scope.ALWAYS)
         return Decision("allowed", proof=f"approval:{request.id}", request_id=request.id)
 
 
 def judge(workspace: WorkspaceSettings, action: Action, escapes: EscapeState) -> Verdict:
     """What policy and boundary together say of a resolved action."""
     verdict = policies.check(workspace.policy, action)
-    operation, path = _operation(action), path_of(action)
-    if operation is None or path is None:
+    operation, boundary = action.operation, workspace.boundary
+    if operation is None:
         return verdict
-    return strictest([verdict, boundaries.check(workspace.boundary, path, operation, escapes)])
+    places = (boundaries.check(boundary, path, operation, escapes) for path in action.paths())
+    return strictest([verdict, *places])
 
 
 def resolved(action: Action, workspace: str | None) -> Action:
-    """The action with its path absolute and its links resolved."""
-    given = path_of(action)
-    if given is None:
+    """The action with its paths absolute and their links resolved."""
+    given = action.paths()
+    paths = [real_path(os.path.join(workspace or "/", path)) for path in given]
+    if paths == given:
         return action
-    path = real_path(os.path.join(workspace or "/", given))
-    return action if path == given else structs.replace(action, path=path)
-
-
-def path_of(action: Action) -> str | None:
-    """The path of a file action."""
-    return action.path if isinstance(action, _FILE_ACTIONS) else None
+    return structs.replace(action, **dict(zip(action.path_fields, paths, strict=True)))
 
 
 def real_path(path: str) -> str:
@@ -212,12 +159,6 @@ def real_path(path: str) -> str:
         except OSError:
             return os.path.realpath(path)
     return path
-
-
-def _operation(action: Action) -> Operation | None:
-    if isinstance(action, PluginFileAccess):
-        return Operation(action.mode)
-    return _OPERATIONS.get(type(action))
 
 
 def _over(level: str, requested: int, available: int, operation: str) -> Decision:

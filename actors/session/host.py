@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Coroutine
+from typing import Literal
 
 from msgspec import structs
 
@@ -27,7 +28,7 @@ from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.host_leases import HostLeases
-from retinue.actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
+from retinue.actors.ports import Batch, DirectoryPort, HostProvider, PeerPort, StoreProvider, Stores
 from retinue.actors.requests import Await, Close, Create, Edit, Last, Post, SessionAt, Start
 from retinue.actors.session.activation import Activation, new_entity, require_known, stored_entity
 from retinue.actors.session.history import SessionEntity
@@ -244,19 +245,16 @@ class SessionHost:
     # --- what other hosts call -----------------------------------------------------------
 
     async def start_children(self, batch: Batch) -> None:
-        """Start sub-agents; returns when they are durable. Their results go to the outbox."""
+        """Start sub-agents, or go on with those that are there; returns when they are durable.
+
+        Their results go to the outbox.
+        """
         stores = await self._stores.stores(batch.parent.workspace_id)
         workspace = await self._runtime.registry.workspace(batch.parent.workspace_id)
         self._outboxes.setdefault(batch.parent.id, Outbox())
-        if batch.again:
-            activations = await asyncio.gather(
-                *(self._child_again(batch.parent, spec) for spec in batch.children)
-            )
-        else:
-            activations = [
-                self._child(batch.parent, spec, stores, workspace) for spec in batch.children
-            ]
-        await asyncio.gather(*(one.entity.committed() for one in activations))
+        await asyncio.gather(
+            *(self._child(batch.parent, spec, stores, workspace) for spec in batch.children)
+        )
 
     async def collect(
         self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
@@ -360,18 +358,19 @@ class SessionHost:
         self._tidy()
         return activation
 
-    def _child(
+    async def _child(
         self, parent: Profile, spec: ChildSpec, stores: Stores, workspace: WorkspaceSettings
-    ) -> Activation:
-        """A sub-agent that was not there before."""
-        profile = _child_profile(parent, spec, self._runtime.clock())
-        entity = new_entity(self._runtime, profile, self._runtime.new_id())
-        entity.do(session.Create(profile))
-        return self._begin(self._enter(entity, stores, workspace), spec)
-
-    async def _child_again(self, parent: Profile, spec: ChildSpec) -> Activation:
-        """A sub-agent that may have been started before, here or elsewhere."""
-        return self._begin(await self._known_child(parent, spec), spec)
+    ) -> None:
+        """Create a sub-agent by its first write; go on with it if that finds it there already."""
+        if spec.id not in self._live and spec.id not in self._activating:
+            profile = _child_profile(parent, spec, self._runtime.clock())
+            entity = new_entity(self._runtime, profile, self._runtime.new_id())
+            entity.do(session.Create(profile))
+            self._begin(self._enter(entity, stores, workspace), spec)
+            with contextlib.suppress(Fenced):
+                return await entity.committed()
+        child = self._begin(await self._known_child(parent, spec), spec)
+        await child.entity.committed()
 
     async def _known_child(self, parent: Profile, spec: ChildSpec) -> Activation:
         profile = _child_profile(parent, spec, self._runtime.clock())
@@ -430,7 +429,7 @@ class SessionHost:
     # --- closing and leaving -------------------------------------------------------------
 
     async def _close(
-        self, session_id: str, workspace_id: str, reason: session.Closed, by: str
+        self, session_id: str, workspace_id: str, reason: Literal["ended", "cancelled"], by: str
     ) -> None:
         activation = await self._get(session_id, workspace_id)
         activation.calls += 1
@@ -448,7 +447,11 @@ class SessionHost:
             if profile.parent_id is None:
                 if activation.entity.epoch > 1:
                     await self._stop_elsewhere([profile.id])
-                await activation.stores.permissions.clear_session(profile.family_id)
+                stores = activation.stores
+                await asyncio.gather(
+                    stores.permissions.clear_session(profile.family_id),
+                    stores.capabilities.clear_session(profile.family_id),
+                )
                 await self._runtime.registry.unmark_running(session_id)
             activation.notify(reason)
         finally:
@@ -545,7 +548,7 @@ class SessionHost:
         if not self._feed and not self._gone:
             return
         events, self._feed = self._feed, []
-        gone, self._gone = self._gone, []
+        gone, self._gone = [id for id in self._gone if id not in self._live], []
         directory = self._hosts.directory
         with contextlib.suppress(RetinueError):
             families = list({event.family_id for event in events})
@@ -564,12 +567,12 @@ class SessionHost:
 class _Near:
     """Hosts by name, this one without a detour."""
 
-    def __init__(self, hosts: HostProvider, name: str, here: HostPort) -> None:
+    def __init__(self, hosts: HostProvider, name: str, here: PeerPort) -> None:
         self._hosts = hosts
         self._name = name
         self._here = here
 
-    def host(self, name: str) -> HostPort:
+    def host(self, name: str) -> PeerPort:
         return self._here if name == self._name else self._hosts.host(name)
 
     @property
@@ -579,8 +582,8 @@ class _Near:
 
 def _accept(activation: Activation, spec: ChildSpec) -> None:
     state = activation.entity.state
-    if spec.run not in state.results and not state.closed:
-        activation.entity.do(session.AcceptRun(spec.run, spec.prompt, spec.timeout, spec.trace))
+    if spec.id not in state.results and not state.closed:
+        activation.entity.do(session.AcceptRun(spec.id, spec.prompt, spec.timeout, spec.trace))
 
 
 def _result_for_parent(activation: Activation) -> Result | None:

@@ -119,7 +119,7 @@ class Runs:
         children = activation.entity.state.children.values()
         left = [child.spec for child in children if child.result is None]
         spawner = self._spawners.get(activation.id)
-        where = dict(spawner.running) if spawner else {}
+        where = spawner.running if spawner else {}
         while left:
             await activation.entity.confirmed()
             left = await self._cancelled_not(activation, left, where)
@@ -142,7 +142,7 @@ class Runs:
 
         async def cancel(slot: str, specs: list[ChildSpec]) -> list[ChildSpec]:
             try:
-                batch = Batch(activation.profile, specs, again=True)
+                batch = Batch(activation.profile, specs)
                 await self._hosts.host(slot).cancel_children(batch)
             except Unavailable:
                 return specs
@@ -174,6 +174,8 @@ class Runs:
 
     async def _run(self, activation: Activation, run: session.Run) -> None:
         entity = activation.entity
+        if entity.broken:  # which is why it need not wait for a release
+            raise entity.broken
         brakes, workspace_id = activation.runtime.brakes, entity.key.workspace_id
         if brakes.hold(workspace_id) and not await self._released(activation):
             return

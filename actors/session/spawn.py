@@ -2,29 +2,43 @@
 
 Slots come from the directory, children run on the hosts named there, and results are collected
 in batches. A host that dies loses nothing: its children are placed again, and go on from their
-journals.
+journals. Which child is where stands in one table, `retinue.actors.domain.session.children`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from collections.abc import Awaitable, Sequence
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, get_args
 
-from retinue.actors.domain import budget
-from retinue.actors.domain.errors import Fenced, LimitReached, SessionEnded, Unavailable
+from retinue.actors.agent import calls
+from retinue.actors.domain.budget import commands as budget
+from retinue.actors.domain.errors import Fenced, LimitReached, Unavailable
 from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import Child, ChildSpec
+from retinue.actors.domain.session.children import Children
+from retinue.actors.domain.session.machine import Child, ChildSpec, Profile
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
-from retinue.actors.ports import Batch, HostName, HostPort, HostProvider
+from retinue.actors.domain.values.ids import uuid7
+from retinue.actors.ports import Batch, HostName, HostProvider
 from retinue.actors.requests import Acquire
 from retinue.actors.session.activation import Activation
-from retinue.actors.telemetry import metrics
+from retinue.actors.session.history import SessionEntity
+from retinue.actors.telemetry import metrics, tracing
+from retinue.actors.views import SessionKey
 
+_DESCRIPTION_CHARACTERS = 200  # of its task that a child's system prompt has
 _POLL_S = 20.0
 _RETRY_S = 0.2
+_ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
+_ANY: Isolation = "shared"  # it does not matter where no slot is wanted
+
+T = TypeVar("T")
 
 
 class Spawner:
@@ -35,19 +49,95 @@ class Spawner:
     """
 
     def __init__(self, activation: Activation, hosts: HostProvider, here: str) -> None:
-        self.activation = activation
-        self.hosts = hosts
-        self.here = here
-        self.running: dict[str, HostName] = {}
-        """Which sub-agent runs on which host."""
+        self._activation = activation
+        self._hosts = hosts
+        self._here = here
         self._open: dict[str, Spawn] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
-    async def admit(self, specs: Sequence[ChildSpec]) -> None:
+    @property
+    def running(self) -> dict[str, HostName]:
+        """Which sub-agent runs on which host."""
+        return dict(ChainMap(*(one.children.hosts("started") for one in self._open.values())))
+
+    async def spawn(
+        self,
+        run: str,
+        key: str,
+        call: calls.Spawn,
+        begun: bool,
+        clear: Callable[[], Awaitable[None]],
+    ) -> list[Result]:
+        """Run the sub-agents of the step ``key``, or go on with those ``begun``; their results.
+
+        They start when the step is recorded and ``clear()`` has returned. LimitReached, naming the
+        limit, and none is started.
+        """
+        parent = self._activation
+        state = parent.entity.state
+        if begun:
+            children = session.children_of(state, run, key)
+        else:
+            at, name = state.runs[run].accepted, f"{parent.id}/{session.operation(run, key)}"
+            specs = [
+                _child_spec(parent.profile, task, at, f"{name}/{number}")
+                for number, task in enumerate(call.tasks)
+            ]
+            children = [Child(spec, run) for spec in specs]
+            command = session.Spawn(run, key, call.label, specs)
+            session.decide(state, command, parent.runtime.clock())  # refuse it before work
+        spawn = Spawn(
+            parent.entity,
+            self._hosts,
+            self._open,
+            f"{parent.id}/{key}",
+            Children(children, begun=begun),
+            call.max_concurrent or parent.profile.limits.max_concurrent,
+            self._here if call.near else "",
+            call.fail_fast,
+        )
+        if begun:
+            await parent.entity.confirmed()
+        else:
+            await self._prepare(spawn, call, specs)
+            parent.entity.do(command)
+            metrics.SPAWNED.add(len(specs))
+            parent.notify("spawned", call.label, count=len(specs))
+            await parent.entity.committed()
+        await clear()
+        results = await spawn.run()
+        self._release_later(spawn)
+        await parent.entity.committed()
+        return results
+
+    def close(self) -> None:
+        """The run is over, and so are its spawns."""
+        for spawn in list(self._open.values()):
+            self._release_later(spawn)
+
+    async def _prepare(self, spawn: Spawn, call: calls.Spawn, specs: list[ChildSpec]) -> None:
+        """Have all that the children need, or raise and have nothing."""
+        parent = self._activation
+        place = SessionKey(parent.profile.workspace_id, parent.profile.family_id)
+        try:
+            if not call.queue:  # first: what is refused must not count as spawned
+                await self._released()
+                await spawn.reserve(all_at_once=True)
+            await _all(
+                self._store_agents(call.tasks),
+                parent.runtime.registry.register(place, [spec.id for spec in specs]),
+                self._admit(specs),
+                *([spawn.reserve(all_at_once=False)] if call.queue else []),
+            )
+        except Exception:
+            await spawn.release()
+            raise
+
+    async def _admit(self, specs: Sequence[ChildSpec]) -> None:
         """Open the children's accounts; LimitReached, naming the limit, and none is opened."""
-        profile = self.activation.profile
+        profile = self._activation.profile
         children = [budget.Child(spec.id, spec.allotment) for spec in specs]
-        reply = await self.activation.stores.budget.admit(
+        reply = await self._activation.stores.budget.admit(
             budget.Admit(profile.family_id, profile.id, children)
         )
         if isinstance(reply, budget.Refused):
@@ -57,265 +147,223 @@ class Spawner:
                 value=reply.value,
             )
 
-    def spread(self, key: str, limit: int, near: bool = True) -> Spawn:
-        """The spawn of the step ``key``, of at most ``limit`` children at once."""
-        spread = Spawn(self, f"{self.activation.id}/{key}", limit, near)
-        self._open[spread.name] = spread
-        return spread
+    async def _store_agents(self, tasks: list[calls.TaskSpec]) -> None:
+        for agent in {task.agent.digest: task.agent for task in tasks}.values():
+            if agent.blob:
+                await self._activation.runtime.registry.put_agent(agent.digest, agent.blob)
 
-    def release_later(self, spread: Spawn) -> None:
+    def _release_later(self, spawn: Spawn) -> None:
         """Give back the slots of a spawn that is over; nobody waits for that."""
-        if self._open.pop(spread.name, None):
-            task = asyncio.get_running_loop().create_task(spread.release())
+        if self._open.pop(spawn.name, None):
+            task = asyncio.get_running_loop().create_task(spawn.release())
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
-    def close(self) -> None:
-        """The run is over, and so are its spawns."""
-        for spread in list(self._open.values()):
-            self.release_later(spread)
-
-    async def released(self) -> None:
+    async def _released(self) -> None:
         """Return when the slots of all spawns that are over have been given back."""
         if self._releases:
             await asyncio.wait(self._releases)
 
 
+@dataclass(eq=False)
 class Spawn:
-    """One spawn: the children that wait, those that run, and where."""
+    """One spawn under way: does what its table of children calls for, and keeps that up to date.
 
-    def __init__(self, spawner: Spawner, name: str, limit: int, near: bool) -> None:
-        self._spawner = spawner
-        self._activation = spawner.activation
-        self.name = name
-        self._limit = limit
-        self._near = spawner.here if near else ""
-        self._held: dict[str, HostName] = {}
-        self._done_with: list[str] = []
-        self._waiting: dict[Isolation, dict[str, ChildSpec]] = {}
-        self._started: dict[HostName, dict[str, ChildSpec]] = {}
-        self._again: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished: set[str] = set()
-        self._failure: BaseException | None = None
-        self._fail_fast = False
-        self._cancelling = False
-        self._done = asyncio.Event()
+    ``siblings`` are the run's spawns by name, and this becomes one of them.
+    """
+
+    entity: SessionEntity
+    hosts: HostProvider
+    siblings: dict[str, Spawn]
+    name: str
+    children: Children
+    limit: int
+    near: str = ""
+    fail_fast: bool = False
+    _tasks: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
+    _over: asyncio.Future[None] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._profile = session.the_profile(self.entity.state)
         self._asked = time.perf_counter()
+        self.siblings[self.name] = self
 
-    async def run(self, children: list[Child], *, fail_fast: bool, again: bool) -> list[Result]:
-        """The children's results in order; ``again`` if they may have been started before."""
-        self._fail_fast = fail_fast
-        specs = [child.spec for child in children if child.result is None]
-        self._unfinished = {spec.id for spec in specs}
-        self._again = set(self._unfinished) if again else set()
-        for isolation, group in _by_isolation(specs).items():
-            self._waiting[isolation] = {spec.id: spec for spec in group}
+    async def run(self) -> list[Result]:
+        """Have all children done; their results in order."""
+        self._over = asyncio.get_running_loop().create_future()
         try:
-            for isolation in list(self._waiting):
-                self._launch(self._place(isolation))
-            if self._unfinished:
-                await self._done.wait()
+            self._heed(self.children.results())
+            if not self.children.over:
+                self._place_all()
+            await self._over
         finally:
-            await self._stop()
-        if self._failure is not None:
-            raise self._failure
-        self._spawner.release_later(self)
-        await self._activation.entity.committed()
-        return [_result_of(child) for child in children]
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+        return self.children.results()
 
-    async def reserve(self, specs: Sequence[ChildSpec], *, all_at_once: bool) -> None:
+    async def reserve(self, *, all_at_once: bool) -> None:
         """Take the slots that are free now; LimitReached if it must be all of them and is not."""
-        granted = 0
-        if all_at_once:
-            await self._spawner.released()
-        for isolation, group in _by_isolation(specs).items():
-            granted += len(await self.acquire(isolation, [spec.id for spec in group], 0.0))
-        if all_at_once and granted < len(specs):
+        for isolation in _ISOLATIONS:
+            if want := self.children.waiting(isolation):
+                await self._acquire(isolation, want, 0.0)
+        count, fit = len(self.children), len(self.children.hosts("held"))
+        if all_at_once and fit < count:
             raise LimitReached(
-                f"{len(specs)} sub-agents at once: max_concurrent is {self._limit}, "
-                f"and {granted} fit now",
+                f"{count} sub-agents at once: max_concurrent is {self.limit}, and {fit} fit now",
                 limit="max_concurrent",
-                value=self._limit,
+                value=self.limit,
             )
-
-    async def acquire(
-        self, isolation: Isolation, want: list[str], timeout_s: float
-    ) -> dict[str, HostName]:
-        """Slots for some of the children in ``want``, at least one unless time runs out."""
-        spawner, profile = self._spawner, self._activation.profile
-        done, self._done_with = self._done_with, []
-        slots = await spawner.hosts.directory.acquire(
-            Acquire(
-                self.name,
-                profile.family_id,
-                done,
-                want,
-                self._limit,
-                isolation,
-                self._near,
-                timeout_s,
-            )
-        )
-        self._held.update(slots)
-        return slots
 
     async def release(self) -> None:
         """Give all slots back, those included that are on their way here."""
         with contextlib.suppress(Unavailable):
-            await self._spawner.hosts.directory.release(self.name)
+            await self.hosts.directory.release(self.name)
+
+    def take(self, results: list[Result]) -> None:
+        """Take in those of recorded results that belong to this spawn."""
+        first = self.children.finish(results)
+        if self._over and not self._over.done():
+            self._heed(first)
+
+    def _heed(self, results: list[Result]) -> None:
+        """Do what results call for: the first failure may take the others along."""
+        failed = any(not result.success for result in results)
+        if failed and self.fail_fast and not self.children.cancelling:
+            self.entity.do(session.FinishChildren(self.children.cancel()))
+            for host in set(self.children.hosts("started").values()):
+                self._work(self._cancel, host)
+        if self._over and self.children.over:
+            self._over.set_result(None)
+
+    async def _acquire(self, isolation: Isolation, want: list[str], timeout_s: float) -> None:
+        """Get slots for some of ``want``, at least one unless time runs out."""
+        request = Acquire(
+            self.name,
+            self._profile.family_id,
+            self.children.take_freed(),
+            want,
+            self.limit,
+            isolation,
+            self.near,
+            timeout_s,
+        )
+        self.children.grant(await self.hosts.directory.acquire(request))
+
+    async def _give_back(self, isolation: Isolation) -> None:
+        """Give back slots now: an `_acquire` that waits for some was sent before they came free."""
+        if self.children.freed and not self.children.over:
+            with contextlib.suppress(Unavailable):
+                await self._acquire(isolation, [], 0.0)
+
+    def _place_all(self) -> None:
+        for isolation in _ISOLATIONS:
+            self._work(self._place, isolation)
 
     async def _place(self, isolation: Isolation) -> None:
-        """Start what waits, as slots come free."""
-        waiting = self._waiting[isolation]
-        while waiting:
-            slots = {id: self._held[id] for id in waiting if id in self._held}
-            if not slots:
-                slots = await self.acquire(isolation, list(waiting), _POLL_S)
-            by_host: dict[HostName, list[ChildSpec]] = {}
-            for id, slot in slots.items():
-                if spec := waiting.pop(id, None):
-                    by_host.setdefault(slot, []).append(spec)
-            await asyncio.gather(*(self._start(slot, specs) for slot, specs in by_host.items()))
+        """Start what holds a slot, and get slots for what waits, until nothing does."""
+        while True:
+            if starts := self.children.start():
+                await asyncio.gather(*(self._send(*start) for start in starts.items()))
+            elif waiting := self.children.waiting(isolation):
+                await self._acquire(isolation, waiting, _POLL_S)
+            else:
+                return
 
-    async def _start(self, slot: HostName, specs: list[ChildSpec]) -> None:
-        again = any(spec.id in self._again for spec in specs)
-        self._again.update(spec.id for spec in specs)
-        batch = Batch(self._activation.profile, specs, again)
-        first = slot not in self._started
-        started = self._started.setdefault(slot, {})
-        started.update((spec.id, spec) for spec in specs)  # a result may be faster than the reply
-        self._spawner.running.update((spec.id, slot) for spec in specs)
-        if first:
-            self._launch(self._collect(slot))
+    async def _send(self, host: HostName, specs: list[ChildSpec]) -> None:
+        """Have a host go on with children, new or not, or cancel them if that is what happens."""
+        self._work(self._collect, host)  # now: a result may be faster than the reply
+        batch, port = Batch(self._profile, specs), self.hosts.host(host)
         try:
-            await self._send(self._spawner.hosts.host(slot), batch)
+            await (port.cancel_children if self.children.cancelling else port.start_children)(batch)
+        except Unavailable as error:
+            await self._lost(host, specs, error)
+        else:
             if self._asked:
                 metrics.SPAWN_SECONDS.observe(time.perf_counter() - self._asked)
                 self._asked = 0.0
-        except Unavailable:
-            await asyncio.sleep(_RETRY_S)
-            self._lost([spec for spec in specs if started.pop(spec.id, None)])
 
-    async def _send(self, host: HostPort, batch: Batch) -> None:
-        await (host.cancel_children if self._cancelling else host.start_children)(batch)
+    async def _cancel(self, host: HostName) -> None:
+        await self._send(host, self.children.started(host))
 
-    async def _collect(self, slot: HostName) -> None:
-        """Take in results from one host until none of ours runs there."""
-        started, seen = self._started[slot], list[str]()
-        host = self._spawner.hosts.host(slot)
-        while started:
+    async def _collect(self, host: HostName) -> None:
+        """Take in results from a host until nothing is started there, and it knows what arrived."""
+        seen, entity = list[str](), self.entity
+        while (started := self.children.started(host)) or seen:
             try:
-                results = await self._results(host, seen, _POLL_S)
-                if not results:  # a zombie may have taken some from it: have it take them back
-                    profile, specs = self._activation.profile, list(started.values())
-                    await self._send(host, Batch(profile, specs, again=True))
+                results = await self.hosts.host(host).collect(
+                    entity.key.id, entity.epoch, seen, _POLL_S if started else 0.0
+                )
             except Unavailable as error:
-                if isinstance(error, Fenced):  # a child was, or this activation of ours is
-                    await self._activation.entity.confirmed()
-                await asyncio.sleep(_RETRY_S)
-                lost = list(started.values())
-                started.clear()
-                del self._started[slot]
-                self._lost(lost)
-                return
+                seen = []
+                await self._lost(host, self.children.started(host), error)
+                continue
             seen = [result.session_id for result in results]
-            mine = [result for result in results if result.session_id in started]
-            await self._take(slot, mine)
-        del self._started[slot]
-        if seen:
-            with contextlib.suppress(Unavailable):
-                await self._results(host, seen, 0.0)
+            if results:
+                self._take(results)
+                await self._give_back(_ANY)
+            elif started:  # a zombie may have taken some from it: have it take them back
+                await self._send(host, self.children.started(host))
 
-    async def _results(self, host: HostPort, seen: list[str], timeout_s: float) -> list[Result]:
-        parent = self._activation
-        return await host.collect(parent.id, parent.entity.epoch, seen, timeout_s)
+    def _take(self, results: list[Result]) -> None:
+        """Record results, whichever spawns they are of: the host won't give them out again."""
+        self.entity.do(session.FinishChildren(results))
+        for spawn in list(self.siblings.values()):
+            spawn.take(results)
+            if spawn is not self:
+                spawn._work(spawn._give_back, _ANY)
 
-    async def _take(self, slot: HostName, results: list[Result]) -> None:
-        if not results:
-            return
-        self._activation.entity.do(session.FinishChildren(results))
-        for result in results:
-            self._started[slot].pop(result.session_id, None)
-            self._spawner.running.pop(result.session_id, None)
-            self._unfinished.discard(result.session_id)
-            self._free(result.session_id)
-        if not self._unfinished:
-            self._done.set()
-        elif self._fail_fast and any(not result.success for result in results):
-            self._fail_fast = False
-            await self._cancel_rest()
-        else:  # now: an `acquire` of ours that waits for slots was sent before these came free
-            with contextlib.suppress(Unavailable):
-                await self.acquire("shared", [], 0.0)
+    async def _lost(self, host: HostName, specs: list[ChildSpec], error: Unavailable) -> None:
+        """A host is gone, or has lost children to a newer activation: place them again."""
+        if isinstance(error, Fenced):  # or this activation of the parent was
+            await self.entity.confirmed()
+        await asyncio.sleep(_RETRY_S)
+        self.children.lose(host, specs)
+        self._place_all()
 
-    def _free(self, child: str) -> None:
-        if self._held.pop(child, None):
-            self._done_with.append(child)
+    def _work(self, work: Callable[[T], Coroutine[None, None, None]], at: T) -> None:
+        """Have a task do this work for a host or an isolation, if none does."""
+        name = f"{work.__name__} {at}"
+        if name not in self._tasks or self._tasks[name].done():
+            self._tasks[name] = task = asyncio.create_task(work(at), name=f"{self.name}{name}")
+            task.add_done_callback(self._done)
 
-    async def _cancel_rest(self) -> None:
-        """The first failure takes the others along.
-
-        Those that an earlier start of the run may have begun are placed to be cancelled there.
-        """
-        self._cancelling = True
-        never_started = [
-            group.pop(id)
-            for group in self._waiting.values()
-            for id in [id for id in group if id not in self._again]
-        ]
-        self._activation.entity.do(
-            session.FinishChildren([_cancelled(spec) for spec in never_started])
-        )
-        self._unfinished.difference_update(spec.id for spec in never_started)
-        for slot, started in self._started.items():
-            batch = Batch(self._activation.profile, list(started.values()), again=True)
-            self._launch(self._spawner.hosts.host(slot).cancel_children(batch))
-        if not self._unfinished:
-            self._done.set()
-
-    def _lost(self, specs: list[ChildSpec]) -> None:
-        """A host is gone or could not take them: place its children again."""
-        for spec in specs:
-            self._spawner.running.pop(spec.id, None)
-            self._free(spec.id)
-        for isolation, group in _by_isolation(specs).items():
-            placing = bool(self._waiting[isolation])
-            self._waiting[isolation].update((spec.id, spec) for spec in group)
-            if not placing:
-                self._launch(self._place(isolation))
-
-    def _launch(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() and self._failure is None:
-            self._failure = task.exception()
-            self._done.set()
-
-    async def _stop(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def _done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error and self._over and not self._over.done():
+            self._over.set_exception(error)
 
 
-def _by_isolation(specs: Sequence[ChildSpec]) -> dict[Isolation, list[ChildSpec]]:
-    groups: dict[Isolation, list[ChildSpec]] = {}
-    for spec in specs:
-        groups.setdefault(spec.isolation, []).append(spec)
-    return groups
+async def _all(*work: Awaitable[None]) -> None:
+    """Do everything at once; the first error is raised when all of it has ended."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
-def _result_of(child: Child) -> Result:
-    if child.result is None:
-        raise SessionEnded("the spawn was interrupted before all its sub-agents had finished")
-    return child.result
+def _child_spec(parent: Profile, task: calls.TaskSpec, at: int, name: str) -> ChildSpec:
+    """The child ``name``, with the same id however often its spawn is tried."""
+    id = uuid7(at, hashlib.sha256(name.encode()).digest()[:10])
+    return ChildSpec(
+        id=id,
+        run=id,
+        agent=session.Agent(task.agent.digest, task.agent.name),
+        prompt=task.prompt,
+        timeout=task.timeout,
+        isolation=task.isolation or parent.isolation,
+        label=task.label,
+        system_prompt=f"You are a sub-agent. Your task: {task.prompt[:_DESCRIPTION_CHARACTERS]}",
+        model=task.model or parent.model,
+        allotment=task.allotment,
+        capabilities=_narrowed(parent.capabilities, task.capabilities),
+        trace=tracing.current(),
+    )
 
 
-def _cancelled(spec: ChildSpec) -> Result:
-    return Result(spec.id, "cancelled", error="a sibling failed", run_id=spec.run)
+def _narrowed(held: list[str] | None, given: list[str] | None) -> list[str] | None:
+    """The tokens a child may use: never one that its parent may not (None: any)."""
+    if held is None or given is None:
+        return held if given is None else given
+    return [token for token in given if token in held]

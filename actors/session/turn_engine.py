@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
 from retinue.actors.agent import calls
 from retinue.actors.domain.errors import SessionEnded, StepInterrupted
-from retinue.actors.domain.permissions.actions import argument_hash, describe, kind
+from retinue.actors.domain.permissions.action_ref import ActionRef
+from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.replay import Replay
 from retinue.actors.domain.session.result import Result
-from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.session.activation import Activation
-from retinue.actors.session.spawn import Spawn, Spawner
+from retinue.actors.session.spawn import Spawner
 from retinue.actors.telemetry import metrics, tracing
-from retinue.actors.views import SessionKey
-
-DESCRIPTION_CHARACTERS = 200
-"""How much of a task's description goes into its child's system prompt."""
 
 _SHOWN = 200  # characters of an action's description that the audit log keeps
-_DEADLINE_US = 60_000_000
 _DECISION = msgspec.msgpack.Decoder(Decision)
 
 
@@ -99,7 +93,8 @@ class TurnEngine:
         return None
 
     async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
-        label = f"{kind(call.action)}:{argument_hash(call.action)[:16]}"
+        hash = argument_hash(call.action)
+        label = f"{call.action.kind}:{hash[:16]}"
         key = self._replay.key(branch, "authorize", label)
         recorded = self._recorded(key)
         if recorded is not None:
@@ -109,18 +104,16 @@ class TurnEngine:
             await self._clear()
         activation = self._activation
         decision = await activation.authorizer.authorize(
-            session.operation(self._run_id, key),
-            call.action,
+            ActionRef(call.action, hash, session.operation(self._run_id, key)),
             call.cost,
             call.context,
             call.timeout,
             activation.escapes,
         )
-        deadline = self._runtime.clock() + _DEADLINE_US
         try:
             self._entity.do(
                 session.Authorize(
-                    self._run_id, key, label, decision, deadline, describe(call.action)[:_SHOWN]
+                    self._run_id, key, label, decision, call.action.describe()[:_SHOWN]
                 )
             )
         finally:
@@ -171,54 +164,11 @@ class TurnEngine:
         return calls.StepState(key, step.payload if step else None)
 
     async def _spawn(self, branch: int, call: calls.Spawn) -> list[Result]:
-        label = f"{len(call.tasks)} x {call.tasks[0].agent.name}"
-        key = self._replay.key(branch, "spawn", label)
-        limit = call.max_concurrent or self._activation.profile.limits.max_concurrent
-        again = self._recorded(key) is not None
+        key = self._replay.key(branch, "spawn", call.label)
+        begun = self._recorded(key) is not None
         if self._brakes.hold(self._workspace_id):
             await self._clear()
-        if again:
-            spread = self._spawner.spread(key, limit, call.near)
-        else:
-            spread = await self._start_spawn(key, label, call, limit)
-        await (self._entity.confirmed() if again else self._entity.committed())
-        await self._clear()
-        children = session.children_of(self._entity.state, self._run_id, key)
-        return await spread.run(children, fail_fast=call.fail_fast, again=again)
-
-    async def _start_spawn(self, key: str, label: str, call: calls.Spawn, limit: int) -> Spawn:
-        profile = self._activation.profile
-        accepted = self._entity.state.runs[self._run_id].accepted
-        operation = session.operation(self._run_id, key)
-        specs = [
-            _child_spec(profile, task, _child_id(accepted, f"{profile.id}/{operation}/{at}"))
-            for at, task in enumerate(call.tasks)
-        ]
-        command = session.Spawn(self._run_id, key, label, specs)
-        session.decide(self._entity.state, command, self._runtime.clock())  # refuse it before work
-        spread = self._spawner.spread(key, limit, call.near)
-        place = SessionKey(profile.workspace_id, profile.family_id)
-        try:
-            if not call.queue:  # first: what is refused must not count as spawned
-                await spread.reserve(specs, all_at_once=True)
-            await _all(
-                self._store_agents(call.tasks),
-                self._runtime.registry.register(place, [spec.id for spec in specs]),
-                self._spawner.admit(specs),
-                *([spread.reserve(specs, all_at_once=False)] if call.queue else []),
-            )
-        except Exception:
-            await spread.release()
-            raise
-        self._entity.do(command)
-        metrics.SPAWNED.add(len(specs))
-        self._activation.notify("spawned", label, count=len(specs))
-        return spread
-
-    async def _store_agents(self, tasks: list[calls.TaskSpec]) -> None:
-        for agent in {task.agent.digest: task.agent for task in tasks}.values():
-            if agent.blob:
-                await self._runtime.registry.put_agent(agent.digest, agent.blob)
+        return await self._spawner.spawn(self._run_id, key, call, begun, self._clear)
 
     def _recorded(self, key: str) -> bytes | None:
         step = self._step(key)
@@ -232,45 +182,3 @@ class TurnEngine:
         if run is None:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
         return run.steps
-
-
-async def _all(*work: Awaitable[None]) -> None:
-    """Do everything at once; the first error is raised when all of it has ended."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
-
-
-def _child_id(at: int, name: str) -> str:
-    """The same id for the same child, however often its spawn is tried."""
-    return uuid7(at, hashlib.sha256(name.encode()).digest()[:10])
-
-
-def _child_spec(parent: session.Profile, task: calls.TaskSpec, id: str) -> session.ChildSpec:
-    return session.ChildSpec(
-        id=id,
-        run=id,
-        agent=session.Agent(task.agent.digest, task.agent.name),
-        prompt=task.prompt,
-        timeout=task.timeout,
-        isolation=task.isolation or parent.isolation,
-        label=task.label,
-        system_prompt=child_prompt(task.prompt),
-        model=task.model or parent.model,
-        allotment=task.allotment,
-        capabilities=_narrowed(parent.capabilities, task.capabilities),
-        trace=tracing.current(),
-    )
-
-
-def _narrowed(held: list[str] | None, given: list[str] | None) -> list[str] | None:
-    """The tokens a child may use: never one that its parent may not (None: any)."""
-    if held is None or given is None:
-        return held if given is None else given
-    return [token for token in given if token in held]
-
-
-def child_prompt(description: str) -> str:
-    """A child's system prompt: what it is and what it is for, cut to whole characters."""
-    cut = description[:DESCRIPTION_CHARACTERS]
-    return f"You are a sub-agent. Your task: {cut}"

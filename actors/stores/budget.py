@@ -5,7 +5,24 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.commands import (
+    Admit,
+    Admitted,
+    Exceeded,
+    Lease,
+    LeaseGranted,
+    LeaseRequest,
+    OpenFamily,
+    OpenWorkspace,
+    Refused,
+    SetCap,
+    SetHold,
+    Standing,
+)
+from retinue.actors.domain.budget.lending import those_behind
+from retinue.actors.domain.budget.state import WORKSPACE, Hold
+from retinue.actors.domain.budget.totals import Level, level_of
 from retinue.actors.domain.errors import CallError
 from retinue.actors.domain.values.money import NANO
 from retinue.actors.durable.machines import BUDGET
@@ -27,41 +44,39 @@ class BudgetActor:
         self._clock = runtime.clock
         self._recall = Recall(_SLACK_LIMIT_S, once=True)
 
-    async def open_family(self, command: budget.OpenFamily) -> None:
+    async def open_family(self, command: OpenFamily) -> None:
         await self._holder.execute(command)
 
-    async def admit(self, command: budget.Admit) -> budget.Admitted | budget.Refused:
-        return cast("budget.Admitted | budget.Refused", await self._holder.execute(command))
+    async def admit(self, command: Admit) -> Admitted | Refused:
+        return cast("Admitted | Refused", await self._holder.execute(command))
 
-    async def lease(
-        self, wants: list[budget.LeaseRequest]
-    ) -> list[budget.LeaseGranted | budget.Exceeded]:
+    async def lease(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
         """Decide each wish. Before one is refused, slack that others hold is called back."""
-        command = budget.Lease(wants)
+        command = Lease(wants)
         if self._recall.any_lent and await self._would_refuse(command):
             await self._recall.call_back()
-        behind = budget.behind((await self._holder.entity()).state, wants)
+        behind = those_behind((await self._holder.entity()).state, wants)
         replies = _granted(await self._holder.execute(command))
         await self._measure()
         if behind:
             return [
-                budget.LeaseGranted(0, behind=True) if want.session in behind else reply
+                LeaseGranted(0, behind=True) if want.session in behind else reply
                 for want, reply in zip(wants, replies, strict=True)
             ]
-        if any(isinstance(one, budget.LeaseGranted) and one.warning for one in replies):
+        if any(isinstance(one, LeaseGranted) and one.warning for one in replies):
             self._recall.announce()  # near a threshold everybody asks, so that all see it
         return replies
 
-    async def _would_refuse(self, command: budget.Lease) -> bool:
+    async def _would_refuse(self, command: Lease) -> bool:
         entity = await self._holder.entity()
         try:
             _, would_be = budget.decide(entity.state, command, self._clock())
         except CallError:
             return False  # `lease` is about to meet the same error
-        return any(isinstance(one, budget.Exceeded) for one in _granted(would_be))
+        return any(isinstance(one, Exceeded) for one in _granted(would_be))
 
     async def _measure(self) -> None:
-        level = budget.level((await self._holder.entity()).state, budget.WORKSPACE)
+        level = level_of((await self._holder.entity()).state, WORKSPACE)
         metrics.SPENT_USD.set(level.spent / NANO, self._workspace_id)
         metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._workspace_id)
 
@@ -69,28 +84,28 @@ class BudgetActor:
         """Answered when slack is called back. A host that has lent slack on always waits here."""
         return await self._recall.wait_for_call(host, seen, timeout_s)
 
-    async def return_slack(self, host: str, call: int, wants: list[budget.LeaseRequest]) -> None:
+    async def return_slack(self, host: str, call: int, wants: list[LeaseRequest]) -> None:
         """A host's answer to call number ``call``: the reports of all its leases."""
-        await self._holder.execute(budget.Lease(wants))
+        await self._holder.execute(Lease(wants))
         self._recall.returned(host, call)
 
-    async def set_cap(self, command: budget.SetCap) -> None:
+    async def set_cap(self, command: SetCap) -> None:
         await self._holder.execute(command)
 
-    async def open_workspace(self, command: budget.OpenWorkspace) -> budget.Standing:
+    async def open_workspace(self, command: OpenWorkspace) -> Standing:
         """The cap that holds: the one that is given, if none was ever named."""
-        return cast(budget.Standing, await self._holder.execute(command))
+        return cast(Standing, await self._holder.execute(command))
 
-    async def set_hold(self, command: budget.SetHold) -> budget.Hold | None:
+    async def set_hold(self, command: SetHold) -> Hold | None:
         """Pull the brake or let go of it. From now on every commit in the workspace is told.
 
         Hosts are called all the same: those that have little to commit learn of it, too.
         """
-        hold = cast("budget.Hold | None", await self._holder.execute(command))
+        hold = cast("Hold | None", await self._holder.execute(command))
         self._recall.announce()
         return hold
 
-    async def held(self) -> budget.Hold | None:
+    async def held(self) -> Hold | None:
         """Who holds the workspace, if anybody does."""
         entity = await self._holder.entity()
         hold = entity.state.brake.hold
@@ -104,12 +119,12 @@ class BudgetActor:
         await entity.confirmed()
         return family.children if family else 0
 
-    async def levels(self, names: list[str]) -> list[budget.Level]:
+    async def levels(self, names: list[str]) -> list[Level]:
         entity = await self._holder.entity()
-        levels = [budget.level(entity.state, name) for name in names]
+        levels = [level_of(entity.state, name) for name in names]
         await entity.confirmed()
         return levels
 
 
-def _granted(replies: budget.Reply) -> list[budget.LeaseGranted | budget.Exceeded]:
-    return cast("list[budget.LeaseGranted | budget.Exceeded]", replies)
+def _granted(replies: budget.Reply) -> list[LeaseGranted | Exceeded]:
+    return cast("list[LeaseGranted | Exceeded]", replies)

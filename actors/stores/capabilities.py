@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from retinue.actors.domain.permissions.actions import Action, resource
-from retinue.actors.domain.permissions.approvals.machine import ApprovalRequest
+from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.approvals.request import ALWAYS_US, ApprovalRequest
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.permissions.capabilities.token import Token, mint, verify
 from retinue.actors.domain.permissions.resource_pattern import exactly
@@ -11,9 +11,6 @@ from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import CAPABILITIES
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
-
-ALWAYS_US = 60 * 60 * 1_000_000
-"""How long the token of an approval "always" is good for: one hour."""
 
 
 class CapabilitiesActor:
@@ -32,36 +29,36 @@ class CapabilitiesActor:
         self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
     ) -> Token | None:
         """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
-        entity = await self._holder.entity()
-        uri, permission = resource(action)
-        token = capabilities.find(
-            entity.state,
-            uri,
-            permission,
-            family_id=family_id,
-            user=user_id,
-            now=self._runtime.clock(),
-            op=op,
-            only=only,
+        uri, permission = action.wanted()
+        now = self._runtime.clock()
+        return await self._holder.query(
+            lambda state: capabilities.find(
+                state,
+                uri,
+                permission,
+                family_id=family_id,
+                user=user_id,
+                now=now,
+                op=op,
+                only=only,
+            )
         )
-        await entity.confirmed()
-        return token
 
     async def use(self, op: str, token_id: str) -> bool:
         reply = await self._holder.execute(capabilities.Use(op, token_id))
         return not isinstance(reply, capabilities.UseRefused)
 
-    async def issue(self, request: ApprovalRequest, user_id: str) -> Token:
-        """The token of an approval "always": what was asked for, and nothing more, for 1 h."""
-        uri, permission = resource(request.action)
+    async def issue(self, request: ApprovalRequest, decided_at: int) -> Token:
+        """The token of an approval "always", made once: for what was asked, and nothing more."""
+        uri, permission = request.action.wanted()
         token = mint(
             self._runtime.keyring,
             id=derived_id(f"token of {request.id}"),
             resource=exactly(uri),
             permissions=(permission,),
             now=request.created,
-            expires=self._runtime.clock() + ALWAYS_US,
-            user=user_id,
+            expires=decided_at + ALWAYS_US,
+            user=request.user_id,
             audit_entry=request.id,
         )
         entity = await self._holder.entity()
@@ -74,8 +71,10 @@ class CapabilitiesActor:
     async def revoke(self, token_id: str) -> None:
         await self._holder.execute(capabilities.Revoke(token_id))
 
+    async def clear_session(self, family_id: str) -> None:
+        """Revoke the session tokens of a family that ended."""
+        await self._holder.execute(capabilities.ClearSession(family_id))
+
     async def tokens(self) -> list[Token]:
-        entity = await self._holder.entity()
-        found = capabilities.usable(entity.state, self._runtime.clock())
-        await entity.confirmed()
-        return found
+        now = self._runtime.clock()
+        return await self._holder.query(lambda state: capabilities.usable(state, now))

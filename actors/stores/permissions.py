@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 from msgspec import structs
 
 from retinue.actors.domain.errors import Tampered
-from retinue.actors.domain.permissions.actions import Action
 from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
+from retinue.actors.domain.permissions.allowances.machine import Consume, Consumed
 from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.approvals.machine import (
-    ApprovalRequest,
-    Entry,
-    Resolution,
-    Scope,
-    Status,
+from retinue.actors.domain.permissions.approvals.question import (
+    Answer,
+    Permitted,
+    Question,
+    Waiting,
+    attempts,
 )
+from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.patterns import Pattern, from_action
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS
@@ -26,7 +29,7 @@ from retinue.actors.durable.runtime import Runtime
 from retinue.actors.durable.singleton import SingletonEntity
 from retinue.actors.leases.permission_leases import LEASE_S
 from retinue.actors.leases.recall import Recall
-from retinue.actors.ports import Asked
+from retinue.actors.ports import CapabilitiesPort
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
@@ -36,22 +39,41 @@ _COME_BACK_S = 3.0
 class PermissionsActor:
     """``allowances/<workspace>``: implements `retinue.actors.ports.PermissionsPort`."""
 
-    def __init__(self, runtime: Runtime, workspace_id: str) -> None:
+    def __init__(self, runtime: Runtime, workspace_id: str, capabilities: CapabilitiesPort) -> None:
         self._runtime = runtime
         self._workspace_id = workspace_id
+        self._capabilities = capabilities
+        self._issued: set[str] = set()
         self._allowances = SingletonEntity(ALLOWANCES, workspace_id, "allowances", runtime)
-        self._approvals = SingletonEntity(APPROVALS, workspace_id, "approvals", runtime)
+        self._approvals = SingletonEntity(
+            APPROVALS, workspace_id, "approvals", runtime, self._looked_after
+        )
         self._recall = Recall(LEASE_S)
         self._changed = asyncio.Condition()
         self._version = 1
         self._watchers: dict[str | None, float] = {}
         self._since: float | None = None
 
-    async def consume(
-        self, op: str, action: Action, family_id: str, root: str | None
-    ) -> Allowance | None:
-        reply = await self._allowances.execute(allowances.Consume(op, action, family_id, root))
-        return reply.allowance if isinstance(reply, allowances.Consumed) else None
+    async def resolve(self, question: Question) -> Answer:
+        """Whether an operation may go on, or has to wait for a person, who is asked by this."""
+        granted, asked = await self._allowances.entity(), await self._approvals.entity()
+        reply: allowances.Reply | approvals.Reply = None
+        try:
+            for one in attempts(question, self._runtime.clock()):
+                reply = granted.do(one) if isinstance(one, Consume) else asked.do(one)
+                if reply is not None:
+                    break
+        finally:
+            if isinstance(reply, Consumed):
+                await self._allowances.committed(granted)
+            else:
+                await self._approvals.committed(asked, granted)
+        if isinstance(reply, Consumed):
+            return Permitted(reply.allowance)
+        if isinstance(reply, Resolution):
+            return Permitted(reply)
+        await self._announce()
+        return Waiting(cast(Entry, reply), await self._is_watched(question.family_id))
 
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)
@@ -72,16 +94,13 @@ class PermissionsActor:
         self._recall.returned(host, call)
 
     async def allowances(self) -> list[Allowance]:
-        entity = await self._allowances.entity()
-        found = list(entity.state.allowances.values())
-        await entity.confirmed()
-        return found
+        return await self._allowances.query(lambda state: list(state.allowances.values()))
 
     async def import_allowances(self, given: list[Allowance]) -> int:
         """Take over signed allowances; Tampered, naming it, for one with a wrong signature."""
         keyring = self._runtime.keyring
         for one in given:
-            data = allowances.signing_bytes(one)
+            data = signing_bytes(one)
             if not any(keyring.verify(issuer, data, one.signature) for issuer in keyring.issuers):
                 raise Tampered(f"allowance {one.id}: its signature is not of this cluster's key")
         reply = await self._allowances.execute(allowances.Import(tuple(given)))
@@ -90,43 +109,34 @@ class PermissionsActor:
     async def clear_session(self, family_id: str) -> None:
         await self._allowances.execute(allowances.ClearSession(family_id))
 
-    async def ask(self, request: ApprovalRequest) -> Asked:
-        entry = cast(Entry, await self._approvals.execute(approvals.Ask(request)))
-        await self._announce()
-        return Asked(entry, await self._is_watched(request.family_id))
-
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
         """The entry when it is decided; deferred when time is up or nobody is there to decide."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        reason = "nobody answered in time"
         while True:
             entity = await self._approvals.entity()
             entry = entity.state.requests.get(request_id)
-            if entry is None or entry.status is not Status.PENDING:
+            if entry is None or entry.finished is not None:
                 break
-            if not await self._is_watched(entry.request.family_id):
-                reason = "nobody is there to answer"
-                break
-            left = deadline - loop.time()
-            if left <= 0:
+            watched, left = await self._is_watched(entry.request.family_id), deadline - loop.time()
+            if not watched or left <= 0:
+                if entry.status is Status.PENDING:
+                    await self._defer(request_id, watched)
                 break
             await self._wait_for_change(min(left, _COME_BACK_S / 2))
-        reply = await self._approvals.execute(approvals.Defer(request_id, reason))
-        await self._announce()
-        return cast(Entry, reply)
+        return await self._approvals.query(lambda state: approvals.get(state, request_id))
 
-    async def claim(
-        self, op: str, session_id: str, family_id: str, argument_hash: str
-    ) -> Resolution | None:
-        command = approvals.ClaimOnce(op, session_id, family_id, argument_hash)
-        return cast("Resolution | None", await self._approvals.execute(command))
+    async def _defer(self, request_id: str, watched: bool) -> None:
+        reason = "nobody answered in time" if watched else "nobody is there to answer"
+        await self._approvals.execute(approvals.Defer(request_id, reason))
+        await self._announce()
 
     async def decide(self, command: approvals.Decide) -> Resolution:
-        """Decide a request, and grant what the decision says.
+        """Decide a request, and grant what the decision says: an allowance, or a token.
 
-        The grant comes second: two stores may be taken over one by one, and a grant without its
-        decision would be nobody's. If it fails, the same decision sent again brings it.
+        The grant comes second: stores may be taken over one by one, and a grant without its
+        decision would be nobody's. If it fails, the same decision sent again brings it; a token
+        also comes by itself.
         """
         root = (await self._runtime.registry.workspace(self._workspace_id)).path
         known = (await self._approvals.entity()).state.requests.get(command.request_id)
@@ -136,14 +146,13 @@ class PermissionsActor:
             await self._allowances.execute(
                 allowances.Grant(self._signed(allowance), decision.decided_by)
             )
+        await self._issue_tokens()
         await self._announce()
         return decision
 
     async def open_requests(self) -> list[Entry]:
-        entity = await self._approvals.entity()
-        found = approvals.open_requests(entity.state, self._runtime.clock())
-        await entity.confirmed()
-        return found
+        now = self._runtime.clock()
+        return await self._approvals.query(lambda state: approvals.open_requests(state, now))
 
     async def watch(
         self, seen: int, family_id: str | None, timeout_s: float
@@ -181,6 +190,22 @@ class PermissionsActor:
             return True
         return max(self._watchers.get(family_id, 0.0), self._watchers.get(None, 0.0)) > now
 
+    async def _looked_after(self, sent: Sequence[approvals.Command]) -> None:
+        if sent:
+            await self._announce()
+        await self._issue_tokens()
+
+    async def _issue_tokens(self) -> None:
+        """Have the tokens made that have to be there, as far as this actor has not seen to it."""
+        entity = await self._approvals.entity()
+        due = approvals.tokens_due(entity.state, self._runtime.clock())
+        missing = [(request, at) for request, at in due if request.id not in self._issued]
+        if missing:
+            await entity.confirmed()
+        for request, decided_at in missing:
+            await self._capabilities.issue(request, decided_at)
+        self._issued = {request.id for request, _ in due}
+
     async def _announce(self) -> None:
         async with self._changed:
             self._version += 1
@@ -196,7 +221,7 @@ class PermissionsActor:
                 return
 
     def _signed(self, allowance: Allowance) -> Allowance:
-        signature = self._runtime.keyring.sign(allowances.signing_bytes(allowance))
+        signature = self._runtime.keyring.sign(signing_bytes(allowance))
         return structs.replace(allowance, signature=signature)
 
 

@@ -29,14 +29,16 @@ P_co = TypeVar("P_co", covariant=True)
 class StoreSpec(Generic[P_co]):
     """A kind of store: its name, how it is called, its actor, and what that keeps.
 
-    One that is ``shared`` is there once; of the others each workspace has its own.
+    The actor is made with a runtime, a workspace's id, and what calls the stores in ``calls``. One
+    that is ``shared`` is there once; of the others each workspace has its own.
     """
 
     name: str
     port: type[P_co]
-    actor: Callable[[Runtime, str], P_co]
+    actor: Callable[..., P_co]
     machines: tuple[AnyMachine, ...]
     shared: bool = False
+    calls: tuple[StoreSpec[object], ...] = ()
 
     def actor_name(self, workspace_id: str) -> str:
         """The name of the actor that serves a workspace."""
@@ -46,17 +48,26 @@ class StoreSpec(Generic[P_co]):
         """The workspace under which the store of a workspace is kept."""
         return THE_CLUSTER if self.shared else workspace_id
 
+    def make(self, runtime: Runtime, workspace_id: str, find: Find) -> P_co:
+        """The actor that serves a workspace; ``find`` gives what calls other stores."""
+        called = (find(spec) for spec in self.calls)
+        return self.actor(runtime, self.owner(workspace_id), *called)
+
     def keys(self, workspace_id: str) -> list[Key]:
         """The entities that the store of a workspace keeps."""
         return [Key(self.owner(workspace_id), one.kind, one.kind) for one in self.machines]
 
 
 BUDGET: StoreSpec[BudgetPort] = StoreSpec("budget", BudgetPort, BudgetActor, (machines.BUDGET,))
-PERMISSIONS: StoreSpec[PermissionsPort] = StoreSpec(
-    "allowances", PermissionsPort, PermissionsActor, (machines.ALLOWANCES, machines.APPROVALS)
-)
 CAPABILITIES: StoreSpec[CapabilitiesPort] = StoreSpec(
     "capabilities", CapabilitiesPort, CapabilitiesActor, (machines.CAPABILITIES,), shared=True
+)
+PERMISSIONS: StoreSpec[PermissionsPort] = StoreSpec(
+    "allowances",
+    PermissionsPort,
+    PermissionsActor,
+    (machines.ALLOWANCES, machines.APPROVALS),
+    calls=(CAPABILITIES,),
 )
 
 STORES: tuple[StoreSpec[object], ...] = (BUDGET, PERMISSIONS, CAPABILITIES)

@@ -17,7 +17,7 @@ from benchmarks.bench import Bench, answer, run
 from benchmarks.figures import Figure, figure
 from benchmarks.harness import each, until
 from retinue import Session, Workspace
-from retinue.actors.domain.budget import WORKSPACE
+from retinue.actors.domain.budget.state import WORKSPACE
 
 RACERS = 56
 HOLDERS = 8

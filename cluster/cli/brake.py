@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import InvalidValue
 from retinue.cluster.cli.audit import find_workspace
 from retinue.cluster.cli.common import connected

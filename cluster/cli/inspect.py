@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import InvalidValue, NotFound
 from retinue.actors.domain.values.ids import parse_user
 from retinue.actors.domain.values.json_value import JsonValue
@@ -170,7 +170,7 @@ async def show(session_id: str, messages: int, as_json: bool) -> int:
 
 async def _held(retinue: Retinue) -> list[tuple[str, Hold]]:
     """The workspaces that are on hold."""
-    holds = await retinue.calls.directory.holds()
+    holds = await retinue.calls.queries.holds()
     return [(one.path, holds[one.id]) for one in await retinue.workspaces() if one.id in holds]
 
 

@@ -29,10 +29,10 @@ async def find_session(retinue: Retinue, text: str) -> Session:
     """The session that ``text`` means. NotFound for none, InvalidValue if it fits several."""
     given = check_fragment(text, "session")
     if not _WHOLE.fullmatch(given):
-        found = await retinue.calls.directory.find(given)
+        found = await retinue.calls.registry.find(given)
         given = the_only_one(given, found, "session", "retinue ps")
     session = retinue.session(given)
-    await retinue.calls.directory.place_of(session.id)
+    await retinue.calls.registry.locate(session.id)
     return session
 
 

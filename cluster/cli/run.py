@@ -192,9 +192,9 @@ async def _require_same(session: Session, agent: AgentFunction, options: RunOpti
 
 async def _to_resume(retinue: Retinue, session_id: str | None) -> list[Session]:
     if session_id is None:
-        return [retinue.session(id) for id in await retinue.calls.directory.running()]
+        return [retinue.session(id) for id in await retinue.calls.registry.running()]
     session = await find_session(retinue, session_id)
-    family = (await retinue.calls.directory.place_of(session.id)).family_id
+    family = (await retinue.calls.registry.locate(session.id)).family_id
     if family != session.id:
         say(f"retinue: {session.id} is a sub-agent of {family}, which is what goes on")
     return [retinue.session(family)]
@@ -277,7 +277,7 @@ async def _conclude(
 async def _around(retinue: Retinue, session: Session) -> tuple[int, int]:
     """How many sub-agents a session has, and how many actions of its family wait for somebody."""
     agents = len(await session.family()) - 1
-    place = await retinue.calls.directory.place_of(session.id)
+    place = await retinue.calls.registry.locate(session.id)
     requests = await retinue.calls.stores(place.workspace_id).permissions.open_requests()
     return agents, sum(1 for one in requests if one.request.family_id == place.family_id)
 

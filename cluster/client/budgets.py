@@ -7,7 +7,10 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from retinue.actors.domain.budget import Cap, Level
+from retinue.actors.domain.budget.state import Cap
+from retinue.actors.domain.budget.totals import Level
+from retinue.actors.domain.session.machine import Budget
+from retinue.actors.domain.session.settings import BudgetConfig
 from retinue.actors.domain.values.money import Usd, to_nano, to_usd, usd_text
 from retinue.cluster.client.calls import Calls
 
@@ -30,6 +33,11 @@ class BudgetStatus(Struct, frozen=True):
     @property
     def max_usd(self) -> Decimal | None:
         return None if self.max is None else to_usd(self.max)
+
+
+def budget_of(config: BudgetConfig) -> Budget:
+    """The budget of a session, as its profile has it."""
+    return Budget(config.session_max, config.per_action_max, config.warn_at_percent)
 
 
 def cap_of(max_usd: Usd | None, warn_at_percent: int) -> Cap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from typing import TypeVar
@@ -12,11 +13,12 @@ from msgspec import structs
 from retinue.actors.calling import calling
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced, StoreUnavailable
 from retinue.actors.domain.values.ids import parse_uuid, uuid7
-from retinue.actors.ports import HostPort, SessionPort, Stores
+from retinue.actors.ports import HostPort, Registry, SessionPort, Stores
 from retinue.actors.requests import Create, SessionAt
 from retinue.actors.stores.table import StoreSpec, handles
 from retinue.cluster.client.whoami import actor_name
 from retinue.cluster.directory.port import ClusterDirectoryPort
+from retinue.cluster.directory.queries import Queries
 from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray.actors import proxy
 from retinue.cluster.settings import ClusterSettings
@@ -35,6 +37,9 @@ class Calls:
         self.actor = actor_name(actor)
         self.settings = settings
         self.directory = proxy(ClusterDirectoryPort, DIRECTORY, settings.namespace)
+        # through the directory: Redis may not be reached from here
+        self.queries = calling(Queries, functools.partial(self.directory.ask, "queries"))
+        self.registry = calling(Registry, functools.partial(self.directory.ask, "registry"))
         self.sessions = calling(SessionPort, self._on_host)
         """Every session, wherever it is: its host is found, and found again if it has moved.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -15,44 +13,49 @@ from msgspec import structs
 
 from retinue.actors.agent.shipping import name_of, ship
 from retinue.actors.agent.turn import AgentFunction
-from retinue.actors.domain.budget import Cap, OpenWorkspace, Standing
+from retinue.actors.domain.budget.commands import OpenWorkspace, Standing
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.documents.document import SessionDocument, SkippedMessage
 from retinue.actors.domain.errors import (
     ClusterUnavailable,
     InvalidValue,
     NotFound,
-    RetinueError,
-    Unavailable,
 )
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Agent, Budget, Profile
+from retinue.actors.domain.session.machine import Agent, Profile
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
 from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.requests import Create
 from retinue.actors.session.listing import check_states, parse_cursor
+from retinue.actors.tasks import Tasks
 from retinue.actors.views import SessionQuery, SessionSummary, WorkspaceSettings
-from retinue.cluster.client.budgets import cap_of, cap_text
+from retinue.cluster.client.budgets import budget_of, cap_of, cap_text
 from retinue.cluster.client.calls import Calls
-from retinue.cluster.client.documents import imported_state, read_document
-from retinue.cluster.client.inbox import ApprovalHandler, InboxRequest
+from retinue.cluster.client.connection import Connection
+from retinue.cluster.client.documents import (
+    LABEL_LENGTH,
+    imported_profile,
+    imported_state,
+    read_document,
+)
+from retinue.cluster.client.inbox import (
+    ApprovalHandler,
+    InboxRequest,
+    all_requests,
+    keep_answering,
+    open_requests,
+)
 from retinue.cluster.client.session import Session
 from retinue.cluster.client.times import to_micros
 from retinue.cluster.client.workspace import Workspace
-from retinue.cluster.local import running as up
-from retinue.cluster.ray import bootstrap
-from retinue.cluster.ray.joining import ADDRESS, address_or_none
-from retinue.cluster.ray.tie import TIE
-from retinue.cluster.settings import DEFAULT_NAMESPACE, ClusterSettings, DiskWait, disk_wait
+from retinue.cluster.settings import DEFAULT_NAMESPACE, DiskWait, disk_wait
 from retinue.cluster.status import ClusterStatus
 
 _LOG = logging.getLogger("retinue")
-_WATCH_S = 10.0
-_RETRY_S = 0.5
 _REJOIN_S = 30.0
 _PAGE = 200
-_LABEL_LENGTH = 80
 NO_WORKSPACE = derived_id("no workspace")
 """The workspace of all sessions that have no workspace: one budget actor for all, without a cap."""
 
@@ -90,7 +93,7 @@ def connect(
         wait = disk_wait(os.environ.get("RETINUE_WAIT_FOR_DISK"))
     else:
         wait = DiskWait() if wait_for_disk is True else wait_for_disk or None
-    return Retinue(address, redis_url, namespace, durable, idle_s, wait, actor)
+    return Retinue(Connection(address, redis_url, namespace, durable, idle_s, wait), actor)
 
 
 class SessionList(list[SessionSummary]):
@@ -107,66 +110,26 @@ class SessionList(list[SessionSummary]):
 class Retinue:
     """A cluster, seen from a client. Made by `connect`."""
 
-    def __init__(
-        self,
-        address: str | None,
-        redis_url: str | None,
-        namespace: str,
-        durable: bool | None,
-        idle_s: float,
-        wait_for_disk: DiskWait | None = None,
-        actor: str | None = None,
-    ) -> None:
-        """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
-        self._address = address
-        self._redis_url = redis_url
-        self._namespace = namespace
-        self._durable = durable
-        self._idle_s = idle_s
-        self._wait = wait_for_disk
+    def __init__(self, connection: Connection, actor: str | None = None) -> None:
+        self._connection = connection
         self._actor = actor
         self._told: set[str] = set()
-        self._connected: bootstrap.Connected | None = None
         self._calls_or_none: Calls | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
-        self._joined: up.Running | None = None
+        self._watchers = Tasks()
 
     async def __aenter__(self) -> Self:
-        redis_url = bootstrap.redis_url_or_none(self._redis_url)
-        address = address_or_none(self._address)
-        if (
-            redis_url and address is None and self._durable is not None
-        ):  # else the nodes must reach it, which we need not
-            settings = ClusterSettings(redis_url, self._namespace, wait_for_disk=self._wait)
-            await bootstrap.check_redis(settings, self._durable)
-        self._connected = await self._connect(address, redis_url)
-        if self._wait and not redis_url:
-            await self._check_embedded()
-        self._calls_or_none = Calls(self._connected.settings, self._actor)
+        self._calls_or_none = Calls(await self._connection.open(), self._actor)
         return self
 
-    async def _check_embedded(self) -> None:
-        connected = self._connected
-        assert connected
-        try:
-            await bootstrap.check_redis(connected.settings)
-        except RetinueError:
-            connected.close()
-            raise
-
     async def __aexit__(self, *_: object) -> None:
-        for task in self._watchers:
-            task.cancel()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
-        if self._connected:
-            self._connected.close()
-        self._connected = self._calls_or_none = None
+        await self._watchers.cancel()
+        self._connection.close()
+        self._calls_or_none = None
 
     @property
     def comes_back(self) -> bool:
         """Whether the local cluster was lost, and is being brought back."""
-        return TIE.lost is not None and self._joined is not None and up.running() is not None
+        return self._connection.comes_back
 
     async def rejoin(self, limit_s: float = _REJOIN_S) -> bool:
         """Join a local cluster that was lost once it is back, which takes ``limit_s`` s at most.
@@ -174,16 +137,7 @@ class Retinue:
         Sessions and workspaces that were got before stay good. False if nothing is up any more;
         ClusterUnavailable says why it is not back.
         """
-        if self._joined is None or self._connected is None:
-            return False
-        await up.next_incarnation(self._joined.incarnation, limit_s)
-        found = await up.joinable()
-        if found is None:
-            return False
-        self._connected.close()
-        await asyncio.to_thread(TIE.settle)
-        self._connected = self._join(found)
-        return True
+        return await self._connection.rejoin(limit_s)
 
     @property
     def calls(self) -> Calls:
@@ -211,7 +165,7 @@ class Retinue:
         if not os.path.isdir(resolved):
             raise InvalidValue(f"workspace: {path} is not a directory", field="workspace")
         workspace_id = derived_id(f"workspace:{resolved}")
-        before = {one.workspace_id: one for one in await self.calls.directory.workspaces()}.get(
+        before = {one.workspace_id: one for one in await self.calls.registry.workspaces()}.get(
             workspace_id
         )
         settings = WorkspaceSettings(
@@ -281,16 +235,18 @@ class Retinue:
             created_at=now,
             agent=Agent(shipped.digest, shipped.name),
             isolation=isolation,
-            budget=_budget(budget or BudgetConfig()),
+            budget=budget_of(budget or BudgetConfig()),
             limits=limits or Limits(),
             system_prompt=system_prompt,
             workspace_path=workspace.path if workspace else None,
             model=model,
-            label=(title or name_of(agent))[:_LABEL_LENGTH],
+            label=(title or name_of(agent))[:LABEL_LENGTH],
         )
-        await self.calls.directory.put_agent(shipped.digest, shipped.blob)
+        await self.calls.registry.put_agent(shipped.digest, shipped.blob)
         if on_approval is not None:
-            await self._watch(profile.workspace_id, profile.family_id, on_approval)
+            await keep_answering(
+                self.calls, self._watchers, profile.workspace_id, profile.id, on_approval
+            )
         return await self._create(Create(profile))
 
     async def import_session(
@@ -328,8 +284,8 @@ class Retinue:
         if allowances:  # first, since one with a wrong signature refuses the whole document
             await self.calls.stores(workspace_id).permissions.import_allowances(allowances)
         if shipped:
-            await self.calls.directory.put_agent(shipped.digest, shipped.blob)
-        profile = _imported_profile(
+            await self.calls.registry.put_agent(shipped.digest, shipped.blob)
+        profile = imported_profile(
             parsed,
             workspace_id,
             Agent(shipped.digest, shipped.name) if shipped else None,
@@ -344,8 +300,10 @@ class Retinue:
 
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
         """Ask ``handler`` about what a session's family wants approved, while this client lives."""
-        place = await self.calls.directory.place_of(parse_uuid(session_id, "session"))
-        await self._watch(place.workspace_id, place.family_id, handler)
+        place = await self.calls.registry.locate(parse_uuid(session_id, "session"))
+        await keep_answering(
+            self.calls, self._watchers, place.workspace_id, place.family_id, handler
+        )
 
     async def sessions(
         self,
@@ -375,7 +333,7 @@ class Retinue:
         found = SessionList(next=after)
         while len(found) < limit:
             count = min(limit - len(found), _PAGE)
-            page = await self.calls.directory.page(query, found.next, count)
+            page = await self.calls.registry.page(query, found.next, count)
             found += page.sessions
             found.next = page.next
             if page.next is None:
@@ -384,7 +342,7 @@ class Retinue:
 
     async def workspaces(self) -> list[Workspace]:
         """All registered workspaces."""
-        settings = await self.calls.directory.workspaces()
+        settings = await self.calls.registry.workspaces()
         return [Workspace(self.calls, one) for one in settings]
 
     async def status(self) -> ClusterStatus:
@@ -393,61 +351,18 @@ class Retinue:
 
     async def pending(self) -> list[InboxRequest]:
         """All requests that wait for a decision now, the most urgent first."""
-        found: list[InboxRequest] = []
-        for workspace_id in await self._workspaces():
-            entries = await self.calls.stores(workspace_id).permissions.open_requests()
-            found += [InboxRequest(self.calls, workspace_id, entry) for entry in entries]
-        return found
+        return await open_requests(self.calls)
 
-    async def inbox(self) -> AsyncIterator[InboxRequest]:
+    def inbox(self) -> AsyncIterator[InboxRequest]:
         """Every request that waits for a decision, and then those that come, without end."""
-        queue: asyncio.Queue[InboxRequest] = asyncio.Queue()
-        watching: dict[str, asyncio.Task[None]] = {}
-        finder = asyncio.create_task(self._find_workspaces(watching, queue))
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            finder.cancel()
-            for task in watching.values():
-                task.cancel()
+        return all_requests(self.calls)
 
     async def resume_all(self) -> list[str]:
         """Go on with every session that had work in flight; their ids."""
-        ids = await self.calls.directory.running()
+        ids = await self.calls.registry.running()
         for id in ids:
             await self.session(id).resume()
         return ids
-
-    async def _connect(self, address: str | None, redis_url: str | None) -> bootstrap.Connected:
-        if address is not None:
-            if redis_url is None:
-                source = "address=" if self._address else ADDRESS
-                raise InvalidValue(
-                    f"redis_url: give the cluster's Redis with {source} (or RETINUE_REDIS_URL)",
-                    field="redis_url",
-                )
-            settings = ClusterSettings(
-                redis_url,
-                self._namespace,
-                bootstrap.local_key_file(),
-                idle_s=self._idle_s,
-                wait_for_disk=self._wait,
-            )
-            return bootstrap.join(address, settings, durable=self._durable)
-        found = await up.joinable()
-        if found and redis_url in (None, found.settings.redis_url):
-            return self._join(found)
-        return bootstrap.bring_up(redis_url, self._namespace, self._idle_s, self._wait)
-
-    def _join(self, found: up.Running) -> bootstrap.Connected:
-        def look() -> str | None:
-            return up.loss(found, up.standing(), up.alive)
-
-        self._joined = found
-        settings = structs.replace(found.settings, namespace=self._namespace)
-        with TIE.joining(look):
-            return bootstrap.join(found.address, settings, look=look)
 
     async def _create(self, command: Create) -> Session:
         calls = self.calls
@@ -456,7 +371,7 @@ class Retinue:
 
     async def _require_new(self, session_id: str) -> None:
         try:
-            await self.calls.directory.place_of(session_id)
+            await self.calls.registry.locate(session_id)
         except NotFound:
             return
         raise InvalidValue(f"session {session_id} is here already: nothing was imported")
@@ -467,115 +382,3 @@ class Retinue:
         if os.path.isdir(document.workspace_path):
             return (await self.workspace(document.workspace_path)).id
         return derived_id(f"workspace:{document.workspace_path}")
-
-    async def _workspaces(self) -> list[str]:
-        known = [one.workspace_id for one in await self.calls.directory.workspaces()]
-        return list(dict.fromkeys([*known, *await self.calls.directory.store_names()]))
-
-    async def _find_workspaces(
-        self, watching: dict[str, asyncio.Task[None]], queue: asyncio.Queue[InboxRequest]
-    ) -> None:
-        while True:
-            for workspace_id in await self.calls.directory.store_names():
-                if workspace_id not in watching:
-                    watching[workspace_id] = asyncio.create_task(
-                        self._feed_inbox(workspace_id, queue)
-                    )
-            await asyncio.sleep(_RETRY_S)
-
-    async def _feed_inbox(self, workspace_id: str, queue: asyncio.Queue[InboxRequest]) -> None:
-        async for request in self._requests(workspace_id, None):
-            queue.put_nowait(request)
-
-    async def _watch(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
-        """Answer from now on: what is asked as soon as this returns finds somebody there."""
-        await self.calls.stores(workspace_id).permissions.watch(0, family_id, 0.0)
-        task = asyncio.create_task(self._answer(workspace_id, family_id, handler))
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
-
-    async def _answer(self, workspace_id: str, family_id: str, handler: ApprovalHandler) -> None:
-        answering: set[asyncio.Task[None]] = set()
-        try:
-            async for request in self._requests(workspace_id, family_id):
-                if not request.deferred:
-                    task = asyncio.create_task(_answer_one(request, handler))
-                    answering.add(task)
-                    task.add_done_callback(answering.discard)
-        finally:
-            for task in answering:
-                task.cancel()
-            with contextlib.suppress(RetinueError):
-                await self.calls.stores(workspace_id).permissions.unwatch(family_id)
-
-    async def _requests(
-        self, workspace_id: str, family_id: str | None
-    ) -> AsyncIterator[InboxRequest]:
-        """Requests of a workspace, each once, as they come."""
-        seen: set[str] = set()
-        version = 0
-        permissions = self.calls.stores(workspace_id).permissions
-        while True:
-            try:
-                version, entries = await permissions.watch(version, family_id, _WATCH_S)
-            except RetinueError:
-                await asyncio.sleep(_RETRY_S)
-                continue
-            for entry in entries:
-                if entry.request.id not in seen:
-                    seen.add(entry.request.id)
-                    yield InboxRequest(self.calls, workspace_id, entry)
-
-
-async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
-    """Ask the handler; what it does not answer, or fails to, stays open for others."""
-    answer = await handler(request)
-    while True:
-        try:
-            if answer is True:
-                await request.approve()
-            elif answer is False or answer == "deny":
-                await request.deny("denied by the handler")
-            elif answer is not None:
-                await request.approve(answer)
-        except Unavailable:  # the store is on its way back: the answer must not get lost
-            await asyncio.sleep(_RETRY_S)
-        except RetinueError:
-            return
-        else:
-            return
-
-
-def _budget(config: BudgetConfig) -> Budget:
-    return Budget(config.session_max, config.per_action_max, config.warn_at_percent)
-
-
-def _imported_profile(
-    document: SessionDocument, workspace_id: str, agent: Agent | None, isolation: Isolation
-) -> Profile:
-    defaults = _budget(BudgetConfig())
-    snapshot = document.budget_snapshot
-    budget = defaults
-    if snapshot:
-        budget = Budget(
-            defaults.session_max if snapshot.session_max is None else snapshot.session_max,
-            defaults.per_action_max if snapshot.per_action_max is None else snapshot.per_action_max,
-            defaults.warn_at_percent
-            if snapshot.warn_at_percent is None
-            else snapshot.warn_at_percent,
-        )
-    return Profile(
-        id=document.id,
-        user_id=document.user_id,
-        workspace_id=workspace_id,
-        family_id=document.id,
-        created_at=document.created_at,
-        agent=agent,
-        isolation=isolation,
-        budget=budget,
-        limits=Limits(),
-        system_prompt=document.system_prompt,
-        workspace_path=document.workspace_path,
-        model=document.model,
-        label=(document.metadata.title or "imported")[:_LABEL_LENGTH],
-    )

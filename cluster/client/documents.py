@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import cast
 
 import msgspec
+from msgspec import structs
 
 from retinue.actors.domain.documents.budget_snapshot import BudgetSnapshot
 from retinue.actors.domain.documents.document import (
-    EscapeState,
+    DocumentEscapes,
+    DocumentMetadata,
     GitState,
-    Metadata,
     SessionDocument,
     SkippedMessage,
     parse,
@@ -20,13 +21,18 @@ from retinue.actors.domain.documents.document import (
     usable_escapes,
 )
 from retinue.actors.domain.errors import InvalidValue
-from retinue.actors.domain.permissions.allowances.machine import Allowance, valid
+from retinue.actors.domain.permissions.allowances.allowance import Allowance, valid
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.actors.requests import Last, SessionAt
+from retinue.cluster.client.budgets import budget_of
 from retinue.cluster.client.calls import Calls
 from retinue.cluster.client.git_state import capture_git_state
+
+LABEL_LENGTH = 80
+"""Characters of a title that a session is listed with."""
 
 
 async def export_document(calls: Calls, session_id: str) -> str:
@@ -55,6 +61,37 @@ def read_document(
         except msgspec.ValidationError as error:
             raise InvalidValue(f"allowances[{at}]: {error}", field=f"allowances[{at}]") from error
     return document, skipped, allowances
+
+
+def imported_profile(
+    document: SessionDocument,
+    workspace_id: str,
+    agent: session.Agent | None,
+    isolation: Isolation,
+) -> session.Profile:
+    """The profile of the session that a document becomes; what it leaves out is as by default."""
+    snapshot = document.budget_snapshot
+    said = snapshot and {
+        "session_max": snapshot.session_max,
+        "per_action_max": snapshot.per_action_max,
+        "warn_at_percent": snapshot.warn_at_percent,
+    }
+    known = {name: value for name, value in (said or {}).items() if value is not None}
+    return session.Profile(
+        id=document.id,
+        user_id=document.user_id,
+        workspace_id=workspace_id,
+        family_id=document.id,
+        created_at=document.created_at,
+        agent=agent,
+        isolation=isolation,
+        budget=structs.replace(budget_of(BudgetConfig()), **known),
+        limits=Limits(),
+        system_prompt=document.system_prompt,
+        workspace_path=document.workspace_path,
+        model=document.model,
+        label=(document.metadata.title or "imported")[:LABEL_LENGTH],
+    )
 
 
 def imported_state(document: SessionDocument) -> session.Imported:
@@ -98,7 +135,7 @@ def _document(
         system_prompt=profile.system_prompt,
         created_at=profile.created_at,
         token_count=state.token_count,
-        metadata=Metadata(
+        metadata=DocumentMetadata(
             title=metadata.title,
             tags=metadata.tags,
             turn_count=metadata.turn_count,
@@ -114,7 +151,7 @@ def _document(
             per_action_max=profile.budget.per_action_max,
             warn_at_percent=profile.budget.warn_at_percent,
         ),
-        escape_state=EscapeState(remembered_paths=list(state.escapes)),
+        escape_state=DocumentEscapes(remembered_paths=list(state.escapes)),
         workspace_path=profile.workspace_path,
         model=profile.model,
         git_state=git,

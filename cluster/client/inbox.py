@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, TypeAlias, get_args
 
-from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.errors import InvalidValue, RetinueError, Unavailable
 from retinue.actors.domain.permissions.actions import Action
-from retinue.actors.domain.permissions.approvals.machine import Decide, Entry, Resolution, Scope
-from retinue.actors.domain.permissions.approvals.request import ApprovalScope
+from retinue.actors.domain.permissions.approvals.machine import Decide
+from retinue.actors.domain.permissions.approvals.request import ApprovalScope, Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.patterns import Pattern
-from retinue.actors.requests import SessionAt
+from retinue.actors.tasks import Tasks
 from retinue.cluster.client.calls import Calls
+
+_WATCH_S = 10.0
+_RETRY_S = 0.5
 
 
 class InboxRequest:
@@ -84,12 +90,7 @@ class InboxRequest:
                 f"scope: {scope!r} is not once, session, workspace or always", field="scope"
             )
         chosen = Scope.CUSTOM if pattern is not None else Scope(scope)
-        decision = await self._decide(chosen, by, "", pattern)
-        if decision.scope is Scope.ALWAYS:
-            view = await self._calls.sessions.view(SessionAt(self.session_id))
-            capabilities = self._calls.stores(self._workspace_id).capabilities
-            await capabilities.issue(self._entry.request, view.profile.user_id)
-        return decision
+        return await self._decide(chosen, by, "", pattern)
 
     async def deny(self, reason: str = "", *, by: str | None = None) -> Resolution:
         """Say no. AlreadyDecided if somebody was faster, or it has expired."""
@@ -107,3 +108,100 @@ Answer: TypeAlias = "ApprovalScope | Literal['deny'] | bool | None"
 """What a handler may return: a scope, True (once), False or "deny", or None to leave it open."""
 
 ApprovalHandler: TypeAlias = Callable[[InboxRequest], Awaitable[Answer]]
+
+
+async def open_requests(calls: Calls) -> list[InboxRequest]:
+    """All requests that wait for a decision now, workspace by workspace."""
+    known = [one.workspace_id for one in await calls.registry.workspaces()]
+    found: list[InboxRequest] = []
+    for workspace_id in dict.fromkeys([*known, *await calls.directory.store_names()]):
+        entries = await calls.stores(workspace_id).permissions.open_requests()
+        found += [InboxRequest(calls, workspace_id, entry) for entry in entries]
+    return found
+
+
+async def all_requests(calls: Calls) -> AsyncIterator[InboxRequest]:
+    """The requests of all workspaces, each once: those that are open, then those that come."""
+    queue: asyncio.Queue[InboxRequest] = asyncio.Queue()
+    watchers = Tasks()
+    watchers.start(_watch_all(calls, watchers, queue))
+    try:
+        while True:
+            yield await queue.get()
+    finally:
+        await watchers.cancel()
+
+
+async def keep_answering(
+    calls: Calls, watchers: Tasks, workspace_id: str, family_id: str, handler: ApprovalHandler
+) -> None:
+    """Answer from now on: what is asked as soon as this returns finds somebody there."""
+    await calls.stores(workspace_id).permissions.watch(0, family_id, 0.0)
+    watchers.start(_answer(calls, workspace_id, family_id, handler))
+
+
+async def _watch_all(calls: Calls, watchers: Tasks, queue: asyncio.Queue[InboxRequest]) -> None:
+    watched: set[str] = set()
+    while True:
+        for workspace_id in await calls.directory.store_names():
+            if workspace_id not in watched:
+                watched.add(workspace_id)
+                watchers.start(_watch(calls, workspace_id, queue))
+        await asyncio.sleep(_RETRY_S)
+
+
+async def _watch(calls: Calls, workspace_id: str, queue: asyncio.Queue[InboxRequest]) -> None:
+    async for request in _requests(calls, workspace_id, None):
+        queue.put_nowait(request)
+
+
+async def _requests(
+    calls: Calls, workspace_id: str, family_id: str | None
+) -> AsyncIterator[InboxRequest]:
+    """Requests of a workspace, each once, as they come."""
+    seen: set[str] = set()
+    version = 0
+    permissions = calls.stores(workspace_id).permissions
+    while True:
+        try:
+            version, entries = await permissions.watch(version, family_id, _WATCH_S)
+        except RetinueError:
+            await asyncio.sleep(_RETRY_S)
+            continue
+        for entry in entries:
+            if entry.request.id not in seen:
+                seen.add(entry.request.id)
+                yield InboxRequest(calls, workspace_id, entry)
+
+
+async def _answer(
+    calls: Calls, workspace_id: str, family_id: str, handler: ApprovalHandler
+) -> None:
+    answering = Tasks()
+    try:
+        async for request in _requests(calls, workspace_id, family_id):
+            if not request.deferred:
+                answering.start(_answer_one(request, handler))
+    finally:
+        await answering.cancel()
+        with contextlib.suppress(RetinueError):
+            await calls.stores(workspace_id).permissions.unwatch(family_id)
+
+
+async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
+    """Ask the handler; what it does not answer, or fails to, stays open for others."""
+    answer = await handler(request)
+    while True:
+        try:
+            if answer is True:
+                await request.approve()
+            elif answer is False or answer == "deny":
+                await request.deny("denied by the handler")
+            elif answer is not None:
+                await request.approve(answer)
+        except Unavailable:  # the store is on its way back: the answer must not get lost
+            await asyncio.sleep(_RETRY_S)
+        except RetinueError:
+            return
+        else:
+            return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from retinue.actors.domain.budget import Cap, SetCap
+from retinue.actors.domain.budget.commands import SetCap
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
 from retinue.actors.domain.session.machine import Describe
 from retinue.actors.domain.session.messages import Message, check_message
@@ -99,7 +100,7 @@ class Session:
 
     async def family(self) -> list[SessionSummary]:
         """A line about each session of the tree that this one belongs to."""
-        return await self._calls.directory.family(self.id)
+        return await self._calls.queries.family(self.id)
 
     async def stats(self) -> FamilyStats:
         """The family's sub-agents by what became of them."""
@@ -127,7 +128,7 @@ class Session:
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """What happens in the whole subtree, live, until the session is ended or cancelled."""
-        place = await self._calls.directory.place_of(self.id)
+        place = await self._calls.registry.locate(self.id)
         position: int | None = None
         below = {self.id} if self.id != place.family_id else None
         while True:

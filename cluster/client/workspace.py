@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from retinue.actors.domain.budget import WORKSPACE, Hold, SetCap, SetHold
-from retinue.actors.domain.permissions.allowances.machine import Allowance
+from retinue.actors.domain.budget.commands import SetCap, SetHold
+from retinue.actors.domain.budget.state import WORKSPACE, Hold
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.patterns import Pattern
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.durable.audit import Report
@@ -69,7 +70,7 @@ class Workspace:
         return await self._stores.budget.held()
 
     async def _cancel_all(self, by: str) -> int:
-        places = {id: self._calls.directory.place_of(id) for id in await self._running()}
+        places = {id: self._calls.registry.locate(id) for id in await self._running()}
         found = await asyncio.gather(*places.values())
         here = [
             id for id, place in zip(places, found, strict=True) if place.workspace_id == self.id
@@ -77,7 +78,7 @@ class Workspace:
         return sum(await asyncio.gather(*(self._cancel_if_busy(id, by) for id in here)))
 
     async def _running(self) -> list[str]:
-        return await self._calls.directory.running()
+        return await self._calls.registry.running()
 
     async def _cancel_if_busy(self, id: str, by: str) -> bool:
         view = await self._calls.sessions.view(SessionAt(id))
@@ -118,13 +119,13 @@ class Workspace:
 
     async def audit(self) -> list[Report]:
         """The audit log: every chain of the workspace, verified; see `Report.problem`."""
-        keys = await self._calls.directory.audit_chains(self.id)
-        return [await self._calls.directory.audit_report(key) for key in keys]
+        keys = await self._calls.queries.audit_chains(self.id)
+        return [await self._calls.queries.audit_report(key) for key in keys]
 
     async def export_audit(self) -> str:
         """The audit log as a JSON document that carries a signature; see
         `retinue.cluster.directory.audit_export`."""
-        return await self._calls.directory.sign_audit(render_audit(self.path, await self.audit()))
+        return await self._calls.queries.sign_audit(render_audit(self.path, await self.audit()))
 
     async def inbox(self) -> list[InboxRequest]:
         """The requests that wait for a decision now, the most urgent first."""

@@ -44,7 +44,10 @@ class Host:
     pid: int | None = None
     node: str = ""
     ready: bool = False
-    draining: bool = False
+    leaving: bool = False
+    """It gets nothing new, and ends when what it has was written out or goes on elsewhere."""
+    missed: int = 0
+    """Pings that it has not answered, one after another."""
     since: float = 0.0
     """Since when it is starting, or was seen without sessions."""
     awaited: dict[str, float] = field(default_factory=dict)
@@ -90,10 +93,19 @@ class Pool:
         for host in self.hosts.values():
             node = self.nodes.get(host.node)
             if node and node.draining:
-                host.draining = True
+                host.leaving = True
             if host.sessions:
                 host.since = now
         return bool(self._joined)
+
+    def ready(self) -> list[str]:
+        """The hosts that run."""
+        return [host.name for host in self.hosts.values() if host.ready]
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a host is known, and runs."""
+        host = self.hosts.get(name)
+        return host is not None and host.ready
 
     def locate(self, session_id: str) -> str | None:
         """The host that holds a session."""
@@ -242,7 +254,7 @@ class Pool:
         return [host for _, host in ranked[: self._wanted_shared()]]
 
     def _staying_hosts(self) -> list[Host]:
-        return [host for host in self.hosts.values() if not host.draining]
+        return [host for host in self.hosts.values() if not host.leaving]
 
     def _staying(self) -> list[Node]:
         return [node for node in self.nodes.values() if node.alive and not node.draining]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
+from retinue.actors.changed import Changed
 from retinue.actors.telemetry import metrics
 from retinue.cluster.directory.concurrency import ConcurrencyLimit
-from retinue.cluster.directory.feed import wait_on
 
 
 class Slots:
@@ -17,7 +17,8 @@ class Slots:
         self.waiting: dict[str, int] = {}
         """How many sessions each spawn, and each caller for a root session, waits for."""
         self._gate = ConcurrencyLimit()
-        self._changed = asyncio.Condition()
+        self.changed = Changed()
+        """Whether there may be room for those that wait."""
 
     async def acquire(
         self,
@@ -36,7 +37,7 @@ class Slots:
         self._gate.open(spawner, family_id, limit)
         if done:
             self._gate.done(spawner, done)
-            await self.notify()
+            self.changed.notify()
         if not want:
             return {}
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -47,44 +48,35 @@ class Slots:
                 left = deadline - asyncio.get_running_loop().time()
                 if granted or left <= 0:
                     return granted
-                await self.wait(left)
+                await self.changed.wait(left)
             return {}
         finally:
             self._note(spawner, 0)
 
-    async def release(self, spawner: str) -> list[str]:
+    def release(self, spawner: str) -> list[str]:
         """A spawn is over: take back all its slots, and those that it still waits for.
 
         Answers who held one.
         """
         held = self._gate.close(spawner)
-        await self.notify()
+        self.changed.notify()
         return held
 
-    async def lost(self, host: str, sessions: Collection[str]) -> None:
+    def lost(self, host: str, sessions: Collection[str]) -> None:
         """A host is gone, and with it its slots, and the parents among its ``sessions``."""
         self._gate.lost(host, sessions)
-        await self.notify()
+        self.changed.notify()
 
-    async def seen(self, host: str, sessions: Collection[str]) -> None:
+    def seen(self, host: str, sessions: Collection[str]) -> None:
         """A host says what it has: what parents that died have there, and nobody started, goes."""
         if self._gate.has_orphans:
             self._gate.seen(host, frozenset(sessions))
-            await self.notify()
+            self.changed.notify()
 
     @property
     def has_orphans(self) -> bool:
         """Whether the parent of any spawn has died and not come back yet."""
         return self._gate.has_orphans
-
-    async def notify(self) -> None:
-        """Wake all who wait, to look again."""
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def wait(self, limit_s: float) -> None:
-        """Return when something has changed, or time is up."""
-        await wait_on(self._changed, limit_s)
 
     def _note(self, spawner: str, count: int) -> None:
         if count:

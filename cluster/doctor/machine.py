@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.errors import CallError, RetinueError, RolledBack
 from retinue.actors.durable.brakes import open_brake
 from retinue.cluster.local.memory import available_memory
@@ -150,7 +150,7 @@ def _redis() -> Iterator[Check]:
         yield _server("Redis (embedded, running)", up.settings.redis_url)
         yield from _holds(up.settings.redis_url)
     else:
-        yield Check("append-only file", "ok", "on for the embedded Redis (everysec)")
+        yield Check("append-only file", "ok", "on for the embedded Redis, flushed every second")
 
 
 def _binary(binary: str) -> Check:

@@ -1,13 +1,15 @@
 """Sees to it that what a process started ends with it, however it ends.
 
-Run as ``python -I -S guard.py [COMMAND…]`` with a pipe from the owner as standard input. The pipe
-closes when the owner ends, be it by SIGKILL. Then everything that carries the owner's mark in its
-environment is killed, in an order:
+Run as ``python -I -S reaper.py [DIRECTORY COMMAND…]`` with a pipe from the owner as standard input.
+The pipe closes when the owner ends, be it by SIGKILL. Then everything that carries the owner's mark
+in its environment is killed, in an order:
 
 1. Ray, and with it the hosts and stores: whatever might note that an agent has died.
 2. Agents, and all that they have started. Nobody is left who could take their end for a result.
 3. The command (an embedded Redis), which is kept alive until then, is told to stop and waited for.
    Whoever holds its lock, as this process does, keeps others from starting one until all is gone.
+
+Meanwhile the disk is told once a second to keep what the command has appended in DIRECTORY.
 
 An owner that lives, and asked for this, ends Ray's head itself: without one to talk to it would
 wait for seconds. All of that takes a few seconds at most. Standard library only: it must start fast
@@ -15,12 +17,14 @@ and stay small.
 """
 
 import contextlib
+import glob
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 MARK = "RETINUE_OWNER"
 """The environment variable that a guarded process and all that it starts carry."""
@@ -31,14 +35,18 @@ AGENTS = "RETINUE_AGENTS"
 _SWEEP_LIMIT_S = 3.0
 _STOP_LIMIT_S = 2.0
 _LOOK_EVERY_S = 1.0
+_FLUSH_EVERY_S = 1.0
 _LOOK_AGAIN_S = 0.01
 
 
 class Reaper:
-    """A guard of this process."""
+    """The reaper of this process."""
 
-    def __init__(self, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:
-        """Start the guard, which starts and keeps ``command``, if there is one."""
+    def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
+        """Start the reaper, which starts and keeps ``command``, if there is one.
+
+        Its first word is the directory of the append-only files that it writes.
+        """
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, *command],
             stdin=subprocess.PIPE,
@@ -68,9 +76,11 @@ def mark_process() -> None:
     os.environ[MARK] = os.urandom(16).hex()
 
 
-def main(command: list[str]) -> None:
+def main(directory: str = "", *command: str) -> None:
     owner, owner_gone = os.getppid(), threading.Event()
     threading.Thread(target=_watch, args=(owner_gone,), daemon=True).start()
+    if command:
+        threading.Thread(target=_flush, args=(owner_gone, directory), daemon=True).start()
     known: dict[int, str] = {}
     looking = threading.Thread(target=_look, args=(owner_gone, known))
     looking.start()
@@ -82,7 +92,7 @@ def main(command: list[str]) -> None:
         _stop(kept)
 
 
-def _keep(command: list[str], owner_gone: threading.Event) -> "subprocess.Popen[bytes]":
+def _keep(command: Sequence[str], owner_gone: threading.Event) -> "subprocess.Popen[bytes]":
     """Run the command, again whenever it ends by itself, until the owner is gone."""
     while True:
         kept = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
@@ -98,6 +108,19 @@ def _watch(owner_gone: threading.Event) -> None:
     while sys.stdin.buffer.read(1):
         pass
     owner_gone.set()
+
+
+def _flush(owner_gone: threading.Event, directory: str) -> None:
+    """Redis could do this itself (``appendfsync everysec``). But while the disk is at it, for up to
+    two seconds, it puts off its writes and confirms them all the same: a kill would lose those."""
+    while not owner_gone.wait(_FLUSH_EVERY_S):
+        for file in glob.glob(os.path.join(glob.escape(directory), "**", "*.aof"), recursive=True):
+            with contextlib.suppress(OSError):  # a rewrite has replaced it
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
 
 def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
@@ -202,4 +225,4 @@ def _stop(kept: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -6,15 +6,11 @@ import contextlib
 from collections.abc import Iterator
 
 import ray
-from ray._private import state as ray_state
-from ray._private.worker import global_worker
-from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.exceptions import RayError
 
 from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.cluster.ray import private
 from retinue.cluster.status import Node
-
-_NOT_TO_BE_REFUSED = "DRAIN_NODE_REASON_PREEMPTION"
 
 
 def nodes() -> list[Node]:
@@ -22,11 +18,10 @@ def nodes() -> list[Node]:
 
     ClusterUnavailable while Ray's head does not answer.
     """
-    table = ray_state.state
     with _asking():
-        draining = table.get_draining_nodes()
-        free = table.available_resources_per_node()  # type: ignore[no-untyped-call]
-        rows = table.node_table()  # type: ignore[no-untyped-call]
+        draining = private.draining_nodes()
+        free = private.free_resources()
+        rows = ray.nodes()  # type: ignore[no-untyped-call]
     found = []
     for row in rows:
         id = row["NodeID"]
@@ -56,10 +51,8 @@ def drain(node_id: str) -> None:
 
     Repeated, it changes nothing. ClusterUnavailable if Ray refuses.
     """
-    reason = autoscaler_pb2.DrainNodeReason.Value(_NOT_TO_BE_REFUSED)  # type: ignore[attr-defined]
-    client = global_worker.gcs_client  # type: ignore[attr-defined]
     with _asking():
-        accepted, why = client.drain_node(node_id, reason, "retinue drain", 0)
+        accepted, why = private.drain(node_id, "retinue drain")
     if not accepted:
         raise ClusterUnavailable(f"Ray does not drain node {node_id}: {why}", node=node_id)
 
@@ -67,15 +60,7 @@ def drain(node_id: str) -> None:
 def actors_on(node_id: str, namespace: str) -> list[str]:
     """The names of our actors that live on a node. Blocks."""
     with _asking():
-        accessor = ray_state.state._connect_and_get_accessor()
-        rows = accessor.get_actor_table(None, "ALIVE")
-    parse = gcs_pb2.ActorTableData.FromString  # type: ignore[attr-defined]
-    actors = [parse(row) for row in rows]  # what Ray makes of them leaves out the namespace
-    return [
-        actor.name
-        for actor in actors
-        if actor.ray_namespace == namespace and actor.address.node_id.hex() == node_id
-    ]
+        return private.actors_on(node_id, namespace)
 
 
 @contextlib.contextmanager

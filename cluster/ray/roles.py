@@ -8,16 +8,17 @@ import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from retinue.actors.agent.process.watchdog import exit_process
 from retinue.actors.domain.errors import StoreUnavailable
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.ports import DirectoryPort, HostPort, Stores
+from retinue.actors.ports import DirectoryPort, HostPort, PeerPort, Stores
 from retinue.actors.session.host import SessionHost
-from retinue.actors.stores.table import STORES, StoreSpec, handles
+from retinue.actors.stores.table import STORES, Find, StoreSpec, handles
 from retinue.actors.telemetry import tracing
-from retinue.cluster.directory.directory import Directory, HostControl
+from retinue.cluster.directory.directory import Directory
+from retinue.cluster.directory.hosts import HostControl
 from retinue.cluster.directory.pool import Pool
 from retinue.cluster.directory.port import ClusterDirectoryPort
 from retinue.cluster.local.state import cluster_key
@@ -87,10 +88,13 @@ def _noted(method: Method) -> Method:
 
 
 class _Store(Process):
-    """A store, wired to Redis."""
+    """A store, wired to Redis and to the stores that it calls."""
+
+    spec: ClassVar[StoreSpec[object]]
 
     def __init__(self, settings: ClusterSettings, workspace_id: str) -> None:
-        super().__init__(wire_store(settings), workspace_id)
+        called = map(caller(settings, workspace_id), self.spec.calls)
+        super().__init__(wire_store(settings), workspace_id, *called)
 
 
 class _WorkspaceStore(_Store):
@@ -116,7 +120,7 @@ class _WorkspaceStore(_Store):
 def _class_of(spec: StoreSpec[object]) -> type:
     """The class that Ray runs for a store: `Budget`, say, which its processes are called after."""
     bases = (_Store if spec.shared else _WorkspaceStore, cast(type, spec.actor))
-    made = type(spec.name.capitalize(), bases, {"__module__": __name__})
+    made = type(spec.name.capitalize(), bases, {"__module__": __name__, "spec": spec})
     globals()[made.__name__] = made  # where nodes find it, and need not be sent it
     return made
 
@@ -165,7 +169,8 @@ class DirectoryActor(Process, Directory):
 
 
 # Others call them so; the type checker sees to it that they can.
-_HOST: type[HostControl] = SessionActor
+_HOST: type[HostPort] = SessionActor
+_CONTROL: type[HostControl] = SessionActor
 _DIRECTORY: type[ClusterDirectoryPort] = DirectoryActor
 
 
@@ -222,34 +227,39 @@ class Peers:
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
         self._stores: dict[str, Stores] = {}
-        self._hosts: dict[str, HostPort] = {}
+        self._hosts: dict[str, PeerPort] = {}
         self._directory = proxy(ClusterDirectoryPort, DIRECTORY, settings.namespace)
 
     async def stores(self, workspace_id: str) -> Stores:
         """Handles of the workspace's stores, which are started where they are not running."""
         found = self._stores.get(workspace_id)
         if found is None:
-            namespace = self._settings.namespace
-
-            async def start() -> None:
-                await asyncio.to_thread(start_stores, self._settings, workspace_id)
-
-            def find(spec: StoreSpec[P]) -> P:
-                return proxy(spec.port, spec.actor_name(workspace_id), namespace, start=start)
-
-            found = self._stores[workspace_id] = handles(find)
+            found = self._stores[workspace_id] = handles(caller(self._settings, workspace_id))
         return found
 
-    def host(self, name: str) -> HostPort:
+    def host(self, name: str) -> PeerPort:
         found = self._hosts.get(name)
         if found is None:
-            found = proxy(HostPort, name, self._settings.namespace, restarts=False)
+            found = proxy(PeerPort, name, self._settings.namespace, restarts=False)
             self._hosts[name] = found
         return found
 
     @property
     def directory(self) -> DirectoryPort:
         return self._directory
+
+
+def caller(settings: ClusterSettings, workspace_id: str) -> Find:
+    """Gives what calls the stores of a workspace, which are started where they are not running."""
+
+    async def start() -> None:
+        await asyncio.to_thread(start_stores, settings, workspace_id)
+
+    def find(spec: StoreSpec[P]) -> P:
+        name = spec.actor_name(workspace_id)
+        return proxy(spec.port, name, settings.namespace, start=start)
+
+    return find
 
 
 def start_stores(settings: ClusterSettings, workspace_id: str, node: str | None = None) -> None:

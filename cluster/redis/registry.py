@@ -17,7 +17,7 @@ from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
 from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.entity import written_by_newer
+from retinue.actors.durable.codec import written_by_newer
 from retinue.actors.session.summary import decode_summary
 from retinue.actors.views import (
     SessionKey,

@@ -45,7 +45,8 @@ class EmbeddedRedis:
         self._stopped = False
         lock = _lock(self.directory, self.socket, state)
         try:
-            self._guard = Reaper(_command(self.directory, self.socket), (lock,))
+            command = _command(self.directory, self.socket)
+            self._guard = Reaper(str(self.directory), *command, pass_fds=(lock,))
         finally:
             os.close(lock)
         self._wait()
@@ -119,7 +120,7 @@ def _command(directory: Path, socket: Path) -> list[str]:
         "logfile": str(directory / "redis.log"),
         "loglevel": "warning",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",  # each write goes to the kernel at once, and the reaper flushes it
         "save": "",
         "maxmemory-policy": "noeviction",
         "hash-max-ziplist-value": "256",  # small families without a table: a third less memory

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.actors.domain.values.money import usd_text
@@ -66,7 +66,7 @@ async def list_sessions(
     The first page of all sessions also has every one with work in flight or interrupted. A state
     is what is shown of a session: a page may have fewer than ``limit``, and others follow.
     """
-    directory = retinue.calls.directory
+    calls = retinue.calls
     newest = await retinue.sessions(
         workspace=filters.workspace,
         user_id=filters.user_id,
@@ -76,13 +76,13 @@ async def list_sessions(
         limit=limit,
         after=after,
     )
-    unfinished = await directory.running() if filters == ALL and after is None else []
-    working = await directory.working()
+    unfinished = await calls.registry.running() if filters == ALL and after is None else []
+    working = await calls.directory.working()
     known = {one.id for one in newest}
     ids = [one.id for one in newest] + [id for id in reversed(unfinished) if id not in known]
-    families = await asyncio.gather(*(directory.family(id) for id in ids))
-    live = {*working, *await directory.working()}  # some have begun while we were reading
-    held = await directory.holds()
+    families = await asyncio.gather(*(calls.queries.family(id) for id in ids))
+    live = {*working, *await calls.directory.working()}  # some have begun while we were reading
+    held = await calls.queries.holds()
     listed = [
         summed_up(id, family, live, held)
         for id, family in zip(ids, families, strict=True)
@@ -108,10 +108,10 @@ def summed_up(
 
 async def get_tree(retinue: Retinue, session_id: str) -> tuple[SessionTree, bool]:
     """The tree below a session, and whether its family is at work now."""
-    directory = retinue.calls.directory
-    before = await directory.working()
-    family = await directory.family(session_id)
-    live = {*before, *await directory.working()}
+    calls = retinue.calls
+    before = await calls.directory.working()
+    family = await calls.queries.family(session_id)
+    live = {*before, *await calls.directory.working()}
     return build_tree(session_id, family), bool(live.intersection(one.id for one in family))
 
 

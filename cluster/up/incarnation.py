@@ -77,7 +77,7 @@ async def _watch_over(
 ) -> None:
     calls = Calls(settings)
     await calls.directory.status()  # it starts the hosts
-    left = await calls.directory.running() if order.left is None else list(order.left)
+    left = await calls.registry.running() if order.left is None else list(order.left)
     parts = (up.part("main process", os.getpid()), *bootstrap.own_parts())
     _say(speaker, Up(bootstrap.gcs_address(), settings, parts))
     _say(speaker, Left(tuple(left)))
@@ -92,7 +92,7 @@ async def _watch_over(
 
 async def _parts() -> str:
     """Returns which of Ray's processes has died, when one has."""
-    while (dead := bootstrap.dead_part()) is None:
+    while (dead := bootstrap.dead_part()) is None:  # noqa: ASYNC110, a process sets no event
         await asyncio.sleep(_LOOK_EVERY_S)
     return dead
 
@@ -111,7 +111,7 @@ async def _directory(calls: Calls, order: Order, left: list[str], speaker: int) 
                 await calls.directory.store_names()
                 continue
             working = await calls.directory.working()
-            remaining = still_left(left, await calls.directory.running(), working)
+            remaining = still_left(left, await calls.registry.running(), working)
             if remaining != set(left):
                 left = sorted(remaining)
                 _say(speaker, Left(tuple(left)))

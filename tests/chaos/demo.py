@@ -31,9 +31,9 @@ import psutil
 from msgspec import Struct
 
 from retinue.actors.domain.values.ids import derived_id
-from tests.chaos import processes
-from tests.chaos.cluster import ROOT
-from tests.chaos.local import RETINUE, LocalCluster
+from tests.chaos.grounds.local import RETINUE, LocalCluster
+from tests.chaos.grounds.nodes import ROOT
+from tests.kit import processes
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -46,6 +46,12 @@ class Round(Struct, frozen=True):
     faults: list[Fault]
 
 
+def only(menu: Menu, kinds: Collection[str]) -> Menu:
+    """A menu with those of its kinds that are named."""
+    lists = (menu.kinds, menu.outages, menu.during)
+    return Menu(menu.stage, menu.share, *([one for one in each if one in kinds] for each in lists))
+
+
 def rounds(seed: int, count: int, menus: Sequence[Menu]) -> dict[str, list[Round]]:
     """The plan for ``count`` rounds, by stage; each kind comes once before any comes again."""
     found, first = {}, 1
@@ -76,7 +82,7 @@ def _rounds(rng: random.Random, first: int, count: int, menu: Menu) -> list[Roun
     found = []
     for number in range(first, first + count):
         faults = [_fault(rng, next(kinds)) for _ in range(at_once)]
-        if faults[0].kind in menu.outages and rng.random() < _AIMED:
+        if menu.during and faults[0].kind in menu.outages and rng.random() < _AIMED:
             faults.append(_during(rng, faults[0], menu.during))
         elif rng.random() < _SECOND_FAULT:
             faults.append(_fault(rng, rng.choice(menu.kinds)))

@@ -9,23 +9,26 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.state import WORKSPACE
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.ids import derived_id
 from retinue.cluster.ray.roles import wire
-from tests.chaos import helpers, processes
-from tests.chaos.books import read_books, read_budget
-from tests.chaos.checker import check
-from tests.chaos.driver import Place
-from tests.chaos.drivers import Drivers
-from tests.chaos.errands import CENT
-from tests.chaos.faults import Faults, Field, Ground
-from tests.chaos.findings import Findings
+from tests.chaos import helpers
+from tests.chaos.checks.books import read_books, read_budget
+from tests.chaos.checks.check import check
+from tests.chaos.checks.findings import Findings
+from tests.chaos.checks.records import Records
+from tests.chaos.client.driver import Place
+from tests.chaos.client.drivers import Drivers
+from tests.chaos.client.waves import WORKSPACES
+from tests.chaos.faults.kinds import Faults, Field, Ground
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.plan import Fault, Round
-from tests.chaos.records import Records
 from tests.chaos.stages import Stage
-from tests.chaos.workload import WORKSPACES
+from tests.chaos.workloads.life import CENT
+from tests.kit import processes
 
 _START_LIMIT_S = 90.0
 _FINISH_LIMIT_S = 180.0
@@ -36,9 +39,11 @@ _ENOUGH_TO_START = 20
 
 
 class Harness:
-    """One run, on a ground that is up."""
+    """One run, on a ground that is up; of all kinds of work, unless some are named."""
 
-    def __init__(self, stage: Stage[Any], ground: Ground, seed: str) -> None:
+    def __init__(
+        self, stage: Stage[Any], ground: Ground, seed: str, work: tuple[str, ...] = ()
+    ) -> None:
         paths = [ground.home / f"w{at}" for at in range(WORKSPACES)]
         for path in paths:
             path.mkdir()
@@ -50,6 +55,7 @@ class Harness:
             str(ledger),
             [str(path) for path in paths],
             str(ground.home / "stop"),
+            work,
         )
         self._ground = ground
         self._runtime = wire(ground.direct_settings())
@@ -150,13 +156,13 @@ class Harness:
                 over[line.family] += CENT
             elif line.what == "cap" and line.kind == "tried" and line.id == workspace_id:
                 highest = max(highest, line.amount)
-        limits = {budget.WORKSPACE: highest + sum(over.values())} if highest else {}
+        limits = {WORKSPACE: highest + sum(over.values())} if highest else {}
         for id, family in state.families.items():
             limits[id] = (family.cap.max or 0) + over[id]
         for id, most in state.allotments.items():
             limits[id] = most + over[state.accounts[id].family]
         for name, most in limits.items():
-            held = budget.level(state, name).held
+            held = level_of(state, name).held
             if held > most and name not in self._passed:
                 self._passed.add(name)
                 self._findings.add("overspent", f"budget: {held} of {most} lent at {name}")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tests.chaos import hits, local_hits, node_hits
-from tests.chaos.cluster import ChaosCluster
-from tests.chaos.faults import FaultKind, Ground
-from tests.chaos.local import LocalCluster
+from tests.chaos.faults import everywhere, local, nodes
+from tests.chaos.faults.kinds import FaultKind, Ground
+from tests.chaos.grounds.local import LocalCluster
+from tests.chaos.grounds.nodes import ChaosCluster
 from tests.chaos.plan import Menu
 
 G = TypeVar("G", bound=Ground)
@@ -41,36 +41,7 @@ class Stage(Generic[G]):
         )
 
 
-_EVERYWHERE: tuple[FaultKind[Ground], ...] = (
-    FaultKind("session_host", hits.host_at_work(own_process=True), during=1),
-    FaultKind("shared_host", hits.host_at_work(own_process=False), during=2),
-    FaultKind("agent_process", hits.agent_process, during=1),
-    FaultKind("budget", hits.actor("Budget"), during=1),
-    FaultKind("allowances", hits.actor("Allowances"), during=1),
-    FaultKind("capabilities", hits.actor("Capabilities")),
-    FaultKind("directory", hits.actor("DirectoryActor")),
-    FaultKind("driver", hits.driver),
-)
-
-_NODES: tuple[FaultKind[ChaosCluster], ...] = (
-    FaultKind("node", node_hits.node, holds="ray"),
-    FaultKind("raylet", node_hits.raylet, holds="ray"),
-    FaultKind("gcs", node_hits.gcs, holds="ray"),
-    FaultKind("redis", node_hits.redis, outage=True),
-    FaultKind("cut_before", node_hits.cut("before"), holds="line", outage=True),
-    FaultKind("cut_after", node_hits.cut("after"), holds="line", outage=True),
-    FaultKind("slow_redis", node_hits.slow, holds="line", outage=True),
-    FaultKind("paused_host", node_hits.paused_host),
-)
-
-_LOCAL: tuple[FaultKind[LocalCluster], ...] = (
-    FaultKind("daemon", local_hits.daemon, holds="ray"),
-    FaultKind("raylet", local_hits.part("raylet", LocalCluster.raylets), holds="ray"),
-    FaultKind("gcs", local_hits.part("gcs", LocalCluster.control_services), holds="ray"),
-    FaultKind("redis", local_hits.redis, outage=True),
-)
-
 STAGES: tuple[Stage[Any], ...] = (
-    Stage("nodes", 0.7, ChaosCluster, (*_EVERYWHERE, *_NODES)),
-    Stage("local", 0.3, LocalCluster, (*_EVERYWHERE, *_LOCAL)),
+    Stage("nodes", 0.7, ChaosCluster, (*everywhere.FAULTS, *nodes.FAULTS)),
+    Stage("local", 0.3, LocalCluster, (*everywhere.FAULTS, *local.FAULTS)),
 )

@@ -13,19 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import helpers, processes
-from tests.chaos.books import Books
-from tests.chaos.checker import check
+from tests.chaos import helpers
+from tests.chaos.checks.books import Books
+from tests.chaos.checks.check import check
+from tests.chaos.checks.records import Records
 from tests.chaos.ledger import Line
-from tests.chaos.plan import rounds
-from tests.chaos.records import Records
+from tests.chaos.plan import Round, only, rounds
 from tests.chaos.stages import STAGES
+from tests.kit import processes
 from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MENUS = [stage.menu for stage in STAGES]
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(540)
 def test_nothing_is_lost_whatever_is_killed_or_cut() -> None:
     done = subprocess.run(
@@ -50,8 +52,7 @@ def test_every_kind_comes_on_every_stage(count: int) -> None:
     plan = rounds(1, count, MENUS)
     assert [one.number for menu in MENUS for one in plan[menu.stage]] == list(range(1, count + 1))
     for menu in MENUS:
-        planned = {fault.kind for one in plan[menu.stage] for fault in one.faults}
-        assert planned == set(menu.kinds)
+        assert _kinds(plan[menu.stage]) == set(menu.kinds)
 
 
 def test_where_there_are_rounds_enough_each_kind_has_one_of_its_own() -> None:
@@ -64,6 +65,17 @@ def test_where_there_are_rounds_enough_each_kind_has_one_of_its_own() -> None:
 def test_the_plan_depends_on_the_seed_alone() -> None:
     assert rounds(1, 30, MENUS) == rounds(1, 30, MENUS)
     assert rounds(1, 30, MENUS) != rounds(2, 30, MENUS)
+
+
+def test_a_plan_may_be_of_some_faults_alone() -> None:
+    menus = [only(menu, ("redis", "daemon")) for menu in MENUS]
+    plan = rounds(1, 20, menus)
+    planned = {menu.stage: _kinds(plan[menu.stage]) for menu in menus}
+    assert planned == {"nodes": {"redis"}, "local": {"redis", "daemon"}}
+
+
+def _kinds(rounds: list[Round]) -> set[str]:
+    return {fault.kind for one in rounds for fault in one.faults}
 
 
 # --- helpers -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from retinue.actors.agent.shipping import Parcel
-from retinue.actors.domain.budget import Brake
+from retinue.actors.domain.budget.state import Brake
 from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.session.machine import Profile
@@ -29,7 +29,7 @@ from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import AuditChain, Head
 from retinue.actors.durable.brakes import BRAKE_FORM, seal_brake
-from retinue.actors.durable.entity import Codec, Machine
+from retinue.actors.durable.codec import Codec, Machine
 from retinue.actors.durable.journal import Append, Key, Summary
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.session.listing import CODES, position
@@ -54,7 +54,7 @@ SUMMARY_FORM = 1
 PARCEL_FORM = 1
 """Parcels name their fields, so one may be added without a new form."""
 
-LAYOUT_FORM = 2
+LAYOUT_FORM = 3
 """The keys in Redis and what is under them."""
 
 # What pickles to this on every Python: asyncio.sleep, by its name.
@@ -151,12 +151,15 @@ def signed() -> tuple[Allowance, Token]:
 CALLED = {"CapWarning": "Warning", "Resolution": "Decision"}
 """Classes that have another name than when their first golden file was written."""
 
+FIELDS_CALLED = {"workspace_id": "scope"}
+"""Fields that do."""
+
 
 def plain(value: object) -> object:
     """A value as JSON that names everything."""
     match value:
         case Struct():
-            fields = {name: plain(one) for name, one in structs.asdict(value).items()}
+            fields = {_old(name): plain(one) for name, one in structs.asdict(value).items()}
             return {"": _called(value), **fields}
         case bytes():
             return {"hex": value.hex()}
@@ -191,16 +194,20 @@ def _called(value: Struct) -> str:
 
 
 def _struct_differences(says: Mapping[str, object], value: Struct, at: str) -> Iterator[str]:
-    known = {field.name: field for field in structs.fields(value)}
+    known = {_old(field.name): field for field in structs.fields(value)}
     if says[""] != _called(value):
         yield f"{at}: was a {says['']}"
     for name in says.keys() - known.keys() - {""}:
         yield f"{at}: has no field {name} any more"
     for name, field in known.items():
         if name in says:
-            yield from differences(says[name], getattr(value, name), f"{at}.{name}")
-        elif field.required or getattr(value, name) != _default(field):
+            yield from differences(says[name], getattr(value, field.name), f"{at}.{name}")
+        elif field.required or getattr(value, field.name) != _default(field):
             yield f"{at}.{name}: is new, and has no default"
+
+
+def _old(field: str) -> str:
+    return FIELDS_CALLED.get(field, field)
 
 
 def _default(field: structs.FieldInfo) -> object:

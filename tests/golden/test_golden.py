@@ -25,7 +25,8 @@ from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.values.record import Record
 from retinue.actors.durable.audit import Head, verify
 from retinue.actors.durable.brakes import open_brake
-from retinue.actors.durable.entity import Codec, read
+from retinue.actors.durable.codec import Codec
+from retinue.actors.durable.entity import read
 from retinue.actors.session.summary import decode_summary, encode_summary
 from retinue.actors.views import SessionKey, SessionQuery, WorkspaceSettings
 from retinue.cluster.redis.connection import Connection

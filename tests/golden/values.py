@@ -49,6 +49,7 @@ SHAPES: dict[str, object] = {
     "user_id": "0123456789abcdef",
     "uses_left": 7,
     "warn_at_percent": 75,
+    "workspace_id": "scope ä",
     "workspace_path": "/srv/project",
     "workspace_root": "/srv/project",
 }

@@ -36,7 +36,7 @@ from tests.k8s.build import (
 from tests.k8s.good import SECRETS, good
 from tests.k8s.network import Labels, may_reach
 from tests.k8s.pods import pods
-from tests.test_repository import PROJECT, pins
+from tests.kit.project import PROJECT, pins
 
 Rule: TypeAlias = Callable[[Sequence[Manifest]], list[str]]
 

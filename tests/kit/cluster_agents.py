@@ -9,8 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from retinue import ExecuteCommand, FileRead, LimitReached, McpToolCall, Message, Task, Turn
+from retinue import ExecuteCommand, FileRead, LimitReached, McpToolCall, Message, Policy, Task, Turn
 from retinue.actors.domain.session.settings import Isolation
+
+ASKS_FOR_PARSE = Policy(approval_required_tools=("survey/parse",))
+"""Under which the tool that some of these call needs an approval."""
 
 
 async def echo(turn: Turn, prompt: str) -> str:

@@ -29,10 +29,9 @@ from retinue.cluster.local.reaper import Reaper, mark_process
 from retinue.cluster.local.state import ensure_key
 from retinue.cluster.names import DIRECTORY
 from retinue.cluster.ray import actors as remote
-from retinue.cluster.ray import bootstrap, roles
+from retinue.cluster.ray import bootstrap, roles, tokens
 from retinue.cluster.settings import ClusterSettings
-from tests.chaos import processes
-from tests.chaos.cluster import raylet_of
+from tests.kit import processes
 from tests.kit.redis_server import RedisServer
 
 _MIB = 1024 * 1024
@@ -64,7 +63,7 @@ class LocalNodes:
 
     def __enter__(self) -> Self:
         self._prepare_environment()
-        self._guard = Reaper([])
+        self._guard = Reaper()
         self._redis = RedisServer(self.home, set_proc_title="no")  # it would hide its mark
         try:
             self._redis.start()
@@ -107,7 +106,7 @@ class LocalNodes:
     def kill_node(self, node_id: str) -> None:
         """Kill a node and all that runs there, at once."""
         [node] = [one for one in self._cluster.worker_nodes if one.node_id == node_id]
-        raylet = raylet_of(node)
+        raylet = processes.raylet_of(node)
         for process in processes.of_raylet(raylet):
             processes.kill(process.pid)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -115,7 +114,7 @@ class LocalNodes:
     def is_running(self, node_id: str) -> bool:
         """Whether a node's raylet runs."""
         [node] = [one for one in self._cluster.worker_nodes if one.node_id == node_id]
-        return processes.is_alive(raylet_of(node))
+        return processes.is_alive(processes.raylet_of(node))
 
     def close(self) -> None:
         """Take everything down."""
@@ -152,7 +151,7 @@ class LocalNodes:
         os.environ["RETINUE_HOME"] = str(self.home)
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         mark_process()
-        bootstrap._use_own_token()
+        tokens.use_own_token()
 
 
 class Autoscaled(LocalNodes):

@@ -18,6 +18,9 @@ from retinue.actors.domain.values.money import to_usd
 from tests.simulation.checker import Checker
 from tests.simulation.world import Cluster
 
+SPAWNS = 1
+"""How often an agent wants to spawn, to 17 times that it wants something else."""
+
 _ISOLATIONS: tuple[Isolation, ...] = ("process", "shared")
 _INTERRUPTIONS = (Unavailable, SessionEnded)
 
@@ -76,7 +79,8 @@ class _Play:
     async def act(self, steps: int) -> None:
         """Take so many steps."""
         kinds = [*[self.spend] * 5, *[self.permitted] * 3, *[self.say] * 2, *[self.parallel] * 3]
-        kinds += [self.step, self.careful_step, self.careful_step, self.think, self.spawn]
+        kinds += [self.step, self.careful_step, self.careful_step, self.think]
+        kinds += [self.spawn] * SPAWNS
         for _ in range(steps):
             self.count += 1
             await self.rng.choice(kinds)()
@@ -99,7 +103,7 @@ class _Play:
 
     async def permitted(self) -> None:
         """An action that needs an approval, a token or an allowance."""
-        command = self.rng.choice(("limited", "limited", "single", "shared", "other"))
+        command = self.rng.choice(("limited", "limited", "single", "shared", "own", "other"))
         cost = self.rng.choice((0, 5))
         decision = await self._authorized(ExecuteCommand(command), cost)
         if decision.kind == "deferred" and self.rng.random() < 0.7:

@@ -8,7 +8,8 @@ these the checker derives the states once more, each row in its own small step, 
    a cap by more than what was settled beyond its reservation.
 3. Money: an operation reserves once and is settled once.
 4. Uses: no allowance, single-use token or approval goes to more operations than it is for.
-5. Closed is closed: nothing happens in a session after it was ended or cancelled.
+5. Closed is closed: nothing happens in a session after it was ended or cancelled, and its tokens
+   are revoked.
 6. A death is no result: no run fails, whatever was killed, and nothing that happened because
    everything was taken down is noted at all.
 7. The brake holds: from `FRESH_S` after it was acknowledged until it is let go of no agent is
@@ -27,15 +28,20 @@ from typing import Any
 
 import msgspec
 
-from retinue.actors.domain import budget
+from retinue.actors.domain.budget import machine as budget
+from retinue.actors.domain.budget.events import CapSet, ChildrenAdmitted, FamilyOpened, Reported
+from retinue.actors.domain.budget.state import WORKSPACE
+from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError
-from retinue.actors.domain.permissions.allowances import machine as allowances
-from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.permissions.allowances.state import UseConsumed
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.state import Claimed, Decided
+from retinue.actors.domain.permissions.capabilities.state import TokenUsed
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.brakes import FRESH_S
 from retinue.actors.durable.entity import read
@@ -137,18 +143,18 @@ class Checker:
                     self._over[level] = over + max(actual - reserved, 0)
             case session.Authorized(run, step):
                 self._before_authorized(key, state, session.operation(run, step))
-            case budget.Reported(id, _, _, spent, lent):
+            case Reported(id, _, _, spent, lent):
                 self._before_reported(state, id, spent, lent)
-            case allowances.UseConsumed(id, op):
+            case UseConsumed(id, op):
                 self._once(f"allowance use by {op}", id)
                 if (state.allowances[id].uses_left or 0) < 1:
                     self.wrong(f"allowance {id} was used too often, by {op}")
-            case capabilities.TokenUsed(op, token_ids):
+            case TokenUsed(op, token_ids):
                 for token_id in token_ids:
                     self._once(f"token {token_id}", op)
-            case approvals.Decided(decision):
+            case Decided(decision):
                 self._once(f"request {decision.request_id}", decision.decided_by)
-            case approvals.Claimed(request_id, op):
+            case Claimed(request_id, op):
                 self._once(f"claim of {request_id}", op)
         if key.kind == SESSION.kind and state.closed:
             self._in_closed(key, state, event)
@@ -171,8 +177,8 @@ class Checker:
         grows = max(lent, spent) - max(account.held, spent)
         if grows <= 0:
             return
-        for level in (*account.path, account.family, budget.WORKSPACE):
-            figures = budget.level(state, level)
+        for level in (*account.path, account.family, WORKSPACE):
+            figures = level_of(state, level)
             held = figures.held - account.held + max(lent, spent)
             if figures.max is not None and held > figures.max:
                 self.wrong(f"budget: the loan to {id} takes {level} to {held} of {figures.max}")
@@ -201,11 +207,11 @@ class Checker:
                 self.wrong(f"{key}: run {run} has noted that its agent was {cause}")
             case session.StepRecorded(run, _, step) if step.payload is not None:
                 self._steps[key.id, run, step.label] = step.payload
-            case budget.CapSet(level, cap) if cap.max is not None:
+            case CapSet(level, cap) if cap.max is not None:
                 self._caps[level] = max(cap.max, self._caps.get(level, 0))
-            case budget.FamilyOpened(family, cap) if cap.max is not None:
+            case FamilyOpened(family, cap) if cap.max is not None:
                 self._caps[family] = cap.max
-            case budget.ChildrenAdmitted(_, _, children):
+            case ChildrenAdmitted(_, _, children):
                 caps = {child.id: child.allotment for child in children}
                 self._caps.update({id: cap for id, cap in caps.items() if cap is not None})
         if key.kind == SESSION.kind:
@@ -235,11 +241,11 @@ class Checker:
 
     def _levels(self, id: str) -> list[str]:
         account = self._budget().accounts.get(id)
-        return [*account.path, account.family, budget.WORKSPACE] if account else []
+        return [*account.path, account.family, WORKSPACE] if account else []
 
     def _accounts_under(self, level: str) -> Iterator[str]:
         for id, account in self._budget().accounts.items():
-            if level in (account.family, budget.WORKSPACE) or level in account.path:
+            if level in (account.family, WORKSPACE) or level in account.path:
                 yield id
 
     def _once(self, what: str, by: str) -> None:
@@ -297,8 +303,10 @@ class Checker:
         self._same(("decision", operation), decision)
         kind, _, id = decision.proof.partition(":")
         if decision.allowed and kind == "capability":
-            used = self._uses.get(f"token {id}")
-            self._told(f"use of token {id} by {operation}", used == operation)
+            token = self._state(CAPABILITIES.kind).tokens.get(id)
+            used = self._uses.get(f"token {id}") == operation
+            known = token is not None and (used or not token.single_use)
+            self._told(f"use of token {id} by {operation}", known)
         elif decision.allowed and kind == "allowance" and decided is not None:
             if self._revoked.get(id, began) < began <= decided:
                 self.wrong(f"{operation}: passed through allowance {id} after it was revoked")
@@ -348,6 +356,10 @@ class Checker:
             self._told(f"end of {key}", bool(shadow.state.closed) or idle)
             if key.id == family_id:
                 self._told(f"end of {key}", bool(shadow.state.closed))
+        tokens = self._state(CAPABILITIES.kind)
+        for token in tokens.tokens.values():
+            if token.family_id == family_id:
+                self._told(f"end of token {token.id}", token.id in tokens.revoked)
 
     def was_granted(self, id: str) -> None:
         """An operator was told that an allowance is there."""
@@ -363,15 +375,18 @@ class Checker:
         self._told(f"revocation of {id}", id in self._state(ALLOWANCES.kind).revoked)
         self._revoked[id] = self.now()
 
-    def was_decided(self, decision: approvals.Resolution) -> None:
+    def was_decided(self, decision: Resolution) -> None:
         """Somebody was told that his decision stands."""
         entry = self._state(APPROVALS.kind).requests.get(decision.request_id)
         self._told(f"decision on {decision.request_id}", bool(entry) and entry.decision == decision)
         self._same(("request", decision.request_id), decision)
+        if decision.scope is Scope.ALWAYS:
+            id = derived_id(f"token of {decision.request_id}")
+            self._told(f"token {id}", id in self._state(CAPABILITIES.kind).tokens)
 
     def was_capped(self, cap: int) -> None:
         """An operator was told that the workspace has this cap."""
-        self._told(f"cap of {cap}", self._caps.get(budget.WORKSPACE, -1) >= cap)
+        self._told(f"cap of {cap}", self._caps.get(WORKSPACE, -1) >= cap)
 
     def _state(self, kind: str) -> Any:
         for key, shadow in self._shadows.items():

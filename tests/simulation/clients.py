@@ -10,10 +10,12 @@ from typing import TypeVar
 from msgspec import structs
 
 from retinue.actors.calling import calling
-from retinue.actors.domain.budget import WORKSPACE, Cap, SetCap, SetHold
+from retinue.actors.domain.budget.commands import SetCap, SetHold
+from retinue.actors.domain.budget.state import WORKSPACE, Cap
 from retinue.actors.domain.errors import AlreadyDecided, NotFound, SessionEnded, Unavailable
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Decide, Scope
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.approvals.machine import Decide
+from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.session import machine as session
@@ -29,6 +31,9 @@ from tests.simulation.world import EPOCH_US, KEYRING, ROOT, SCOPE
 T = TypeVar("T")
 
 USER = "0123456789abcdef"
+MOST_AT_ONCE = 3
+"""How many sub-agents of a family run at once, at most."""
+
 _PAUSE_S = 0.02
 
 
@@ -68,11 +73,13 @@ class Client:
     async def root(self, number: int) -> None:
         """The life of a root session."""
         rng = self.rng
-        limits = Limits(max_concurrent=rng.randint(1, 3))
+        limits = Limits(max_concurrent=rng.randint(1, MOST_AT_ONCE))
         most = rng.choice((40, 100)) * NANO
         isolation: Isolation = rng.choice(("process", "shared"))
         profile = _profile(uuid7(EPOCH_US, rng.randbytes(10)), most, limits, isolation)
         await self.create(profile)
+        token = _token("own", rng.randbytes(10), profile.id)
+        await _insist(lambda: self.cluster.handles.capabilities.add(token))
         runs = [f"{profile.id[-6:]}-run-{at}" for at in range(rng.randint(1, 2))]
         life = [asyncio.ensure_future(self._run(profile.id, run)) for run in runs]
         if rng.random() < 0.4:
@@ -152,33 +159,35 @@ class Operator:
     async def _brake(self) -> None:
         """Hold the workspace for a while, and now and then find another reason meanwhile."""
         for why in ("it spends", "it lies")[: self.rng.randint(1, 2)]:
-            await self._insist(partial(self.stores.budget.set_hold, SetHold(why, "operator")))
+            await _insist(partial(self.stores.budget.set_hold, SetHold(why, "operator")))
             self.checker.was_held()
             await asyncio.sleep(self.rng.uniform(0.1, 2.0))
         self.checker.will_release()
-        await self._insist(partial(self.stores.budget.set_hold, SetHold(None, "operator")))
+        await _insist(partial(self.stores.budget.set_hold, SetHold(None, "operator")))
 
     async def _cap(self, usd: int) -> None:
         command = SetCap(WORKSPACE, Cap(usd * NANO), "operator")
-        await self._insist(lambda: self.stores.budget.set_cap(command))
+        await _insist(lambda: self.stores.budget.set_cap(command))
         self.checker.was_capped(usd * NANO)
 
     async def _grant(self, id: str, command: str, uses: int | None) -> None:
         allowance = Allowance(id, CommandPattern(command), EPOCH_US, max_uses=uses)
-        await self._insist(lambda: self.stores.permissions.grant(allowance))
+        await _insist(lambda: self.stores.permissions.grant(allowance))
         self.checker.was_granted(id)
 
     async def _add_token(self) -> None:
-        await self._insist(lambda: self.stores.capabilities.add(TOKEN))
+        await _insist(lambda: self.stores.capabilities.add(TOKEN))
         self.checker.was_added(TOKEN.id)
 
     async def _revoke(self) -> None:
-        await self._insist(lambda: self.stores.permissions.revoke(self.shared))
+        await _insist(lambda: self.stores.permissions.revoke(self.shared))
         self.checker.was_revoked(self.shared)
 
     async def _decide_some(self) -> None:
-        for entry in await self._insist(self.stores.permissions.open_requests):
-            scope = self.rng.choice((Scope.ONCE, Scope.ONCE, Scope.SESSION, Scope.DENY))
+        for entry in await _insist(self.stores.permissions.open_requests):
+            scope = self.rng.choice(
+                (Scope.ONCE, Scope.ONCE, Scope.SESSION, Scope.ALWAYS, Scope.DENY)
+            )
             names = ("ann", "ben")[: self.rng.randint(1, 2)]
             request = entry.request
             await asyncio.gather(
@@ -188,17 +197,18 @@ class Operator:
     async def _decide(self, id: str, scope: Scope, by: str, argument_hash: str) -> None:
         command = Decide(id, scope, by, argument_hash)
         try:
-            decision = await self._insist(lambda: self.stores.permissions.decide(command))
+            decision = await _insist(lambda: self.stores.permissions.decide(command))
         except AlreadyDecided:
             return
         self.checker.was_decided(decision)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await call()
-            except Unavailable:
-                await asyncio.sleep(_PAUSE_S)
+
+async def _insist(call: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(_PAUSE_S)
 
 
 def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) -> session.Profile:
@@ -216,14 +226,20 @@ def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) ->
     )
 
 
-TOKEN: Token = mint(
-    KEYRING,
-    id=uuid7(EPOCH_US, bytes(10)),
-    resource="exec://single",
-    permissions=("execute",),
-    now=EPOCH_US - 60_000_000,
-    expires=EPOCH_US + 3_600_000_000,
-    user=USER,
-    audit_entry="simulated",
-    single_use=True,
-)
+def _token(command: str, entropy: bytes, family_id: str | None = None) -> Token:
+    """For a command of one family; without one for everybody, and good for one use."""
+    return mint(
+        KEYRING,
+        id=uuid7(EPOCH_US, entropy),
+        resource=f"exec://{command}",
+        permissions=("execute",),
+        now=EPOCH_US - 60_000_000,
+        expires=EPOCH_US + 3_600_000_000,
+        user=USER,
+        audit_entry="simulated",
+        family_id=family_id,
+        single_use=family_id is None,
+    )
+
+
+TOKEN = _token("single", bytes(10))

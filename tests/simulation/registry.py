@@ -129,7 +129,7 @@ class SimulatedDirectory:
         return self._hosts.all_hosts()
 
     async def release(self, spawner: str) -> None:
-        await self.slots.release(spawner)
+        self.slots.release(spawner)
 
     async def publish(self, events: list[FeedEvent]) -> None:
         raise AssertionError("nobody watches")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 from retinue.actors.domain.session import machine as session
-from retinue.actors.durable import entity
+from retinue.actors.durable import entity, singleton
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.leases import permission_leases, recall
 from retinue.actors.session import host, runs
@@ -161,6 +161,7 @@ def _out_of_reach(loop: Loop) -> Iterator[None]:
         patch.object(session, "SHARED_ATTEMPTS", _ATTEMPTS),
         patch.object(session, "MAX_ATTEMPTS", _ATTEMPTS),
         patch.object(entity, "_COMPACT_AFTER_ROWS", 6),
+        patch.object(singleton, "UPKEEP_S", 0.3),
     ):
         yield
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from retinue.actors.domain.values.keyring import Keyring
-from retinue.actors.durable.entity import Codec
+from retinue.actors.durable.codec import Codec
 from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes
 from retinue.actors.durable.machines import AnyMachine
 from retinue.actors.durable.memory_journal import MemoryJournal

@@ -272,7 +272,7 @@ class Cluster:
 
     async def _revive(self, lost: str, held: list[str]) -> None:
         """As the real directory does: roots with work in flight go on elsewhere."""
-        await self.directory.slots.lost(lost, held)
+        self.directory.slots.lost(lost, held)
         await asyncio.sleep(self.weather.delay())
         for session_id in held:
             if session_id in self.books.running:
@@ -289,7 +289,7 @@ class Cluster:
         with contextlib.suppress(RetinueError, TimeoutError):
             async with asyncio.timeout(_PING_EVERY_S):
                 _, live = await self.host(name).ping()
-            await self.directory.slots.seen(name, [session_id for session_id, _ in live])
+            self.directory.slots.seen(name, [session_id for session_id, _ in live])
 
     def _replace_store(self, actor: Actor) -> None:
         current = self.network.actors.get(actor.name)
@@ -302,7 +302,7 @@ class Cluster:
             return
         process, runtime = self._process(name)
         spec = STORE_NAMES[name]
-        actor = process.context.run(spec.actor, runtime, spec.owner(SCOPE))
+        actor = process.context.run(spec.make, runtime, SCOPE, self._find)
         self.network.add(Actor(name, process, actor))
 
     def _start_host(self) -> None:

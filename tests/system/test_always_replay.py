@@ -13,7 +13,6 @@ from retinue.actors.session.runs import ALWAYS_REPLAY
 from tests.kit import cluster_agents as agents
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio(loop_scope="module"),
 ]

@@ -10,9 +10,8 @@ from retinue import Retinue, Session, connect
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import Autoscaled
 from tests.kit.waiting import until
-from tests.system.test_faults import ASKS_FOR_PARSE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.own_cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.own_cluster, pytest.mark.timeout(180)]
 
 PATIENCE_S = 90.0
 SESSIONS = 5
@@ -44,7 +43,7 @@ async def test_queued_sessions_bring_a_node_and_idle_ones_let_it_go(directory: P
 async def _at_work(retinue: Retinue, directory: Path, at: int) -> tuple[Session, str]:
     """A session with a run that lasts until a file named go is there."""
     (directory / str(at)).mkdir()
-    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=agents.ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"

@@ -129,7 +129,7 @@ async def test_nothing_new_begins_and_the_refusal_says_why(
         await retinue.create_session(agents.echo, workspace=workspace)
     assert await session.run("x", run_id="00000000-0000-7000-8000-000000000002") == done
     assert await session.resume() == []
-    assert session.id not in await retinue.calls.directory.running()
+    assert session.id not in await retinue.calls.registry.running()
     await workspace.release()
     assert (await session.run("hello")).output == "hello"
 

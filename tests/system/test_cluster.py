@@ -25,7 +25,8 @@ from retinue import (
     Workspace,
 )
 from retinue.actors.domain.errors import AlreadyDecided
-from retinue.actors.domain.permissions.approvals.machine import Decide, Scope
+from retinue.actors.domain.permissions.approvals.machine import Decide
+from retinue.actors.domain.permissions.approvals.request import Scope
 from tests.kit import cluster_agents as agents
 from tests.kit.waiting import until
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import redis
 
-from retinue import BudgetConfig, Policy, Result, Retinue, Session, Tampered
+from retinue import BudgetConfig, Result, Retinue, Session, Tampered
 from retinue.actors.domain.session.settings import Isolation
 from retinue.actors.requests import Await, Close, SessionAt
 from retinue.actors.stores.table import BUDGET, PERMISSIONS
@@ -24,12 +24,10 @@ from tests.kit.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session")]
 
-ASKS_FOR_PARSE = Policy(approval_required_tools=("survey/parse",))
-
 
 async def _stepping(retinue: Retinue, directory: Path, isolation: str) -> tuple[Session, str]:
     """A session in the middle of its second paid step."""
-    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=agents.ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"
@@ -231,7 +229,7 @@ async def test_an_edited_audit_log_names_the_entry(retinue: Retinue, directory: 
 async def test_an_edited_balance_allowance_snapshot_or_agent_is_refused_by_name(
     retinue: Retinue, directory: Path
 ) -> None:
-    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE, max_usd="7")
+    workspace = await retinue.workspace(directory, policy=agents.ASKS_FOR_PARSE, max_usd="7")
     session = await retinue.create_session(
         agents.spends, workspace=workspace, isolation="shared", budget=BudgetConfig(50)
     )

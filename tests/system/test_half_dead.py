@@ -29,8 +29,9 @@ from retinue.cluster.settings import ClusterSettings
 from retinue.cluster.up.incarnation import still_left
 from retinue.cluster.up.protocol import Failed, Lost
 from retinue.cluster.up.supervisor import add_failure, out_of_hope
-from tests.cluster.cli.test_cli import AGENTS, ROOT, Finished, Shell
+from tests.kit.shell import AGENTS, Finished, Shell
 from tests.kit.waiting import until
+from tests.kit.warm import ROOT, Command
 
 RAYLET = Part("raylet", 3, "30")
 UP = Running(
@@ -232,29 +233,13 @@ class House:
     def supervisor(self) -> psutil.Process:
         return psutil.Process(self.announced.pid)
 
-    def begin(self, *, wait: bool = False) -> tuple[Path, str, subprocess.Popen[str]]:
+    def begin(self, *, wait: bool = False) -> tuple[Path, str, Command]:
         """A directory, a session at work in it, and the command that has started it."""
         self.directories += 1
         directory = self.home / f"workspace-{self.directories}"
         directory.mkdir()
         options = ["--prompt", str(directory), "--workspace", str(directory), "--approve", "all"]
-        command = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "retinue.cluster.cli.app",
-                "run",
-                f"{AGENTS}:step_by_step",
-                *options,
-            ],
-            env=self.shell.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert command.stderr
+        command = Command(["run", f"{AGENTS}:step_by_step", *options], self.shell.environment)
         id = command.stderr.readline().strip().removeprefix("retinue: session ")
         asyncio.run(until((directory / "second").exists))
         if not wait:
@@ -297,7 +282,6 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize(
     "part",
@@ -339,7 +323,6 @@ def test_the_run_goes_on_by_itself(house: House, part: Callable[[House], list[in
     assert house.announced.pid == before.pid
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_the_command_that_waits_goes_on_waiting(house: House) -> None:
     directory, id, command = house.begin(wait=True)
@@ -357,7 +340,6 @@ def test_the_command_that_waits_goes_on_waiting(house: House) -> None:
     assert _tree(house, id)["status"] == "completed"
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_a_run_that_was_left_interrupted_is_not_paid_for(tmp_path: Path) -> None:
     house = House(tmp_path / "h")
@@ -377,7 +359,6 @@ def test_a_run_that_was_left_interrupted_is_not_paid_for(tmp_path: Path) -> None
         assert house.shell.retinue("down").code == 0
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -400,7 +381,6 @@ def test_what_cannot_be_brought_back_ends_and_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "up.json").exists()
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 def test_everything_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -415,7 +395,6 @@ def test_everything_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> Non
     assert house.shell.retinue("down").code == 0
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_command_with_its_own_cluster_ends_with_the_way_out(tmp_path: Path, name: str) -> None:
@@ -458,7 +437,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.cluster
 @pytest.mark.own_cluster
 @pytest.mark.parametrize(
     ("handler", "code", "said"),

@@ -15,7 +15,6 @@ from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio,
     pytest.mark.timeout(180),

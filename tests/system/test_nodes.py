@@ -18,7 +18,7 @@ import pytest_asyncio
 
 import survey
 from retinue import Retinue, Session, SessionTree, connect
-from retinue.actors.domain.budget import WORKSPACE
+from retinue.actors.domain.budget.state import WORKSPACE
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.stores.table import BUDGET, PERMISSIONS
 from retinue.cluster.names import DIRECTORY
@@ -30,10 +30,8 @@ from survey_report import Report
 from tests.kit import cluster_agents as agents
 from tests.kit.local_nodes import LocalNodes
 from tests.kit.waiting import until
-from tests.system.test_faults import ASKS_FOR_PARSE
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(180),
@@ -106,7 +104,7 @@ async def test_a_drained_node_is_empty_and_nothing_is_lost(
 ) -> None:
     workspace_id = derived_id(f"workspace:{directory.resolve()}")
     _start_stores_on(three.second, retinue.calls.settings, workspace_id)
-    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=agents.ASKS_FOR_PARSE)
     await until(lambda: _has_host(retinue, three.second), PATIENCE_S)
     working, runs = await _stepping_on_every_node(retinue, directory)
     idle = [
@@ -223,7 +221,7 @@ async def _stepping_on_every_node(
     retinue: Retinue, directory: Path
 ) -> tuple[list[Session], list[str]]:
     """Sessions in the middle of their second paid step, as many as to have one on each node."""
-    workspace = await retinue.workspace(directory, policy=ASKS_FOR_PARSE)
+    workspace = await retinue.workspace(directory, policy=agents.ASKS_FOR_PARSE)
 
     async def approve(request: object) -> str:
         return "workspace"

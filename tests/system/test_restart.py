@@ -23,7 +23,6 @@ from tests.kit.waiting import until
 from tests.system.restart import CASES, Case, play
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.own_cluster,
     pytest.mark.asyncio(loop_scope="module"),
 ]
@@ -32,7 +31,7 @@ _DRIVER = """
 import asyncio, sys
 from retinue import Message, Policy, BudgetConfig
 from retinue import connect
-from tests import cluster_agents as agents
+from tests.kit import cluster_agents as agents
 
 async def main():
     async with connect() as retinue:

@@ -14,7 +14,9 @@ from msgspec import Struct
 from retinue.actors.domain.errors import CorruptState, Fenced
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.domain.values.record import Record
-from retinue.actors.durable.entity import Codec, Committer, Entity, Machine, read
+from retinue.actors.durable.codec import Codec, Machine
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Entity, read
 from retinue.actors.durable.journal import Append, Journal, Key, Loaded, Outcome, stored_version
 from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
 from retinue.actors.durable.memory_journal import MemoryJournal

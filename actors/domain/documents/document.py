@@ -36,7 +36,7 @@ _LONGEST_ID = 64
 _Read = TypeVar("_Read")
 
 
-class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DocumentMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a session tells about itself; the counts are the runtime's."""
 
     title: str | None = None
@@ -48,7 +48,7 @@ class Metadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: dict[str, JsonValue] = {}
 
 
-class EscapeState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DocumentEscapes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Paths outside the workspace that were allowed for good, as written; see `usable_escapes`."""
 
     remembered_paths: list[str] = []
@@ -76,10 +76,10 @@ class SessionDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     system_prompt: str
     created_at: int
     token_count: int
-    metadata: Metadata
+    metadata: DocumentMetadata
     allowances: list[dict[str, JsonValue]] = []
     budget_snapshot: BudgetSnapshot | None = None
-    escape_state: EscapeState | None = None
+    escape_state: DocumentEscapes | None = None
     workspace_path: str | None = None
     model: str | None = None
     git_state: GitState | None = None
@@ -200,9 +200,9 @@ def _short_text(fields: JsonObject, key: str) -> str:
     return text
 
 
-def _metadata(data: object) -> Metadata:
+def _metadata(data: object) -> DocumentMetadata:
     fields = JsonObject(data, "metadata")
-    return Metadata(
+    return DocumentMetadata(
         title=fields.optional_text("title"),
         tags=fields.texts_or_none("tags"),
         turn_count=fields.count_or_zero("turn_count"),
@@ -222,10 +222,10 @@ def _custom(data: object, path: str) -> dict[str, str]:
     }
 
 
-def _escape_state(data: object, path: str) -> EscapeState:
+def _escape_state(data: object, path: str) -> DocumentEscapes:
     fields = JsonObject(data, path)
     paths = fields.texts_or_none("remembered_paths") + fields.texts_or_none("allowed_paths")
-    return EscapeState(remembered_paths=list(dict.fromkeys(paths)), extra=fields.rest())
+    return DocumentEscapes(remembered_paths=list(dict.fromkeys(paths)), extra=fields.rest())
 
 
 def _git_state(data: object, path: str) -> GitState:
@@ -242,7 +242,7 @@ def _optional(fields: JsonObject, key: str, read: Callable[[object, str], _Read]
     return None if value is None else read(value, key)
 
 
-def _metadata_to_json(metadata: Metadata) -> dict[str, JsonValue]:
+def _metadata_to_json(metadata: DocumentMetadata) -> dict[str, JsonValue]:
     known: dict[str, JsonValue] = {
         "title": metadata.title,
         "tags": metadata.tags,
@@ -254,7 +254,7 @@ def _metadata_to_json(metadata: Metadata) -> dict[str, JsonValue]:
     return with_extra(known, metadata.extra)
 
 
-def _escape_state_to_json(state: EscapeState) -> dict[str, JsonValue]:
+def _escape_state_to_json(state: DocumentEscapes) -> dict[str, JsonValue]:
     return with_extra({"remembered_paths": state.remembered_paths}, state.extra)
 
 

@@ -1,9 +1,9 @@
 """What an agent may want to do that somebody has to agree to.
 
-There are thirteen sensitive actions (`SENSITIVE`), and two ordinary ones, `FileWrite` and
-`FileList`, of which the workspace boundary says whether anybody has to be asked. An action that
-exists is well-formed: its texts are Unicode without NUL, its names are not empty, its host is a
-normal one, its arguments are a JSON object of its own that nobody else can change.
+An action that exists is well-formed: its texts are Unicode without NUL, its names are not empty,
+its host is a normal one, its arguments are a JSON object of its own that nobody else can change.
+Its class says all that the rules need to know of it (`BaseAction`): a new action is a class here,
+a member of `Action`, and a name at the front door.
 
 An action's tag is part of the stored form and of every argument hash: never rename one.
 """
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from enum import StrEnum
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.base_action import BaseAction, Operation, Risk
 from retinue.actors.domain.values.checks import check_choice, check_clean, check_name, check_texts
 from retinue.actors.domain.values.json_value import check_json
 from retinue.actors.domain.values.money import to_nano, usd_text
@@ -29,36 +28,74 @@ FileMode: TypeAlias = Literal["read", "write", "delete"]
 
 FILE_MODES: tuple[str, ...] = get_args(FileMode)
 
+_ALWAYS = "this kind of action always needs approval"
 
-class _PathAction(Struct, frozen=True):
+
+class FileAction(BaseAction, frozen=True):
+    """What is done with one file or directory, as the agent itself."""
+
+    asked = ""
+    lasting = True
+    path_fields = ("path",)
+
     path: str
 
     def __post_init__(self) -> None:
         check_name(self.path, "path")
 
+    def words(self) -> str:
+        return f"{self.operation} {self.path}"
 
-class FileRead(_PathAction, frozen=True, tag="file_read"):
+    def wanted(self) -> tuple[str, str]:
+        return f"file://{self.path}", str(self.operation)
+
+
+class FileRead(FileAction, frozen=True, tag="file_read"):
     """Read a file."""
 
-
-class FileList(_PathAction, frozen=True, tag="file_list"):
-    """List a directory. Ordinary: not one of the thirteen."""
-
-
-class FileWrite(_PathAction, frozen=True, tag="file_write"):
-    """Create or write a file, wherever it is. Ordinary: not one of the thirteen."""
+    risk = Risk.MEDIUM
+    operation = Operation.READ
 
 
-class FileWriteOutside(_PathAction, frozen=True, tag="file_write_outside"):
+class FileList(FileAction, frozen=True, tag="file_list"):
+    """List a directory."""
+
+    risk = Risk.LOW
+    operation = Operation.LIST
+
+
+class FileWrite(FileAction, frozen=True, tag="file_write"):
+    """Create or write a file, wherever it is."""
+
+    risk = Risk.MEDIUM
+    operation = Operation.WRITE
+
+
+class FileWriteOutside(FileAction, frozen=True, tag="file_write_outside"):
     """Write a file outside the sandbox."""
 
+    risk = Risk.HIGH
+    operation = Operation.WRITE
 
-class FileDelete(_PathAction, frozen=True, tag="file_delete"):
-    """Delete a file."""
+    def words(self) -> str:
+        return f"write {self.path} outside the workspace"
 
 
-class ExecuteCommand(Struct, frozen=True, tag="execute_command"):
+class FileDelete(FileAction, frozen=True, tag="file_delete"):
+    """Delete a file. A policy may ask for no approval of it."""
+
+    risk = Risk.HIGH
+    asked = "deleting needs approval"
+    operation = Operation.DELETE
+
+
+class ExecuteCommand(BaseAction, frozen=True, tag="execute_command"):
     """Run a program: ``command`` is its name or path alone, ``args`` what it is given."""
+
+    risk = Risk.HIGH
+    asked = "commands need approval"
+    lasting = True
+    operation = None
 
     command: str
     args: tuple[str, ...] = ()
@@ -67,9 +104,23 @@ class ExecuteCommand(Struct, frozen=True, tag="execute_command"):
         check_name(self.command, "command")
         force_setattr(self, "args", check_texts(self.args, "args"))
 
+    def words(self) -> str:
+        return f"run {shlex.join((self.command, *self.args))}"
 
-class NetworkRequest(Struct, frozen=True, tag="network_request"):
-    """Connect to a host. The host is kept in its normal form; no port means that none is named."""
+    def wanted(self) -> tuple[str, str]:
+        return f"exec://{self.command}", "execute"
+
+
+class NetworkRequest(BaseAction, frozen=True, tag="network_request"):
+    """Connect to a host. The host is kept in its normal form; no port means that none is named.
+
+    A policy may ask for no approval of it.
+    """
+
+    risk = Risk.MEDIUM
+    asked = "network requests need approval"
+    lasting = True
+    operation = None
 
     host: str
     port: int | None = None
@@ -84,9 +135,23 @@ class NetworkRequest(Struct, frozen=True, tag="network_request"):
         """The request that fetching ``url`` makes; InvalidValue as by `parse_url`."""
         return cls(*parse_url(url, "url"))
 
+    def hosts(self) -> tuple[str, ...]:
+        return (self.host,)
 
-class TransmitData(Struct, frozen=True, tag="transmit_data"):
+    def words(self) -> str:
+        return f"connect to {host_and_port(self.host, self.port)}"
+
+    def wanted(self) -> tuple[str, str]:
+        return f"net://{host_and_port(self.host, self.port)}", "invoke"
+
+
+class TransmitData(BaseAction, frozen=True, tag="transmit_data"):
     """Send data to somebody outside."""
+
+    risk = Risk.HIGH
+    asked = _ALWAYS
+    lasting = False
+    operation = None
 
     destination: str
     data_type: str = ""
@@ -95,9 +160,23 @@ class TransmitData(Struct, frozen=True, tag="transmit_data"):
         check_name(self.destination, "destination")
         check_clean(self.data_type, "data_type")
 
+    def hosts(self) -> tuple[str, ...]:
+        return (parse_url(self.destination, "url")[0],) if "://" in self.destination else ()
 
-class FinancialTransaction(Struct, frozen=True, tag="financial_transaction"):
+    def words(self) -> str:
+        return f"send {self.data_type or 'data'} to {self.destination}"
+
+    def wanted(self) -> tuple[str, str]:
+        return f"transmit://{self.destination}", "invoke"
+
+
+class FinancialTransaction(BaseAction, frozen=True, tag="financial_transaction"):
     """Pay. The amount is kept as the shortest decimal text of USD, so ``"5.00"`` is ``"5"``."""
+
+    risk = Risk.CRITICAL
+    asked = _ALWAYS
+    lasting = False
+    operation = None
 
     amount_usd: str
     recipient: str
@@ -106,9 +185,20 @@ class FinancialTransaction(Struct, frozen=True, tag="financial_transaction"):
         force_setattr(self, "amount_usd", usd_text(to_nano(self.amount_usd, "amount_usd")))
         check_name(self.recipient, "recipient")
 
+    def words(self) -> str:
+        return f"pay {self.amount_usd} USD to {self.recipient}"
 
-class AccessControlChange(Struct, frozen=True, tag="access_control_change"):
+    def wanted(self) -> tuple[str, str]:
+        return f"financial://{self.recipient}", "invoke"
+
+
+class AccessControlChange(BaseAction, frozen=True, tag="access_control_change"):
     """Change who may do what with a resource."""
+
+    risk = Risk.CRITICAL
+    asked = _ALWAYS
+    lasting = False
+    operation = None
 
     resource: str
     change: str
@@ -117,9 +207,20 @@ class AccessControlChange(Struct, frozen=True, tag="access_control_change"):
         check_name(self.resource, "resource")
         check_name(self.change, "change")
 
+    def words(self) -> str:
+        return f"change access to {self.resource}: {self.change}"
 
-class CapabilityGrant(Struct, frozen=True, tag="capability_grant"):
+    def wanted(self) -> tuple[str, str]:
+        return f"access://{self.resource}", "invoke"
+
+
+class CapabilityGrant(BaseAction, frozen=True, tag="capability_grant"):
     """Hand out permissions on a resource."""
+
+    risk = Risk.HIGH
+    asked = _ALWAYS
+    lasting = False
+    operation = None
 
     resource: str
     permissions: tuple[str, ...]
@@ -133,13 +234,27 @@ class CapabilityGrant(Struct, frozen=True, tag="capability_grant"):
             check_name(permission, f"permissions[{index}]")
         force_setattr(self, "permissions", permissions)
 
+    def words(self) -> str:
+        return f"grant {', '.join(self.permissions)} on {self.resource}"
 
-class McpToolCall(Struct, frozen=True, tag="mcp_tool_call"):
-    """Call a tool of an MCP server. The arguments are copied, as a JSON object."""
+    def wanted(self) -> tuple[str, str]:
+        return f"grant://{self.resource}", "invoke"
+
+
+class McpToolCall(BaseAction, frozen=True, tag="mcp_tool_call"):
+    """Call a tool of an MCP server. The arguments are copied, as a JSON object.
+
+    A policy may ask for approval of it.
+    """
+
+    risk = Risk.MEDIUM
+    asked = ""
+    lasting = True
+    operation = None
 
     server: str
     tool: str
-    arguments: dict[str, object] = {}
+    arguments: dict[str, object] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.server, "server")
@@ -148,42 +263,97 @@ class McpToolCall(Struct, frozen=True, tag="mcp_tool_call"):
             raise InvalidValue("arguments: must be an object", field="arguments")
         force_setattr(self, "arguments", check_json(self.arguments, "arguments"))
 
+    def words(self) -> str:
+        return f"call {self.server}/{self.tool}"
 
-class PluginExecution(Struct, frozen=True, tag="plugin_execution"):
-    """Let a plugin use one of its capabilities."""
+    def wanted(self) -> tuple[str, str]:
+        return f"mcp://{_before_colon(self.server)}:{self.tool}", "invoke"
+
+
+class PluginAction(BaseAction, frozen=True):
+    """What a plugin is let do, which takes one of its capabilities."""
+
+    risk = Risk.HIGH
+    asked = "plugins need approval"
+    lasting = True
 
     plugin: str
-    capability: str
 
     def __post_init__(self) -> None:
         check_name(self.plugin, "plugin")
+
+    @property
+    def uses(self) -> str:
+        """The capability it takes: the one it names, ``http_request``, ``file_read``, …"""
+        raise NotImplementedError
+
+    def wanted(self) -> tuple[str, str]:
+        return f"plugin://{_before_colon(self.plugin)}:{self.uses}", "invoke"
+
+
+class PluginExecution(PluginAction, frozen=True, tag="plugin_execution"):
+    """Let a plugin use one of its capabilities."""
+
+    operation = None
+
+    capability: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_name(self.capability, "capability")
 
+    @property
+    def uses(self) -> str:
+        return self.capability
 
-class PluginHttpRequest(Struct, frozen=True, tag="plugin_http_request"):
+    def words(self) -> str:
+        return f"let plugin {self.plugin} use {self.capability}"
+
+
+class PluginHttpRequest(PluginAction, frozen=True, tag="plugin_http_request"):
     """Let a plugin make an HTTP request."""
 
-    plugin: str
+    operation = None
+    uses = "http_request"
+
     url: str
     method: str = "GET"
 
     def __post_init__(self) -> None:
-        check_name(self.plugin, "plugin")
+        super().__post_init__()
         parse_url(self.url, "url")
         check_name(self.method, "method")
 
+    def hosts(self) -> tuple[str, ...]:
+        return (parse_url(self.url, "url")[0],)
 
-class PluginFileAccess(Struct, frozen=True, tag="plugin_file_access"):
+    def words(self) -> str:
+        return f"let plugin {self.plugin} {self.method} {self.url}"
+
+
+class PluginFileAccess(PluginAction, frozen=True, tag="plugin_file_access"):
     """Let a plugin read, write or delete a file."""
 
-    plugin: str
+    path_fields = ("path",)
+
     path: str
     mode: FileMode
 
     def __post_init__(self) -> None:
-        check_name(self.plugin, "plugin")
+        super().__post_init__()
         check_name(self.path, "path")
         check_choice(self.mode, FILE_MODES, "mode")
+
+    @property
+    def operation(self) -> Operation:
+        return Operation(self.mode)
+
+    @property
+    def uses(self) -> str:
+        return f"file_{self.mode}"
+
+    def words(self) -> str:
+        return f"let plugin {self.plugin} {self.mode} {self.path}"
 
 
 Action: TypeAlias = (
@@ -205,139 +375,9 @@ Action: TypeAlias = (
 )
 
 
-class Risk(StrEnum):
-    """How much harm an action can do. Compare by `rank`: as texts they are not in order."""
-
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
-
-    @property
-    def rank(self) -> int:
-        """0 for low up to 3 for critical."""
-        return list(Risk).index(self)
-
-
-_SENSITIVE_RISKS: dict[type[Action], Risk] = {
-    FileRead: Risk.MEDIUM,
-    FileDelete: Risk.HIGH,
-    FileWriteOutside: Risk.HIGH,
-    ExecuteCommand: Risk.HIGH,
-    NetworkRequest: Risk.MEDIUM,
-    TransmitData: Risk.HIGH,
-    FinancialTransaction: Risk.CRITICAL,
-    AccessControlChange: Risk.CRITICAL,
-    CapabilityGrant: Risk.HIGH,
-    McpToolCall: Risk.MEDIUM,
-    PluginExecution: Risk.HIGH,
-    PluginHttpRequest: Risk.HIGH,
-    PluginFileAccess: Risk.HIGH,
-}
-_RISKS = _SENSITIVE_RISKS | {FileWrite: Risk.MEDIUM, FileList: Risk.LOW}
-
-SENSITIVE: tuple[type[Action], ...] = tuple(_SENSITIVE_RISKS)
-
-
-def default_risk(action: Action) -> Risk:
-    """The risk of an action where no policy says otherwise."""
-    return _RISKS[type(action)]
-
-
-def kind(action: Action) -> str:
-    """The action's tag, such as ``"file_read"``."""
-    return cast(str, type(action).__struct_config__.tag)
-
-
 def argument_hash(action: Action) -> str:
     """The SHA-256, in hex, of all that the action says: what a decision is bound to."""
     return hashlib.sha256(msgspec.json.encode(action, order="deterministic")).hexdigest()
-
-
-def describe(action: Action) -> str:
-    """The action in one line for a person, such as ``"read /a/b"``.
-
-    Nothing is left out. What does not print is written as an escape, so that no text can pass for
-    another on a terminal.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in _description(action)
-    )
-
-
-def _description(action: Action) -> str:
-    match action:
-        case FileRead(path):
-            return f"read {path}"
-        case FileList(path):
-            return f"list {path}"
-        case FileWrite(path):
-            return f"write {path}"
-        case FileWriteOutside(path):
-            return f"write {path} outside the workspace"
-        case FileDelete(path):
-            return f"delete {path}"
-        case ExecuteCommand(command, args):
-            return f"run {shlex.join((command, *args))}"
-        case NetworkRequest():
-            return f"connect to {host_and_port(action.host, action.port)}"
-        case TransmitData(destination, data_type):
-            return f"send {data_type or 'data'} to {destination}"
-        case FinancialTransaction(amount_usd, recipient):
-            return f"pay {amount_usd} USD to {recipient}"
-        case AccessControlChange(resource_name, change):
-            return f"change access to {resource_name}: {change}"
-        case CapabilityGrant(resource_name, permissions):
-            return f"grant {', '.join(permissions)} on {resource_name}"
-        case McpToolCall(server, tool):
-            return f"call {server}/{tool}"
-        case PluginExecution(plugin, capability):
-            return f"let plugin {plugin} use {capability}"
-        case PluginHttpRequest(plugin, url, method):
-            return f"let plugin {plugin} {method} {url}"
-        case PluginFileAccess(plugin, path, mode):
-            return f"let plugin {plugin} {mode} {path}"
-
-
-def resource(action: Action) -> tuple[str, str]:
-    """The resource URI and the permission on it that a capability must have to cover the action."""
-    match action:
-        case FileRead(path):
-            return f"file://{path}", "read"
-        case FileList(path):
-            return f"file://{path}", "list"
-        case FileWrite(path) | FileWriteOutside(path):
-            return f"file://{path}", "write"
-        case FileDelete(path):
-            return f"file://{path}", "delete"
-        case ExecuteCommand(command):
-            return f"exec://{command}", "execute"
-        case NetworkRequest():
-            return f"net://{host_and_port(action.host, action.port)}", "invoke"
-        case TransmitData(destination):
-            return f"transmit://{destination}", "invoke"
-        case FinancialTransaction(_, recipient):
-            return f"financial://{recipient}", "invoke"
-        case AccessControlChange(name):
-            return f"access://{name}", "invoke"
-        case CapabilityGrant(name):
-            return f"grant://{name}", "invoke"
-        case McpToolCall(server, tool):
-            return f"mcp://{_before_colon(server)}:{tool}", "invoke"
-        case PluginExecution() | PluginHttpRequest() | PluginFileAccess():
-            return f"plugin://{_before_colon(action.plugin)}:{plugin_capability(action)}", "invoke"
-
-
-def plugin_capability(action: PluginExecution | PluginHttpRequest | PluginFileAccess) -> str:
-    """The capability a plugin action uses: the one it names, ``http_request``, ``file_read``, …"""
-    match action:
-        case PluginExecution(_, capability):
-            return capability
-        case PluginHttpRequest():
-            return "http_request"
-        case PluginFileAccess(_, _, mode):
-            return f"file_{mode}"
 
 
 def _before_colon(name: str) -> str:

@@ -6,20 +6,14 @@ policy. Paths are absolute texts whose links the caller has resolved; ``..`` is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from retinue.actors.domain.errors import InvalidValue
-from retinue.actors.domain.permissions.verdict import (
-    Allowed,
-    Blocked,
-    NeedsApproval,
-    Verdict,
-    strictest,
-)
+from retinue.actors.domain.permissions.base_action import Operation
+from retinue.actors.domain.permissions.verdict import Allowed, Blocked, NeedsApproval, Verdict
 from retinue.actors.domain.values.fields import choice, each
 from retinue.actors.domain.values.globs import check_glob, matches
 from retinue.actors.domain.values.paths import collapsed, is_under, is_under_any
@@ -41,25 +35,6 @@ class EscapePolicy(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
     ASK = "ask"
-
-
-class EscapeDecision(StrEnum):
-    """How long the answer to an escape is remembered."""
-
-    ONCE = "once"
-    SESSION = "session"
-    ALWAYS = "always"
-    DENY = "deny"
-
-
-class Operation(StrEnum):
-    """What is done with a path."""
-
-    READ = "read"
-    LIST = "list"
-    WRITE = "write"
-    CREATE = "create"
-    DELETE = "delete"
 
 
 class Boundary(Struct, frozen=True):
@@ -113,48 +88,6 @@ def check(
     return _outside(boundary, place, escapes or EscapeState())
 
 
-def check_many(
-    boundary: Boundary,
-    paths: Iterable[str],
-    operation: Operation,
-    escapes: EscapeState | None = None,
-) -> Verdict:
-    """The strictest of what the boundary says of several paths."""
-    return strictest(check(boundary, path, operation, escapes) for path in paths)
-
-
-def remember(state: EscapeState, path: str, decision: EscapeDecision) -> EscapeState:
-    """The state after an escape was decided. Only ``session`` and ``always`` leave something.
-
-    Raises InvalidValue for a path that is not absolute.
-    """
-    place = collapsed(path)
-    match choice(EscapeDecision, decision, "decision"):
-        case EscapeDecision.ALWAYS:
-            session = tuple(known for known in state.session_paths if known != place)
-            return EscapeState(_with(state.remembered_paths, place), session)
-        case EscapeDecision.SESSION:
-            return EscapeState(state.remembered_paths, _with(state.session_paths, place))
-        case EscapeDecision.ONCE | EscapeDecision.DENY:
-            return state
-
-
-def restore(paths: Iterable[object], exists: Callable[[str], bool]) -> EscapeState:
-    """The state of a document's remembered paths: those that are absolute and exist.
-
-    Give them as they are once their links are resolved.
-    """
-    kept: tuple[str, ...] = ()
-    for path in paths:
-        try:
-            place = collapsed(path)
-        except InvalidValue:
-            continue
-        if exists(place):
-            kept = _with(kept, place)
-    return EscapeState(kept)
-
-
 def _never_allowed(boundary: Boundary, place: str, operation: Operation) -> str | None:
     if operation != Operation.DELETE and not is_under_any(place, boundary.never_allow):
         return None
@@ -197,7 +130,3 @@ def _outside(boundary: Boundary, place: str, escapes: EscapeState) -> Verdict:
             if place in escapes.remembered_paths or place in escapes.session_paths:
                 return Allowed("remembered escape")
             return NeedsApproval(f"{place} is outside the workspace")
-
-
-def _with(paths: tuple[str, ...], path: str) -> tuple[str, ...]:
-    return paths if path in paths else (*paths, path)

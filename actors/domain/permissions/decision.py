@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from retinue.actors.domain.budget import CapWarning
+from retinue.actors.domain.budget.commands import CapWarning
 from retinue.actors.domain.errors import RetinueError
 from retinue.actors.domain.values.money import to_usd
 from retinue.actors.domain.values.record import Record

@@ -15,7 +15,7 @@ pattern                                action                when
                                                              ``server/tool``
 `WorkspaceRelative` execute            execute command       in a workspace, and glob matches
 `PluginCapability`                     any plugin action     plugin and capability equal (see
-                                                             `plugin_capability`)
+                                                             `PluginAction.uses`)
 `PluginWildcard`                       any plugin action     plugin equal
 `Custom`                               nothing               reserved
 =====================================  ====================  ======================================
@@ -26,7 +26,7 @@ path with a ``..`` segment matches anything. Paths are compared as texts: resolv
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -36,17 +36,11 @@ from retinue.actors.domain.permissions.actions import (
     FILE_MODES,
     Action,
     ExecuteCommand,
-    FileDelete,
+    FileAction,
     FileMode,
-    FileRead,
-    FileWrite,
-    FileWriteOutside,
     McpToolCall,
     NetworkRequest,
-    PluginExecution,
-    PluginFileAccess,
-    PluginHttpRequest,
-    plugin_capability,
+    PluginAction,
 )
 from retinue.actors.domain.values.checks import check_choice, check_name, check_whole
 from retinue.actors.domain.values.globs import (
@@ -176,8 +170,6 @@ Pattern: TypeAlias = (
     | Custom
 )
 
-_PluginAction: TypeAlias = PluginExecution | PluginHttpRequest | PluginFileAccess
-
 
 def matches(pattern: Pattern, action: Action, workspace_root: str | None) -> bool:
     """Whether ``pattern`` covers ``action``, by the table above.
@@ -190,8 +182,8 @@ def matches(pattern: Pattern, action: Action, workspace_root: str | None) -> boo
             return pattern.server == action.server and pattern.tool == action.tool
         case ServerTools(), McpToolCall():
             return pattern.server == action.server
-        case FilePattern(), FileRead() | FileWrite() | FileWriteOutside() | FileDelete():
-            return pattern.mode == _file_mode(action) and any(
+        case FilePattern(), FileAction():
+            return pattern.mode == action.operation and any(
                 glob_matches(pattern.glob, path) for path in _paths(action.path, workspace_root)
             )
         case NetworkHost(), NetworkRequest():
@@ -203,9 +195,9 @@ def matches(pattern: Pattern, action: Action, workspace_root: str | None) -> boo
         case WorkspaceRelative(), _:
             subject = _workspace_subject(pattern.permission, action, workspace_root)
             return subject is not None and glob_matches(pattern.glob, subject)
-        case PluginCapability(), PluginExecution() | PluginHttpRequest() | PluginFileAccess():
-            return pattern.capability == plugin_capability(action) and _is_plugin(pattern, action)
-        case PluginWildcard(), PluginExecution() | PluginHttpRequest() | PluginFileAccess():
+        case PluginCapability(), PluginAction():
+            return pattern.capability == action.uses and _is_plugin(pattern, action)
+        case PluginWildcard(), PluginAction():
             return _is_plugin(pattern, action)
     return False
 
@@ -224,13 +216,11 @@ def from_action(action: Action, workspace_root: str | None) -> Pattern | None:
         case ExecuteCommand(command):
             glob = _exact_glob(command)
             return CommandPattern(glob) if glob else None
-        case FileRead(path) | FileWrite(path) | FileWriteOutside(path) | FileDelete(path):
-            glob = _exact_glob(_paths(path, workspace_root)[-1])
-            return FilePattern(glob, _file_mode(action)) if glob else None
-        case PluginFileAccess(_, path) if has_parent_segment(path):
-            return None
-        case PluginExecution() | PluginHttpRequest() | PluginFileAccess():
-            return PluginCapability(action.plugin, plugin_capability(action))
+        case FileAction(path):
+            glob, mode = _exact_glob(_paths(path, workspace_root)[-1]), _file_mode(action)
+            return FilePattern(glob, mode) if glob and mode else None
+        case PluginAction() if not any(map(has_parent_segment, action.paths())):
+            return PluginCapability(action.plugin, action.uses)
     return None
 
 
@@ -264,24 +254,18 @@ def index_keys(action: Action, workspace_root: str | None) -> tuple[str, ...]:
             return (_key("host", host),)
         case ExecuteCommand(command):
             return "command", _key("command", command), _key("workspace", "execute")
-        case FileRead(path) | FileWrite(path) | FileWriteOutside(path) | FileDelete(path):
-            mode = _file_mode(action)
+        case FileAction(path) if mode := _file_mode(action):
             key = _key("file", mode)
             exact = (_key(key, name) for name in _paths(path, workspace_root))
             return key, *exact, _key("workspace", mode)
-        case PluginExecution() | PluginHttpRequest() | PluginFileAccess():
+        case PluginAction():
             return (_key("plugin", action.plugin),)
     return ()
 
 
-def _file_mode(action: FileRead | FileWrite | FileWriteOutside | FileDelete) -> FileMode:
-    match action:
-        case FileRead():
-            return "read"
-        case FileDelete():
-            return "delete"
-        case FileWrite() | FileWriteOutside():
-            return "write"
+def _file_mode(action: FileAction) -> FileMode | None:
+    """The mode that a pattern of files must have to cover it; None covers a listing."""
+    return cast(FileMode, str(action.operation)) if action.operation in FILE_MODES else None
 
 
 def _paths(path: str, workspace_root: str | None) -> tuple[str, ...]:
@@ -306,8 +290,8 @@ def _workspace_subject(
             return f"{server}/{tool}"
         case "execute", ExecuteCommand(command):
             return command
-        case _, FileRead() | FileWrite() | FileWriteOutside() | FileDelete():
-            if permission == _file_mode(action):
+        case _, FileAction():
+            if permission == action.operation:
                 return _below_root(_paths(action.path, workspace_root)[-1], workspace_root)
     return None
 
@@ -319,10 +303,9 @@ def _below_root(path: str, workspace_root: str) -> str | None:
     return relative if set(relative.split("/")) - {"", "."} else None
 
 
-def _is_plugin(pattern: PluginCapability | PluginWildcard, action: _PluginAction) -> bool:
-    if isinstance(action, PluginFileAccess) and has_parent_segment(action.path):
-        return False
-    return pattern.plugin == action.plugin
+def _is_plugin(pattern: PluginCapability | PluginWildcard, action: PluginAction) -> bool:
+    escapes = any(map(has_parent_segment, action.paths()))
+    return pattern.plugin == action.plugin and not escapes
 
 
 def _exact_glob(text: str) -> str | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -17,23 +16,15 @@ from msgspec.structs import force_setattr
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.actions import (
-    AccessControlChange,
     Action,
-    CapabilityGrant,
     ExecuteCommand,
     FileDelete,
-    FileList,
-    FileRead,
-    FileWrite,
-    FileWriteOutside,
-    FinancialTransaction,
     McpToolCall,
     NetworkRequest,
-    PluginExecution,
-    PluginFileAccess,
+    PluginAction,
     PluginHttpRequest,
-    TransmitData,
 )
+from retinue.actors.domain.permissions.base_action import Operation
 from retinue.actors.domain.permissions.shell.command_line import commands_run
 from retinue.actors.domain.permissions.shell.command_rule import blocks, shape
 from retinue.actors.domain.permissions.shell.shell_text import Unreadable, split
@@ -41,7 +32,7 @@ from retinue.actors.domain.permissions.verdict import Allowed, Blocked, NeedsApp
 from retinue.actors.domain.values.checks import check_name, check_whole
 from retinue.actors.domain.values.fields import each
 from retinue.actors.domain.values.globs import check_glob, has_parent_segment, matches
-from retinue.actors.domain.values.network import check_host, parse_url
+from retinue.actors.domain.values.network import check_host
 from retinue.actors.domain.values.paths import collapsed, covered_by_none, covers, may_hold
 
 BLOCKED_TOOLS = (
@@ -58,7 +49,6 @@ BLOCKED_TOOLS = (
 DENIED_PATHS = ("/etc/**", "/boot/**", "/sys/**", "/proc/**", "/dev/**")
 MAX_ARGUMENT_BYTES = 1024 * 1024
 
-_GLOB_CHARACTER = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -101,7 +91,7 @@ def check(policy: Policy, action: Action) -> Verdict:
     Never raises: what cannot be judged is Blocked, with the reason.
     """
     try:
-        if blocked := _why_blocked(policy, action):
+        if blocked := next(filter(None, _problems(policy, action)), None):
             return Blocked(blocked)
         if asked := _why_asked(policy, action):
             return NeedsApproval(asked)
@@ -110,52 +100,34 @@ def check(policy: Policy, action: Action) -> Verdict:
     return Allowed("the policy has nothing against it")
 
 
-def _why_blocked(policy: Policy, action: Action) -> str | None:
+def _problems(policy: Policy, action: Action) -> Iterator[str | None]:
+    """Why it is blocked, as each rule says."""
     match action:
-        case FileRead(path) | FileList(path) | FileWrite(path) | FileWriteOutside(path):
-            return _path_problem(policy, path)
-        case FileDelete(path):
-            return _path_problem(policy, path, deletes=True)
         case ExecuteCommand():
-            return _command_problem(policy, action)
-        case NetworkRequest(host):
-            return _host_problem(policy, host)
-        case TransmitData(destination):
-            is_url = "://" in destination
-            return _host_problem(policy, parse_url(destination, "url")[0]) if is_url else None
+            yield _command_problem(policy, action)
         case McpToolCall():
-            return _tool_problem(policy, action)
-        case PluginExecution() | PluginHttpRequest() | PluginFileAccess():
-            return _plugin_problem(policy, action)
-        case FinancialTransaction() | AccessControlChange() | CapabilityGrant():
-            return None
-        case _:
-            assert_never(action)
+            yield _tool_problem(policy, action)
+        case PluginAction():
+            yield _plugin_problem(policy, action)
+    deletes = action.operation is Operation.DELETE
+    for path in action.paths():
+        yield _path_problem(policy, path, deletes=deletes)
+    for host in action.hosts():
+        yield _host_problem(policy, host)
 
 
 def _why_asked(policy: Policy, action: Action) -> str | None:
     match action:
-        case FileRead() | FileList() | FileWrite() | FileWriteOutside():
+        case FileDelete() if not policy.require_approval_for_delete:
             return None
-        case FileDelete():
-            return "deleting needs approval" if policy.require_approval_for_delete else None
-        case NetworkRequest():
-            needed = policy.require_approval_for_network
-            return "network requests need approval" if needed else None
-        case McpToolCall(server, tool):
-            listed = _lists_tool(policy.approval_required_tools, action)
-            return f"the policy asks for approval of {server}/{tool}" if listed else None
-        case ExecuteCommand():
-            return "commands need approval"
-        case PluginExecution() | PluginHttpRequest() | PluginFileAccess():
-            return "plugins need approval"
-        case TransmitData() | FinancialTransaction() | AccessControlChange() | CapabilityGrant():
-            return "this kind of action always needs approval"
-        case _:
-            assert_never(action)
+        case NetworkRequest() if not policy.require_approval_for_network:
+            return None
+        case McpToolCall(server, tool) if _lists_tool(policy.approval_required_tools, action):
+            return f"the policy asks for approval of {server}/{tool}"
+    return action.asked
 
 
-def _path_problem(policy: Policy, path: str, *, deletes: bool = False) -> str | None:
+def _path_problem(policy: Policy, path: str, *, deletes: bool) -> str | None:
     place = collapsed(path)
     if deletes or not covered_by_none(policy.denied_paths, place):
         for glob in policy.denied_paths:
@@ -202,20 +174,14 @@ def _tool_problem(policy: Policy, action: McpToolCall) -> str | None:
     return None
 
 
-def _plugin_problem(
-    policy: Policy, action: PluginExecution | PluginHttpRequest | PluginFileAccess
-) -> str | None:
+def _plugin_problem(policy: Policy, action: PluginAction) -> str | None:
     if action.plugin in policy.blocked_plugins:
         return f"the policy blocks the plugin {action.plugin}"
-    match action:
-        case PluginHttpRequest(_, url):
-            if not url.lower().startswith(("http://", "https://")):
-                return "a plugin's request must go to an http or https URL"
-            return _host_problem(policy, parse_url(url, "url")[0])
-        case PluginFileAccess(_, path, mode):
-            return _path_problem(policy, path, deletes=mode == "delete")
-        case PluginExecution():
-            return None
+    if isinstance(action, PluginHttpRequest) and not action.url.lower().startswith(
+        ("http://", "https://")
+    ):
+        return "a plugin's request must go to an http or https URL"
+    return None
 
 
 def _lists_tool(entries: tuple[str, ...], call: McpToolCall) -> bool:

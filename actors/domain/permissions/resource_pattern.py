@@ -2,7 +2,7 @@
 
     mcp://server:tool   file:///path/**   exec://command   net://host:port   plugin://id:capability
 
-A resource is one thing, written the same way without globs (`actions.resource` makes them). A
+A resource is one thing, written the same way without globs (`BaseAction.wanted` makes them). A
 pattern matches it if the schemes are equal and each component matches by its own glob, so no star
 reaches from one component into the next. The first colon ends a server or plugin id; a colon
 inside one is written ``%3A``. Hosts compare in their normal form. ``net://host`` is a request that

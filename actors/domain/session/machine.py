@@ -33,7 +33,6 @@ from retinue.actors.domain.values.money import MAX_NANO
 from retinue.actors.domain.values.record import Record
 
 MAX_QUEUED_RUNS = 64
-KEPT_RESULTS = 32
 SHARED_ATTEMPTS = 2
 """After so many starts without a new step a shared run gets a process of its own."""
 
@@ -113,15 +112,18 @@ class Step(Record, frozen=True):
 
 
 class Reservation(Record, frozen=True):
-    """Money set aside for an action, in nano-USD; ``deadline`` in microseconds."""
+    """Money set aside for an action, in nano-USD, until it is settled or its run ends.
+
+    ``deadline`` is unused, and keeps its place in what is stored.
+    """
 
     run: str
     amount: int
-    deadline: int
+    deadline: int = 0
 
 
 class ChildSpec(Record, frozen=True):
-    """All that it takes to start a sub-agent, again if need be."""
+    """All that it takes to start a sub-agent, again if need be; its one run has its own id."""
 
     id: str
     run: str
@@ -264,13 +266,12 @@ class ClearMessages(Record, frozen=True, tag=True):
 
 
 class Authorize(Record, frozen=True, tag=True):
-    """Record a decision, and reserve what it allows to be spent until ``deadline``."""
+    """Record a decision, and reserve what it allows to be spent."""
 
     run: str
     key: str
     label: str
     decision: Decision
-    deadline: int
     action: str = ""
 
 
@@ -385,7 +386,8 @@ class Authorized(Record, frozen=True, tag="authorized"):
     key: str
     label: str
     decision: Decision
-    deadline: int
+    deadline: int = 0
+    """Unused; it keeps its place in what is stored."""
     action: str = ""
 
 
@@ -627,14 +629,7 @@ def _authorize(state: State, command: Authorize) -> tuple[list[Event], Reply]:
     if not 0 <= decision.amount <= MAX_NANO:
         raise InvalidValue("cost_usd: out of range", field="cost_usd")
     return [
-        Authorized(
-            command.run,
-            command.key,
-            command.label,
-            decision,
-            command.deadline,
-            command.action,
-        )
+        Authorized(command.run, command.key, command.label, decision, action=command.action)
     ], None
 
 
@@ -649,9 +644,8 @@ def _apply_authorized(state: State, event: Authorized) -> None:
         state.metadata.approval_count += 1
     if decision.amount:
         state.reserved += decision.amount
-        state.reservations[operation(event.run, event.key)] = Reservation(
-            event.run, decision.amount, event.deadline
-        )
+        id = operation(event.run, event.key)
+        state.reservations[id] = Reservation(event.run, decision.amount)
 
 
 def _settle(state: State, id: str, actual: int | None) -> tuple[list[Event], Reply]:
@@ -742,7 +736,7 @@ def _got_on(run: Run) -> None:
 def _apply_finished(state: State, event: RunFinished) -> None:
     del state.runs[event.run]
     state.results[event.run] = event.result
-    while len(state.results) > KEPT_RESULTS:
+    while len(state.results) > the_profile(state).limits.max_results:
         del state.results[next(iter(state.results))]
     for id in [id for id, child in state.children.items() if child.run == event.run]:
         del state.children[id]

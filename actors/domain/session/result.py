@@ -13,7 +13,6 @@ from retinue.actors.domain.values.record import Record
 Status: TypeAlias = Literal[
     "initialising", "running", "completed", "failed", "cancelled", "timed_out"
 ]
-FINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 
 class Result(Record, frozen=True):

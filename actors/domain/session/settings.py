@@ -45,12 +45,14 @@ class Limits(Record, frozen=True):
 
     ``max_depth`` counts levels below the root; ``max_concurrent`` is how many sub-agents of the
     family run at once; ``max_children`` is per parent and ``max_total`` over the family's life.
+    Each session keeps the results of its last ``max_results`` runs.
     """
 
     max_depth: int = 3
     max_concurrent: int = 4
     max_children: int = 10_000
     max_total: int = 100_000
+    max_results: int = 32  # for ever: sessions of before it was stored are replayed with it
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -59,5 +61,6 @@ class Limits(Record, frozen=True):
                 raise InvalidValue(
                     f"{name}: must be a whole number from 0 to {_MOST:,}", field=name
                 )
-        if self.max_concurrent == 0:
-            raise InvalidValue("max_concurrent: must be 1 or more", field="max_concurrent")
+        for name in ("max_concurrent", "max_results"):
+            if getattr(self, name) == 0:
+                raise InvalidValue(f"{name}: must be 1 or more", field=name)

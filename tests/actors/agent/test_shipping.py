@@ -226,6 +226,12 @@ def test_what_has_moved_or_has_another_name_is_found(
     assert run(unship(blob)) == "dear you"
 
 
+@pytest.mark.parametrize("place", sorted({*shipping.BEFORE.values(), *shipping.MOVED.values()}))
+def test_what_has_moved_is_where_the_table_says(place: str) -> None:
+    module, _, name = place.partition(":")
+    assert not name or hasattr(importlib.import_module(module), name)
+
+
 def test_shipping_changes_nothing_for_what_is_pickled_next(folder: Path) -> None:
     script = module(
         folder,

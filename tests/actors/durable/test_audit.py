@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.actors.domain.errors import Tampered
-from retinue.actors.domain.permissions.allowances.machine import SessionCleared
+from retinue.actors.domain.permissions.allowances.state import SessionCleared
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import AuditChain, Head, Report, verify
 from retinue.cluster.directory.audit_export import check_audit, render_audit, sign_audit

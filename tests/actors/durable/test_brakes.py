@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from retinue.actors.domain.budget import WORKSPACE, Brake, Cap, Hold, SetCap, SetHold
+from retinue.actors.domain.budget.commands import SetCap, SetHold
+from retinue.actors.domain.budget.state import WORKSPACE, Brake, Cap, Hold
 from retinue.actors.domain.errors import Tampered, WorkspaceHeld
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable import brakes

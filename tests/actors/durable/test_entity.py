@@ -23,8 +23,11 @@ from retinue.actors.domain.errors import (
     Tampered,
 )
 from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable import committer as commits
 from retinue.actors.durable import entity as shell
-from retinue.actors.durable.entity import Committer, Entity, Machine, read
+from retinue.actors.durable.codec import Machine
+from retinue.actors.durable.committer import Committer
+from retinue.actors.durable.entity import Entity, read
 from retinue.actors.durable.journal import Append, Key, Loaded, Outcome, Outcomes, Summary
 from retinue.actors.durable.memory_journal import MemoryJournal
 
@@ -258,7 +261,7 @@ async def test_many_commands_of_one_entity_are_one_row() -> None:
 
 async def test_a_batch_has_a_limit() -> None:
     process = Process()
-    count = 2 * shell._MOST_PER_FLUSH + 1
+    count = 2 * commits._MOST_PER_FLUSH + 1
     ledgers = [process.create(Key("scope", "ledger", f"{at}")) for at in range(count)]
     await asyncio.gather(*(one.execute(Add(1)) for one in ledgers))
     assert [len(batch) for batch in process.faulty.batches] == [256, 256, 1]

@@ -1,221 +1,37 @@
-"""A session's money in hand, in front of a real budget: never more than was lent, and no
-refusal of what there is room for."""
+"""How a lease's messages are sent and awaited: one at a time, for all who wait, when what they say
+is durable."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinue.actors.domain import budget
-from retinue.actors.domain.budget import (
-    Cap,
-    CapWarning,
-    Exceeded,
-    Lease,
-    LeaseGranted,
-    LeaseRequest,
-    OpenFamily,
-)
-from retinue.actors.domain.errors import Fenced, StoreUnavailable
-from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import Reservation, committed_money
-from retinue.actors.domain.values.money import NANO
-from retinue.actors.leases import budget_lease as budget_leases
+from retinue.actors.domain.budget import lease as leases
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded, LeaseGranted, LeaseRequest
+from retinue.actors.domain.errors import Fenced, RolledBack, StoreUnavailable
+from retinue.actors.domain.session.machine import committed_money
 from retinue.actors.leases.batcher import Batcher
-from retinue.actors.leases.budget_lease import MOST_SLACK, BudgetLease
+from retinue.actors.leases.budget_lease import BudgetLease
+from tests.kit.money import Bank, Wallet
 from tests.kit.waiting import until
-
-ME = "me"
-
-
-class Bank:
-    """A budget, and how its messages travel: `post` is awaited with each before it arrives."""
-
-    def __init__(self, max: int | None) -> None:
-        self.state = budget.initial()
-        self.wants: list[LeaseRequest] = []
-        self.most_held = 0
-        self.loses_answers = False
-        self.do(OpenFamily(ME, Cap(max), 10 * NANO, 100))
-
-    def do(self, command: budget.Command) -> budget.Reply:
-        events, reply = budget.decide(self.state, command, 0)
-        for event in events:
-            budget.evolve(self.state, event)
-        self.most_held = max(self.most_held, self.held)
-        return reply
-
-    async def lend(self, want: LeaseRequest) -> LeaseGranted | Exceeded:
-        self.wants.append(want)
-        answer = self.take([want])[0]
-        if self.loses_answers:
-            raise StoreUnavailable("the answer was lost")
-        return answer
-
-    async def lend_many(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
-        self.wants += wants
-        return self.take(wants)
-
-    def take(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
-        return cast("list[LeaseGranted | Exceeded]", self.do(Lease(wants)))
-
-    @property
-    def held(self) -> int:
-        return budget.level(self.state, ME).held
-
-    @property
-    def spent(self) -> int:
-        return budget.level(self.state, ME).spent
-
-
-class Wallet:
-    """A session as the lease sees it: what it has spent and reserved."""
-
-    def __init__(self) -> None:
-        self.state = session.initial()
-        self.count = 0
-
-    def reserve(self, amount: int) -> str:
-        self.count += 1
-        self.state.reservations[f"{self.count}"] = Reservation("run", amount, 0)
-        self.state.reserved += amount
-        return f"{self.count}"
-
-    def settle(self, id: str, actual: int) -> None:
-        self.state.reserved -= self.state.reservations.pop(id).amount
-        self.state.spent += actual
-
-
-def budget_lease(bank: Bank, wallet: Wallet, epoch: int = 1) -> BudgetLease:
-    return BudgetLease(ME, epoch, lambda: wallet.state, bank.lend)
-
-
-async def test_what_is_held_is_lent_by_the_budget() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    assert await mine.hold(30) is None
-    assert await mine.hold(20) is None
-    assert bank.held == 50
-
-
-async def test_a_refusal_names_the_level_and_holds_nothing() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.hold(70)
-    assert await mine.hold(31) == Exceeded("session", 31, 30)
-    assert bank.held == 70
-    assert await mine.hold(30) == CapWarning("session", 100, 100, 80)
-
-
-async def test_a_hold_that_became_a_reservation_is_counted_once() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.hold(60)
-    wallet.reserve(60)
-    mine.drop(60)
-    await mine.report()
-    assert bank.held == 60
-    assert isinstance(await mine.hold(41), Exceeded)
-
-
-async def test_what_was_not_spent_goes_back_with_the_next_report() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.hold(60)
-    action = wallet.reserve(60)
-    mine.drop(60)
-    wallet.settle(action, 25)
-    await mine.report()
-    assert (bank.spent, bank.held) == (25, 25)
-
-
-async def test_what_was_overspent_is_reported_past_the_cap() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.hold(100)
-    action = wallet.reserve(100)
-    mine.drop(100)
-    wallet.settle(action, 130)
-    await mine.report()
-    assert (bank.spent, bank.held) == (130, 130)
 
 
 async def test_a_no_gives_back_what_was_held_for_it() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
+    mine = BudgetLease(wallet, bank.lend)
     await mine.hold(60)
     await mine.give_back(60)
     assert bank.held == 0
 
 
-async def test_a_session_that_has_spent_nothing_reports_nothing() -> None:
-    bank = Bank(100)
-    await budget_lease(bank, Wallet()).report()
-    assert bank.wants == []
-
-
-async def test_what_was_reported_is_not_reported_again() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.hold(60)
-    action = wallet.reserve(60)
-    mine.drop(60)
-    wallet.settle(action, 25)
-    await mine.report()
-    told = len(bank.wants)
-    await mine.report()
-    assert len(bank.wants) == told
-    await mine.hold(10)
-    await mine.give_back(10)
-    assert (bank.spent, bank.held) == (25, 25)
-
-
-async def test_a_session_that_comes_back_reports_what_it_had_spent() -> None:
-    bank, wallet = Bank(100), Wallet()
-    wallet.state.spent = 40
-    await budget_lease(bank, wallet, epoch=2).report()
-    assert (bank.spent, bank.held) == (40, 40)
-
-
-async def test_what_the_activation_before_held_is_free_again() -> None:
-    bank, wallet = Bank(100), Wallet()
-    await budget_lease(bank, wallet, epoch=1).hold(90)
-    assert await budget_lease(bank, wallet, epoch=2).hold(50) is None
-    assert bank.held == 50
-
-
-async def test_an_activation_that_was_overtaken_stops() -> None:
-    bank, wallet = Bank(100), Wallet()
-    old = budget_lease(bank, wallet, epoch=1)
-    await budget_lease(bank, Wallet(), epoch=2).hold(10)
-    with pytest.raises(Fenced, match="session me: a newer activation"):
-        await old.hold(50)
-    assert bank.held == 10
-
-
-async def test_a_message_that_arrived_twice_does_not_pass_for_a_yes() -> None:
-    bank, wallet = Bank(10), Wallet()
-
-    async def twice(want: LeaseRequest) -> LeaseGranted | Exceeded:
-        await bank.lend(want)
-        return await bank.lend(want)
-
-    mine = BudgetLease(ME, 1, lambda: wallet.state, twice)
-    with pytest.raises(Fenced):
-        await mine.hold(11)
-    assert await mine.hold(7) is None
-    assert bank.held == 7
-
-
 async def test_a_message_that_failed_leaves_nothing_held() -> None:
     bank, wallet = Bank(100), Wallet()
     bank.loses_answers = True
-    mine = budget_lease(bank, wallet)
+    mine = BudgetLease(wallet, bank.lend)
     with pytest.raises(StoreUnavailable):
         await mine.hold(60)
     assert bank.held == 60
@@ -234,7 +50,7 @@ async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
             await never.wait()
         return await bank.lend(want)
 
-    mine = BudgetLease(ME, 1, lambda: wallet.state, lend)
+    mine = BudgetLease(wallet, lend)
     holding = asyncio.create_task(mine.hold(60))
     await arrived.wait()
     holding.cancel()
@@ -245,14 +61,14 @@ async def test_a_hold_that_was_cancelled_leaves_nothing_held() -> None:
 
 async def test_holds_that_come_while_a_message_is_under_way_share_the_next() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = BudgetLease(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    mine = BudgetLease(wallet, Batcher(bank.lend_many))
     assert await asyncio.gather(*(mine.hold(2) for _ in range(30))) == [None] * 30
     assert [want.lent for want in bank.wants] == [2, 60]
 
 
 async def test_all_that_one_message_covers_are_warned_with_it() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = BudgetLease(ME, 1, lambda: wallet.state, Batcher(bank.lend_many))
+    mine = BudgetLease(wallet, Batcher(bank.lend_many))
     warning = CapWarning("session", 90, 100, 80)
     answers = await asyncio.gather(*(mine.hold(30) for _ in range(3)))
     assert answers == [None, warning, warning]
@@ -260,7 +76,7 @@ async def test_all_that_one_message_covers_are_warned_with_it() -> None:
 
 async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
     bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
+    mine = BudgetLease(wallet, bank.lend)
     await mine.hold(60)
     mine.drop(60)
     bank.loses_answers = True
@@ -272,25 +88,10 @@ async def test_a_message_without_an_answer_leaves_the_loan_unknown() -> None:
     assert bank.held == 50
 
 
-async def test_what_was_lent_by_an_answer_that_was_lost_goes_back() -> None:
-    bank, wallet = Bank(100), Wallet()
-    mine = budget_lease(bank, wallet)
-    await mine.report()
-    await mine.hold(10)
-    await mine.give_back(10)
-    bank.loses_answers = True
-    with pytest.raises(StoreUnavailable):
-        await mine.hold(60)
-    bank.loses_answers = False
-    assert bank.held == 60
-    await mine.report()
-    assert bank.held == 0
-
-
 async def test_of_two_holds_at_once_the_one_that_fits_is_granted() -> None:
     bank, wallet = Bank(15), Wallet()
     batcher = Batcher(bank.lend_many)
-    mine = BudgetLease(ME, 1, lambda: wallet.state, batcher)
+    mine = BudgetLease(wallet, batcher)
     first, second = await asyncio.gather(mine.hold(10), mine.hold(10))
     assert first is None
     assert isinstance(second, Exceeded)
@@ -303,7 +104,7 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
 ) -> None:
     bank, wallet = Bank(15), Wallet()
     batcher = Batcher(bank.lend_many)
-    mine = BudgetLease(ME, 1, lambda: wallet.state, batcher)
+    mine = BudgetLease(wallet, batcher)
     answers = await asyncio.gather(*map(mine.hold, amounts))
     assert {amount: type(answer) for amount, answer in zip(amounts, answers, strict=True)} == {
         10: type(None),
@@ -317,91 +118,18 @@ async def test_a_small_hold_is_granted_beside_one_that_is_far_too_large(
 
 def lavish(bank: Bank, wallet: Wallet) -> BudgetLease:
     """A lease that asks for more than it needs."""
-    return BudgetLease(ME, 1, lambda: wallet.state, bank.lend, slack=True)
-
-
-async def test_slack_is_asked_for_with_what_is_needed_and_doubled_each_time() -> None:
-    bank, wallet = Bank(0), Wallet()
-    mine = lavish(bank, wallet)
-    for _ in range(8):
-        await mine.hold(3)
-    assert [want.slack for want in bank.wants] == [
-        3 * slack for slack in (8, 16, 32, 64, 128, 256, MOST_SLACK, MOST_SLACK)
-    ]
-
-
-async def test_what_fits_into_the_slack_needs_no_message() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    mine = lavish(bank, wallet)
-    await mine.hold(10)
-    assert bank.held == 90
-    for _ in range(8):
-        assert await mine.hold(10) is None
-    assert len(bank.wants) == 1
-    await mine.hold(1)
-    assert len(bank.wants) == 2
-
-
-async def test_with_slack_the_budget_is_not_told_of_every_settlement() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    mine = lavish(bank, wallet)
-    await mine.hold(10)
-    action = wallet.reserve(10)
-    mine.drop(10)
-    wallet.settle(action, 4)
-    await mine.settled()
-    assert (len(bank.wants), bank.spent) == (1, 0)
-    await mine.report()
-    assert (bank.spent, bank.held) == (4, 4)
+    return BudgetLease(wallet, bank.lend, slack=True)
 
 
 async def test_without_slack_it_is_told_at_once() -> None:
     bank, wallet = Bank(10_000), Wallet()
-    mine = budget_lease(bank, wallet)
+    mine = BudgetLease(wallet, bank.lend)
     await mine.hold(10)
     action = wallet.reserve(10)
     mine.drop(10)
     wallet.settle(action, 4)
     await mine.settled()
     assert (bank.spent, bank.held) == (4, 4)
-
-
-async def test_slack_that_is_called_back_goes_back_and_is_not_used_any_more() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    mine = lavish(bank, wallet)
-    await mine.hold(10)
-    want = await mine.call_back()
-    assert want is not None
-    await bank.lend(want)
-    assert bank.held == 10
-    await mine.hold(20)
-    assert bank.held == 30
-    assert bank.wants[-1].slack == 0
-
-
-async def test_after_a_call_the_budget_is_told_of_every_settlement_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    mine = lavish(bank, wallet)
-    await mine.hold(10)
-    await mine.call_back()
-    mine.drop(10)
-    await mine.settled()
-    assert bank.held == 0
-    monkeypatch.setattr(budget_leases, "TIGHT_S", 0.0)
-    await mine.call_back()
-    await mine.hold(1)
-    assert bank.wants[-1].slack > 0
-
-
-async def test_who_has_no_slack_has_nothing_to_return() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    assert await lavish(bank, wallet).call_back() is None
-    mine = budget_lease(bank, wallet)
-    await mine.hold(10)
-    assert await mine.call_back() is None
-    assert bank.held == 10
 
 
 async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
@@ -413,7 +141,7 @@ async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
         await answered.wait()
         return answer
 
-    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(wallet, lend, slack=True)
     holding = asyncio.create_task(mine.hold(10))
     await until(lambda: bank.held == 90)
     want = await mine.call_back()
@@ -425,25 +153,6 @@ async def test_a_call_back_overtakes_the_message_that_is_under_way() -> None:
     assert bank.held == 10
 
 
-async def test_a_message_that_asks_for_no_slack_is_not_overtaken() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    answered = asyncio.Event()
-
-    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
-        answer = await bank.lend(want)
-        await answered.wait()
-        return answer
-
-    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
-    await mine.call_back()
-    holding = asyncio.create_task(mine.hold(10))
-    await until(lambda: bank.held == 10)
-    assert await mine.call_back() is None
-    answered.set()
-    assert await holding is None
-    assert len(bank.wants) == 1
-
-
 async def test_what_is_overspent_while_a_message_is_under_way_is_no_room_for_it() -> None:
     bank, wallet = Bank(40), Wallet()
     answered = asyncio.Event()
@@ -453,7 +162,7 @@ async def test_what_is_overspent_while_a_message_is_under_way_is_no_room_for_it(
         await answered.wait()
         return answer
 
-    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(wallet, lend, slack=True)
     answered.set()
     await mine.hold(34)
     action = wallet.reserve(34)
@@ -480,7 +189,7 @@ async def test_nor_when_it_has_to_be_sent_again() -> None:
         return await bank.lend(want)
 
     answered.set()
-    mine = BudgetLease(ME, 1, lambda: wallet.state, lend, slack=True)
+    mine = BudgetLease(wallet, lend, slack=True)
     await mine.hold(30)
     action = wallet.reserve(30)
     mine.drop(30)
@@ -502,15 +211,15 @@ async def test_nor_when_it_has_to_be_sent_again() -> None:
 
 
 async def test_a_message_waits_until_what_it_rests_on_is_durable() -> None:
-    bank, wallet = Bank(100), Wallet()
     durable = asyncio.Event()
 
-    async def committed() -> None:
-        await durable.wait()
+    class Slow(Wallet):
+        async def committed(self) -> None:
+            await durable.wait()
 
-    mine = BudgetLease(ME, 1, lambda: wallet.state, bank.lend, committed=committed)
+    bank, wallet = Bank(100), Slow()
     wallet.state.spent = 40
-    reporting = asyncio.create_task(mine.report())
+    reporting = asyncio.create_task(BudgetLease(wallet, bank.lend).report())
     await settle_down()
     assert bank.wants == []
     durable.set()
@@ -519,20 +228,31 @@ async def test_a_message_waits_until_what_it_rests_on_is_durable() -> None:
 
 
 async def test_nothing_is_told_by_an_activation_that_is_over() -> None:
-    bank, wallet = Bank(10_000), Wallet()
-    over = False
+    class Ending(Wallet):
+        over = False
 
-    async def committed() -> None:
-        if over:
-            raise Fenced("taken over")
+        async def committed(self) -> None:
+            if self.over:
+                raise Fenced("taken over")
 
-    mine = BudgetLease(ME, 1, lambda: wallet.state, bank.lend, True, committed)
+    bank, wallet = Bank(10_000), Ending()
+    mine = lavish(bank, wallet)
     await mine.hold(10)
-    over = True
+    wallet.over = True
     assert await mine.call_back() is None
     with pytest.raises(Fenced):
         await mine.report()
     assert len(bank.wants) == 1
+
+
+async def test_a_session_of_which_the_budget_knows_more_than_its_journal_stops() -> None:
+    async def lend(want: LeaseRequest) -> LeaseGranted | Exceeded:
+        return LeaseGranted(0, behind=True)
+
+    wallet = Wallet()
+    with pytest.raises(RolledBack, match="session/me: the budget of its workspace has heard"):
+        await BudgetLease(wallet, lend).hold(10)
+    assert isinstance(wallet.failed, RolledBack)
 
 
 async def settle_down() -> None:
@@ -590,7 +310,7 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
 ) -> None:
     bank, wallet = Bank(100 * cap if slack else cap), Wallet()
     post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
-    mine = BudgetLease(ME, 1, lambda: wallet.state, post.lend, slack)
+    mine = BudgetLease(wallet, post.lend, slack)
     promised = 0
 
     async def call_back() -> None:
@@ -624,7 +344,7 @@ def test_however_messages_travel_no_more_is_promised_than_was_lent(
         await post.deliver([last])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget_leases, "TIGHT_S", tight_s)
+        patch.setattr(leases, "TIGHT_S", tight_s)
         asyncio.run(scenario())
     assert bank.most_held <= (100 * cap if slack else cap)
     assert bank.held == bank.spent == wallet.state.spent
@@ -636,7 +356,7 @@ def test_a_hold_is_refused_only_if_it_does_not_fit_beside_those_that_were_grante
 ) -> None:
     bank, wallet = Bank(cap), Wallet()
     post = Post(bank, lambda count: data.draw(st.integers(0, count - 1)))
-    mine = BudgetLease(ME, 1, lambda: wallet.state, post.lend)
+    mine = BudgetLease(wallet, post.lend)
     granted: list[int] = []
     refused: list[int] = []
 

@@ -13,25 +13,29 @@ from hypothesis import HealthCheck, given, settings
 from msgspec import structs
 
 from retinue import Boundary, McpToolCall, Policy
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import (
-    ApprovalRequest,
-    Entry,
-    Resolution,
-    Scope,
-    Status,
+from retinue.actors.domain.permissions.action_ref import ActionRef
+from retinue.actors.domain.permissions.actions import argument_hash
+from retinue.actors.domain.permissions.approvals.question import (
+    Answer,
+    Permitted,
+    Question,
+    Waiting,
 )
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope, request_for
+from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
-from retinue.actors.ports import Asked, BudgetPort, CapabilitiesPort, PermissionsPort, Stores
+from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort, Stores
 from retinue.actors.session.authorizer import Authorizer, real_path
 from retinue.actors.views import WorkspaceSettings
 
 NOW = 1_800_000_000_000_000
 TOOL = McpToolCall("guarded", "tool")
+MINE = ActionRef(TOOL, argument_hash(TOOL), "mine")
+REQUEST = request_for(TOOL, id="it", session_id="session", family_id="session", now=NOW)
 
 
 @dataclass
@@ -46,27 +50,23 @@ class Permissions:
     grants: list[str] = field(default_factory=list)
     entry: Entry | None = None
 
-    async def consume(self, *_: object) -> Allowance | None:
-        return None
-
-    async def ask(self, request: ApprovalRequest) -> Asked:
-        self.entry = Entry(request)
-        return Asked(self.entry, watched=True)
+    async def resolve(self, question: Question) -> Answer:
+        if self.entry and self.grants:
+            return Permitted(_approval(self.grants.pop(0)))
+        self.entry = self.entry or Entry(REQUEST)
+        return Waiting(self.entry, watched=True)
 
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:
         assert self.entry is not None
-        return structs.replace(
+        self.entry = structs.replace(
             self.entry,
             status=Status.DECIDED,
             decision=_approval(request_id),
             claimable=self.claimed_by is None,
             claimed_by=self.claimed_by,
+            finished=NOW,
         )
-
-    async def claim(self, *_: object) -> Resolution | None:
-        if self.entry is None:
-            return None
-        return _approval(self.grants.pop(0)) if self.grants else None
+        return self.entry
 
 
 class NoTokens:
@@ -113,13 +113,13 @@ def _gate(permissions: Permissions) -> Authorizer:
 
 async def test_an_approval_that_another_has_used_up_lets_nobody_else_pass() -> None:
     gate = _gate(Permissions(claimed_by="another operation"))
-    decision = await gate.authorize("mine", TOOL, 0, "", 1_000_000, EscapeState())
+    decision = await gate.authorize(MINE, 0, "", 1_000_000, EscapeState())
     assert decision.kind == "deferred"
 
 
 async def test_the_proof_is_the_approval_that_was_used_up() -> None:
     gate = _gate(Permissions(claimed_by="another operation", grants=["a later request"]))
-    decision = await gate.authorize("mine", TOOL, 0, "", 1_000_000, EscapeState())
+    decision = await gate.authorize(MINE, 0, "", 1_000_000, EscapeState())
     assert decision.proof == "approval:a later request"
 
 

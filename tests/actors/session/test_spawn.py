@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from retinue.actors.domain.session.machine import Agent, Child, ChildSpec, FinishChildren
+from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.children import Children
+from retinue.actors.domain.session.machine import Agent, Budget, ChildSpec, Profile
 from retinue.actors.domain.session.result import Result
-from retinue.actors.ports import Batch, HostProvider
+from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.values.keyring import Keyring
+from retinue.actors.durable.memory_journal import MemoryJournal
+from retinue.actors.durable.runtime import Runtime
+from retinue.actors.ports import Batch
 from retinue.actors.requests import Acquire
 from retinue.actors.session import spawn
-from retinue.actors.session.activation import Activation
+from retinue.actors.session.activation import new_entity
+from retinue.actors.session.history import SessionEntity
 from retinue.actors.session.outbox import Outbox
-from retinue.actors.session.spawn import Spawner
-from tests.kit.waiting import until
+from retinue.actors.session.spawn import Spawn
+from retinue.actors.views import FeedEvent
+from tests.simulation.registry import Books, SimulatedRegistry
 
 A_MOMENT_S = 0.001
 LIMIT_S = 10  # half the time after which a lost wake-up would go unnoticed
@@ -31,19 +37,30 @@ class FakeDirectory:
         self._changed = asyncio.Condition()
 
     async def acquire(self, request: Acquire) -> dict[str, str]:
-        want, limit = request.want, request.limit
         async with self._changed:
             self.held.difference_update(request.done)
             self._changed.notify_all()
-            if not want:
+            if not request.want:
                 return {}
-            await self._changed.wait_for(lambda: len(self.held) < limit)
-            granted = want[: min(limit - len(self.held), self._most)]
+            await self._changed.wait_for(lambda: len(self.held) < request.limit)
+            granted = request.want[: min(request.limit - len(self.held), self._most)]
             self.held.update(granted)
             return dict.fromkeys(granted, "host")
 
     async def release(self, spawner: str) -> None:
         self.held.clear()
+
+    async def locate(self, session_id: str) -> tuple[str, str]:
+        raise NotImplementedError
+
+    async def hosts(self) -> list[str]:
+        raise NotImplementedError
+
+    async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
+        raise NotImplementedError
+
+    async def publish(self, events: list[FeedEvent]) -> None:
+        raise NotImplementedError
 
 
 class FakeHost:
@@ -51,7 +68,8 @@ class FakeHost:
 
     def __init__(self, *, result_comes_first: bool = False) -> None:
         self.started: list[str] = []
-        self._outbox = Outbox()
+        self.cancelled: list[str] = []
+        self.outbox = Outbox()
         self._handed_out = asyncio.Event()
         self._result_comes_first = result_comes_first
 
@@ -68,40 +86,63 @@ class FakeHost:
     async def collect(
         self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
     ) -> list[Result]:
-        results = await self._outbox.collect(epoch, seen, timeout_s)
+        results = await self.outbox.collect(epoch, seen, timeout_s)
         if results:
             self._handed_out.set()
         return results
 
+    async def cancel_children(self, batch: Batch) -> None:
+        self.cancelled += [child.id for child in batch.children]
+        for child in batch.children:
+            self.outbox.put(Result(child.id, "cancelled"))
+
+    async def abandon(self, session_ids: list[str]) -> None:
+        raise NotImplementedError
+
     def _put(self, ids: list[str]) -> None:
         for id in ids:
-            self._outbox.put(Result(id, "completed"))
+            self.outbox.put(Result(id, "completed"))
+
+
+class Cluster:
+    """Implements `retinue.actors.ports.HostProvider` with one host."""
+
+    def __init__(self, directory: FakeDirectory, host: FakeHost) -> None:
+        self.directory = directory
+        self._host = host
+
+    def host(self, name: str) -> FakeHost:
+        return self._host
+
+
+def _parent(*spawns: list[str]) -> SessionEntity:
+    """A session whose run has taken these spawn steps."""
+    runtime = Runtime(MemoryJournal(), SimulatedRegistry(Books()), Keyring(bytes(32)))
+    budget = Budget(10**9, 10**9, 80)
+    profile = Profile("parent", "me", "space", "parent", 0, None, "shared", budget, Limits())
+    entity = new_entity(runtime, profile, "creator")
+    entity.do(session.Create(profile))
+    entity.do(session.AcceptRun("run", "go"))
+    for at, ids in enumerate(spawns):
+        specs = [ChildSpec(id, id, Agent("", ""), "", 0, "shared", "") for id in ids]
+        entity.do(session.Spawn("run", f"{at}", "", specs))
+    return entity
+
+
+def _spawn(
+    parent: SessionEntity, cluster: Cluster, key: str, limit: int, siblings: dict[str, Spawn]
+) -> Spawn:
+    children = Children(session.children_of(parent.state, "run", key))
+    return Spawn(parent, cluster, siblings, f"parent/{key}", children, limit)
 
 
 async def _run(directory: FakeDirectory, host: FakeHost, count: int, limit: int) -> list[str]:
     """The ids of the results of ``count`` children, ``limit`` at once."""
-    children = [
-        Child(ChildSpec(f"{at}", f"{at}", Agent("", ""), "", 0, "shared", ""), "run")
-        for at in range(count)
-    ]
-    by_id = {child.spec.id: child for child in children}
-
-    def do(command: FinishChildren) -> None:
-        for result in command.results:
-            by_id[result.session_id].result = result
-
-    async def committed() -> None:
-        return None
-
-    activation = SimpleNamespace(
-        id="parent",
-        profile=SimpleNamespace(family_id="family"),
-        entity=SimpleNamespace(do=do, committed=committed, epoch=1),
-    )
-    hosts = SimpleNamespace(directory=directory, host=lambda name: host)
-    spawns = Spawner(cast(Activation, activation), cast(HostProvider, hosts), "here")
+    parent = _parent([f"{at}" for at in range(count)])
     async with asyncio.timeout(LIMIT_S):
-        results = await spawns.spread("0.0", limit).run(children, fail_fast=False, again=False)
+        results = await _spawn(parent, Cluster(directory, host), "0", limit, {}).run()
+    assert [child.result for child in parent.state.children.values()] == results
+    assert host.outbox.empty
     return [result.session_id for result in results]
 
 
@@ -109,7 +150,7 @@ async def test_slots_that_come_free_are_filled_at_once() -> None:
     directory, host = FakeDirectory(most=100), FakeHost()
     assert await _run(directory, host, 50, 2) == [f"{at}" for at in range(50)]
     assert sorted(host.started, key=int) == [f"{at}" for at in range(50)]
-    await until(lambda: not directory.held)
+    assert len(directory.held) <= 2
 
 
 async def test_a_result_may_be_faster_than_the_news_that_its_child_was_started() -> None:
@@ -122,9 +163,10 @@ class LosingHost(FakeHost):
     """Has its children taken from it, once, and says nothing about it."""
 
     async def start_children(self, batch: Batch) -> None:
-        self.started += [child.id for child in batch.children]
-        if batch.again:
-            self._put([child.id for child in batch.children])
+        ids = [child.id for child in batch.children]
+        if set(ids) <= set(self.started):
+            self._put(ids)
+        self.started += ids
 
 
 async def test_what_a_host_was_robbed_of_is_started_there_again(
@@ -134,3 +176,49 @@ async def test_what_a_host_was_robbed_of_is_started_there_again(
     host = LosingHost()
     assert await _run(FakeDirectory(most=2), host, 2, 2) == ["0", "1"]
     assert host.started == ["0", "1"] * 2
+
+
+class Busy(FakeHost):
+    """Hears the second of two spawns out when the first one has what there was for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+        self._thanked = asyncio.Event()
+
+    async def start_children(self, batch: Batch) -> None:
+        self._put([child.id for child in batch.children])
+
+    async def collect(
+        self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
+    ) -> list[Result]:
+        self._asked, asked = True, self._asked
+        if seen:
+            self._thanked.set()
+        elif asked:
+            await self._thanked.wait()
+        return await super().collect(parent_id, epoch, seen, timeout_s)
+
+
+async def test_spawns_at_once_take_in_one_another_s_results() -> None:
+    parent, siblings = _parent(["one"], ["two"]), dict[str, Spawn]()
+    cluster = Cluster(FakeDirectory(most=2), host := Busy())
+    spawns = [_spawn(parent, cluster, key, 2, siblings) for key in ("0", "1")]
+    async with asyncio.timeout(LIMIT_S):
+        results = await asyncio.gather(*(spawn.run() for spawn in spawns))
+    assert [[one.session_id for one in group] for group in results] == [["one"], ["two"]]
+    assert host.outbox.empty
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_failure_that_came_before_a_death_takes_the_others_along_after_it(
+    begun: bool,
+) -> None:
+    parent, host = _parent(["failed", "left"]), FakeHost()
+    parent.do(session.FinishChildren([Result("failed", "failed")]))
+    children = Children(session.children_of(parent.state, "run", "0"), begun=begun)
+    cluster = Cluster(FakeDirectory(most=2), host)
+    async with asyncio.timeout(LIMIT_S):
+        results = await Spawn(parent, cluster, {}, "0", children, 2, fail_fast=True).run()
+    assert [result.status for result in results] == ["failed", "cancelled"]
+    assert (host.started, host.cancelled) == ([], ["left"] if begun else [])

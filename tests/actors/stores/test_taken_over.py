@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from msgspec import structs
 
-from retinue.actors.domain.budget import Cap, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.commands import LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, NotFound
-from retinue.actors.domain.permissions.actions import ExecuteCommand
-from retinue.actors.domain.permissions.allowances.machine import Allowance
-from retinue.actors.domain.permissions.approvals.machine import Decide, Scope, request_for
+from retinue.actors.domain.permissions.action_ref import ActionRef
+from retinue.actors.domain.permissions.actions import ExecuteCommand, argument_hash
+from retinue.actors.domain.permissions.allowances.allowance import Allowance
+from retinue.actors.domain.permissions.approvals.machine import Decide
+from retinue.actors.domain.permissions.approvals.question import Permitted, Question, Waiting
+from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -26,6 +31,9 @@ from retinue.actors.views import WorkspaceSettings
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")
 ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
+REF = ActionRef(RUN, argument_hash(RUN), "1")
+FIRST = Question(REF, FAMILY, FAMILY, "0123456789abcdef", None)
+SECOND = structs.replace(FIRST, ref=REF._replace(operation="2"))
 
 
 class _Registry:
@@ -33,6 +41,10 @@ class _Registry:
 
     async def workspace(self, workspace_id: str) -> WorkspaceSettings:
         return cast(WorkspaceSettings, type("Settings", (), {"path": None}))
+
+
+def permissions_of(runtime: Runtime) -> PermissionsActor:
+    return PermissionsActor(runtime, "scope", CapabilitiesActor(runtime, "cluster"))
 
 
 @pytest.fixture
@@ -59,23 +71,21 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
+    old, new = permissions_of(runtime), permissions_of(runtime)
     await old.grant(ALLOWANCE)
-    assert await old.consume("1", RUN, FAMILY, None)
+    assert await old.resolve(FIRST) == Permitted((await old.allowances())[0])
     await new.revoke(ALLOWANCE.id)
     with pytest.raises(Fenced):
-        await old.consume("2", RUN, FAMILY, None)
-    assert await new.consume("2", RUN, FAMILY, None) is None
+        await old.resolve(SECOND)
+    assert isinstance(await new.resolve(SECOND), Waiting)
 
 
 async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
-    old, new = PermissionsActor(runtime, "scope"), PermissionsActor(runtime, "scope")
-    request = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
-    await old.ask(request)
-    await old.allowances()
+    old, new = permissions_of(runtime), permissions_of(runtime)
+    await old.resolve(FIRST)
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
-        await old.decide(Decide(request.id, Scope.SESSION, "ann", request.argument_hash))
+        await old.decide(Decide(derived_id(f"{FAMILY}/1"), Scope.SESSION, "ann", REF.hash))
     assert await new.allowances() == []
 
 
@@ -92,12 +102,12 @@ async def test_a_store_that_is_taken_over_is_told_to_end(runtime: Runtime) -> No
 
 
 async def test_a_store_that_was_taken_over_says_nothing_of_what_it_has(runtime: Runtime) -> None:
-    permissions, capabilities = PermissionsActor(runtime, "s"), CapabilitiesActor(runtime, "s")
+    permissions, capabilities = permissions_of(runtime), CapabilitiesActor(runtime, "s")
     await permissions.allowances()
     await permissions.open_requests()
     await capabilities.tokens()
-    await PermissionsActor(runtime, "s").allowances()
-    await PermissionsActor(runtime, "s").open_requests()
+    await permissions_of(runtime).allowances()
+    await permissions_of(runtime).open_requests()
     await CapabilitiesActor(runtime, "s").tokens()
     for read in (permissions.allowances, permissions.open_requests, capabilities.tokens):
         with pytest.raises(Fenced):

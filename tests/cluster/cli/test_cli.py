@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -32,7 +29,7 @@ from retinue import (
     RetinueError,
 )
 from retinue.actors.agent.shipping import name_of
-from retinue.actors.domain.budget import Hold
+from retinue.actors.domain.budget.state import Hold
 from retinue.actors.domain.session.result import Result
 from retinue.actors.views import FeedEvent, SessionSummary
 from retinue.cluster.cli.agent_file import load_agent
@@ -66,10 +63,10 @@ from retinue.cluster.terminal.render import (
     sessions_table,
     tree_view,
 )
+from tests.kit.shell import AGENTS, Shell
 from tests.kit.waiting import until
+from tests.kit.warm import ROOT, Command
 
-ROOT = Path(__file__).parents[3]
-AGENTS = Path("tests/kit/cluster_agents.py")
 ONE = "01900000-0000-7000-8000-00000000000a"
 OTHER = "01900000-0000-7000-8000-00000000000b"
 
@@ -448,7 +445,7 @@ def test_a_result_is_a_document_with_the_value_that_was_returned() -> None:
 
 
 class FakeDirectory:
-    """A directory with two families, of which ``working`` are at work."""
+    """A directory with two families, of which ``working`` are at work, and its parts."""
 
     def __init__(self, working: Sequence[str]) -> None:
         self._working = list(working)
@@ -468,7 +465,7 @@ class FakeDirectory:
 
 class FakeRetinue:
     def __init__(self, directory: FakeDirectory) -> None:
-        self.calls = SimpleNamespace(directory=directory)
+        self.calls = SimpleNamespace(directory=directory, queries=directory, registry=directory)
 
     async def sessions(self, **asked: object) -> SessionList:
         self.asked = asked
@@ -675,80 +672,6 @@ def test_the_version_of_a_server_is_read(said: str, version: str | None) -> None
 
 
 # --- a real cluster ------------------------------------------------------------------------------
-
-
-class Finished(SimpleNamespace):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, object]:
-        return cast("dict[str, object]", json.loads(self.out))
-
-    @property
-    def budgets(self) -> list[dict[str, object]]:
-        """What `budget` listed."""
-        return cast("list[dict[str, object]]", self.document["budgets"])
-
-    @property
-    def session(self) -> str:
-        """The id that `run` said first."""
-        return self.err.splitlines()[0].removeprefix("retinue: session ")
-
-
-class Shell:
-    """Runs `retinue` in processes of its own, all on one state directory."""
-
-    def __init__(self, home: Path, workspace: Path) -> None:
-        self.workspace = workspace
-        self.environment = {**os.environ, "RETINUE_HOME": str(home)}
-
-    @contextlib.contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A command that is under way."""
-        with self._start(*arguments) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def _start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "retinue.cluster.cli.app", *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def retinue(self, *arguments: str) -> Finished:
-        with self.started(*arguments) as process:
-            return self.finish(process)
-
-    def finish(self, process: subprocess.Popen[str]) -> Finished:
-        out, err = process.communicate(timeout=100)
-        return Finished(code=process.returncode, out=out, err=err)
-
-    def run(self, agent: str, prompt: str = "", *options: str) -> Finished:
-        return self.retinue("run", *self.arguments(agent, prompt), *options)
-
-    def until_at_work(self) -> str:
-        """The session that is at work, as soon as there is one."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            document = self.retinue("ps", "--state", "running", "--json").document
-            for one in cast("list[dict[str, str]]", document["sessions"]):
-                return one["id"]
-        raise TimeoutError("nothing is at work")
-
-    def arguments(self, agent: str, prompt: str) -> list[str]:
-        workspace = ["--workspace", str(self.workspace)]
-        return [f"{AGENTS}:{agent}", "--prompt", prompt, *workspace, "--isolation", "shared"]
 
 
 @pytest.fixture(scope="module")
@@ -1004,8 +927,7 @@ def test_the_doctor_sees_the_running_cluster(shell: Shell) -> None:
     assert "state directory in use" not in verdicts
 
 
-def _first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
+def _first_line(process: Command) -> str:
     return process.stderr.readline().strip()
 
 

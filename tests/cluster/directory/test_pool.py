@@ -8,7 +8,7 @@ import pytest
 
 from retinue.actors.domain.errors import InvalidValue, NotFound
 from retinue.actors.domain.session.settings import Isolation
-from retinue.cluster.directory.directory import find_node
+from retinue.cluster.directory.nodes import find_node
 from retinue.cluster.directory.pool import (
     HOST_WORTH,
     NODE_WORTH,
@@ -116,7 +116,7 @@ def test_a_joined_node_gets_a_host() -> None:
 def test_a_draining_node_gets_nothing() -> None:
     made = pool(("a1", A), ("b1", B))
     made.see((node(A), node(B, draining=True)), 1.0)
-    assert [host.name for host in made.hosts.values() if host.draining] == ["b1"]
+    assert [host.name for host in made.hosts.values() if host.leaving] == ["b1"]
     assert children(made, "b1", 50) == {"a1": 50}
     assert made.node_for_host() == A
     assert made.processors == 1

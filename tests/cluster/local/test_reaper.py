@@ -45,7 +45,7 @@ import subprocess, sys, time
 from retinue.cluster.local.reaper import Reaper, mark_process
 mark_process()
 directory, host, agent, stubborn = sys.argv[1:]
-reaper = Reaper([sys.executable, "-c", stubborn, directory])
+reaper = Reaper(directory, sys.executable, "-c", stubborn, directory)
 for _ in range(3):
     subprocess.Popen([sys.executable, "-c", host, directory, agent])
 print("up", flush=True)

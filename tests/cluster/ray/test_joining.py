@@ -30,11 +30,11 @@ ROOT = Path(__file__).parents[3]
 CLIENT = """
 import asyncio, json, os, sys, time
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
-from retinue.cluster.ray import bootstrap; from retinue import connect
+from retinue.cluster.ray import head; from retinue import connect
 from retinue.actors.domain.errors import RetinueError
 
-bootstrap._HEAD_ANSWERS_S = 3
-bootstrap._NODE_STARTS_S = 1
+head._ANSWERS_S = 3
+head._NODE_STARTS_S = 1
 
 async def join(address):
     async with connect(address, redis_url="redis://user:secret@127.0.0.1:1/0"):

@@ -15,16 +15,15 @@ from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import HostPort, Registry, Stores
-from retinue.actors.session.host import SessionHost
 from retinue.actors.stores.table import MACHINES, STORES, THE_CLUSTER, P, StoreSpec, handles
 from retinue.cluster.directory.audit_log import chains
-from retinue.cluster.directory.directory import HostControl
+from retinue.cluster.directory.hosts import HostControl
 from retinue.cluster.directory.port import ClusterDirectoryPort
 from retinue.cluster.names import workspace_of
 from retinue.cluster.ray import roles
 
 CALLED: list[tuple[type, object]] = [
-    (HostPort, SessionHost),
+    (HostPort, roles.SessionActor),
     (HostControl, roles.SessionActor),
     (ClusterDirectoryPort, roles.DirectoryActor),
     *((spec.port, roles.STORE_CLASSES[spec.name]) for spec in STORES),

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from retinue.cluster.redis import server as embedded
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.server import EmbeddedRedis, find_binary
 from tests.kit.waiting import until
+
+SYNCS = ("fsync", "fdatasync")
 
 OWNER = """
 import sys
@@ -137,9 +140,9 @@ def put(state: Path, value: str) -> None:
         connection.set("kept", value)
 
 
-def get(state: Path) -> object:
+def get(state: Path, key: str = "kept") -> object:
     with client(state) as connection:
-        return connection.get("kept")
+        return connection.get(key)
 
 
 # Starting and stopping
@@ -252,19 +255,56 @@ def test_the_next_start_need_not_wait_for_that(
     assert get(state) == b"yes"
 
 
+async def test_what_was_confirmed_while_the_disk_was_slow_survives_a_kill(
+    start: Start, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", disk(state, "sleep(2)"))
+    server = start(state)
+    before, confirmed, end = server.pid, 0, time.monotonic() + 3
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        while time.monotonic() < end:
+            confirmed = int(str(client.incr("confirmed")))
+    os.kill(before, signal.SIGKILL)
+
+    await until(lambda: answering(server) not in (None, before))
+    assert get(state, "confirmed") == str(confirmed).encode()
+
+
+async def test_the_disk_is_told_to_keep_what_was_written(
+    start: Start, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = state / "told"
+    monkeypatch.setenv("LD_PRELOAD", disk(state, f'creat("{told}", 0600)'))
+    start(state)
+    told.unlink(missing_ok=True)
+    await until(told.exists)
+
+
+def disk(place: Path, does: str) -> str:
+    """A library that has every fsync do something else."""
+    library = place / "disk.so"
+    source = "unsigned sleep(unsigned); int creat(const char *, unsigned); "
+    source += " ".join(f"int {name}(int fd) {{ {does}; return 0; }}" for name in SYNCS)
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=source, text=True, check=True)
+    return str(library)
+
+
+def answering(server: EmbeddedRedis) -> int | None:
+    """The process that answers now, if any."""
+    try:
+        return server.pid
+    except redis.ConnectionError:
+        return None
+
+
 async def test_a_server_that_dies_is_started_again(start: Start, state: Path) -> None:
     server = start(state)
     put(state, "yes")
     before = server.pid
     os.kill(before, signal.SIGKILL)
 
-    def answers() -> bool:
-        try:
-            return server.pid != before
-        except redis.ConnectionError:
-            return False
-
-    await until(answers)
+    await until(lambda: answering(server) not in (None, before))
     assert get(state) == b"yes"
 
 

@@ -16,7 +16,8 @@ from typing import cast
 import pytest
 import redis
 
-from retinue.actors.domain.budget import Cap, Exceeded, LeaseGranted, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.commands import Exceeded, LeaseGranted, LeaseRequest, OpenFamily
+from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, RolledBack
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.decision import Decision
@@ -85,13 +86,12 @@ class Host:
         """``beside`` is another host, whose stores it uses then."""
         self.process = process
         runtime = process.runtime
+        capabilities = CapabilitiesActor(runtime, "cluster")
         self._stores: Stores = (
             beside._stores
             if beside
             else Stores(
-                process.budget,
-                PermissionsActor(runtime, SCOPE),
-                CapabilitiesActor(runtime, "cluster"),
+                process.budget, PermissionsActor(runtime, SCOPE, capabilities), capabilities
             )
         )
         peers = cast(HostProvider, self)
@@ -126,7 +126,7 @@ async def spend(activation: Activation, amount: int) -> None:
     entity.do(session.AcceptRun(run, "prompt"))
     entity.do(session.StartRun(run, entity.epoch))
     decision = Decision("allowed", amount=amount, operation=f"op {run}")
-    entity.do(session.Authorize(run, "0", "spend", decision, 1 << 60))
+    entity.do(session.Authorize(run, "0", "spend", decision))
     activation.budget_lease.drop(amount)
     entity.do(session.Settle(decision.operation, amount))
     entity.do(session.FinishRun(run, Result(ME, "completed")))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from retinue.actors.domain.documents.budget_snapshot import BudgetSnapshot
 from retinue.actors.domain.documents.document import (
-    EscapeState,
+    DocumentEscapes,
+    DocumentMetadata,
     GitState,
-    Metadata,
     SessionDocument,
     SkippedMessage,
     parse,
@@ -37,7 +37,7 @@ from retinue.actors.domain.session.messages import (
     estimated_tokens,
 )
 from retinue.actors.domain.values.money import MAX_NANO
-from tests.domain.values.test_json_value import JSON, nested
+from tests.kit.json_values import JSON, nested
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "session_document_seed.json"
 
@@ -95,7 +95,7 @@ DOCUMENTS = st.builds(
     created_at=st.integers(-(10**15), 10**17),
     token_count=COUNTS,
     metadata=st.builds(
-        Metadata,
+        DocumentMetadata,
         title=st.none() | TEXT,
         tags=st.lists(TEXT, max_size=2),
         turn_count=COUNTS,
@@ -115,7 +115,9 @@ DOCUMENTS = st.builds(
         extra=EXTRA,
     ),
     escape_state=st.none()
-    | st.builds(EscapeState, remembered_paths=st.lists(TEXT, max_size=3, unique=True), extra=EXTRA),
+    | st.builds(
+        DocumentEscapes, remembered_paths=st.lists(TEXT, max_size=3, unique=True), extra=EXTRA
+    ),
     workspace_path=st.none() | TEXT,
     model=st.none() | TEXT,
     git_state=st.none()
@@ -155,7 +157,7 @@ def test_prompt_and_messages_come_back() -> None:
         system_prompt="Test prompt",
         created_at=1_704_067_200_000_000,
         token_count=tokens,
-        metadata=Metadata(),
+        metadata=DocumentMetadata(),
     )
     restored, skipped = parse(render(document))
     assert (restored, skipped) == (document, [])
@@ -173,7 +175,7 @@ def test_a_document_from_before_the_optional_fields_is_read() -> None:
         system_prompt="Test",
         created_at=1_704_067_200_000_000,
         token_count=0,
-        metadata=Metadata(),
+        metadata=DocumentMetadata(),
     )
     assert document.workspace_path is None
     assert document.budget_snapshot is None
@@ -266,7 +268,7 @@ def test_unknown_fields_are_kept_at_every_level(extra: dict[str, object]) -> Non
 
 def test_metadata_takes_defaults_field_by_field() -> None:
     document, _ = parse(old(metadata={"turn_count": 3}))
-    assert document.metadata == Metadata(turn_count=3)
+    assert document.metadata == DocumentMetadata(turn_count=3)
 
 
 def test_an_id_in_another_spelling_becomes_the_usual_one() -> None:
@@ -446,7 +448,7 @@ def test_remembered_paths_are_kept_as_written_under_either_name() -> None:
             escape_state={"allowed_paths": ["/c", "rel", "/a"], "remembered_paths": ["/a", "/b/.."]}
         )
     )
-    assert document.escape_state == EscapeState(remembered_paths=["/a", "/b/..", "/c", "rel"])
+    assert document.escape_state == DocumentEscapes(remembered_paths=["/a", "/b/..", "/c", "rel"])
     assert parse(render(document)) == (document, [])
 
 

@@ -25,7 +25,7 @@ from retinue.actors.domain.session.messages import (
     ToolResult,
 )
 from retinue.actors.domain.values.json_value import JsonValue
-from tests.domain.values.test_json_value import JSON
+from tests.kit.json_values import JSON
 
 CALL: dict[str, JsonValue] = {"id": "c1", "name": "t", "arguments": {"a": [1, None]}}
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.permissions.actions import (
-    SENSITIVE,
     AccessControlChange,
     Action,
     CapabilityGrant,
@@ -26,14 +25,10 @@ from retinue.actors.domain.permissions.actions import (
     PluginExecution,
     PluginFileAccess,
     PluginHttpRequest,
-    Risk,
     TransmitData,
     argument_hash,
-    default_risk,
-    describe,
-    kind,
-    resource,
 )
+from retinue.actors.domain.permissions.base_action import Risk
 
 URL = "https://example.com/x"
 
@@ -134,21 +129,16 @@ TABLE: list[tuple[Action, str, str, str, str, str]] = [
 ]
 
 
-def test_thirteen_actions_are_sensitive() -> None:
-    assert len(SENSITIVE) == 13
-    assert {type(row[0]) for row in TABLE} - set(SENSITIVE) == {FileWrite, FileList}
-
-
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row[1])
 def test_what_is_said_of_each_action(row: tuple[Action, str, str, str, str, str]) -> None:
     action, tag, risk, description, uri, permission = row
-    assert kind(action) == tag
-    assert default_risk(action) == risk
-    assert describe(action) == description
-    assert resource(action) == (uri, permission)
+    assert action.kind == tag
+    assert action.risk == risk
+    assert action.describe() == description
+    assert action.wanted() == (uri, permission)
 
 
-@pytest.mark.parametrize("action", [row[0] for row in TABLE], ids=kind)
+@pytest.mark.parametrize("action", [row[0] for row in TABLE], ids=lambda action: action.kind)
 def test_an_action_survives_being_stored(action: Action) -> None:
     for packed in (msgspec.msgpack.encode(action), msgspec.json.encode(action)):
         decode = msgspec.msgpack.decode if packed[:1] != b"{" else msgspec.json.decode
@@ -279,22 +269,22 @@ def test_an_amount_may_be_any_kind_of_usd() -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Kb", "a\u202eb", "a\u00a0b"])
 def test_a_description_is_one_line_that_hides_nothing(text: str) -> None:
-    line = describe(FileDelete(text))
+    line = FileDelete(text).describe()
     assert line.isprintable()
     assert line.startswith("delete a\\")
 
 
 def test_no_two_tools_share_a_resource() -> None:
     uris = {
-        resource(McpToolCall("a:b", "c"))[0],
-        resource(McpToolCall("a", "b:c"))[0],
-        resource(McpToolCall("a%3Ab", "c"))[0],
+        McpToolCall("a:b", "c").wanted()[0],
+        McpToolCall("a", "b:c").wanted()[0],
+        McpToolCall("a%3Ab", "c").wanted()[0],
     }
     assert len(uris) == 3
 
 
 def test_a_host_without_a_port_is_a_resource_without_one() -> None:
-    assert resource(NetworkRequest("::1")) == ("net://[::1]", "invoke")
+    assert NetworkRequest("::1").wanted() == ("net://[::1]", "invoke")
 
 
 def test_risks_are_ranked_from_low_to_critical() -> None:

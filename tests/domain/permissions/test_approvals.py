@@ -26,34 +26,38 @@ from retinue.actors.domain.permissions.actions import (
 from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import (
     DEFERRED_US,
-    RETENTION_US,
-    WAIT_US,
-    ApprovalRequest,
     Ask,
-    Claimed,
     ClaimOnce,
     Command,
     Decide,
-    Decided,
     Defer,
-    Deferred,
-    Entry,
-    Event,
     Expire,
     Forget,
-    Forgotten,
-    Priority,
     Reply,
-    Resolution,
-    Scope,
-    State,
-    Status,
     decide,
-    evolve,
     initial,
     open_requests,
     pending_for,
+)
+from retinue.actors.domain.permissions.approvals.request import (
+    WAIT_US,
+    ApprovalRequest,
+    Priority,
+    Resolution,
+    Scope,
     request_for,
+)
+from retinue.actors.domain.permissions.approvals.state import (
+    RETENTION_US,
+    Claimed,
+    Decided,
+    Deferred,
+    Entry,
+    Event,
+    Forgotten,
+    State,
+    Status,
+    evolve,
 )
 
 T = TypeVar("T")

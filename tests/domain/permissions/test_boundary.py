@@ -8,18 +8,14 @@ import msgspec
 import pytest
 
 from retinue.actors.domain.errors import InvalidValue
+from retinue.actors.domain.permissions.base_action import Operation
 from retinue.actors.domain.permissions.boundary import (
     NEVER_ALLOW,
     Boundary,
     BoundaryMode,
-    EscapeDecision,
     EscapePolicy,
     EscapeState,
-    Operation,
     check,
-    check_many,
-    remember,
-    restore,
 )
 from retinue.actors.domain.permissions.verdict import (
     Allowed,
@@ -153,11 +149,10 @@ def test_a_path_that_cannot_be_judged_is_blocked(path: str) -> None:
 
 
 @pytest.mark.parametrize("boundary", [GUIDED, SAFE])
-@pytest.mark.parametrize("decision", [EscapeDecision.SESSION, EscapeDecision.ALWAYS])
+@pytest.mark.parametrize("escapes", [EscapeState(("/x/a",)), EscapeState((), ("/x/a",))])
 def test_a_remembered_escape_counts_for_that_path_only(
-    boundary: Boundary, decision: EscapeDecision
+    boundary: Boundary, escapes: EscapeState
 ) -> None:
-    escapes = remember(EscapeState(), "/x/./a/", decision)
     assert isinstance(check(boundary, "/x//a", WRITE, escapes), Allowed)
     for path in ("/x/a/b", "/x", "/x/a2"):
         assert isinstance(check(boundary, path, READ, escapes), NeedsApproval)
@@ -166,39 +161,6 @@ def test_a_remembered_escape_counts_for_that_path_only(
 def test_a_remembered_escape_gives_nothing_where_escapes_are_denied() -> None:
     boundary = Boundary("/code/app", escape_policy=EscapePolicy.DENY)
     assert isinstance(check(boundary, "/x/a", READ, EscapeState(("/x/a",))), Blocked)
-
-
-@pytest.mark.parametrize("decision", [EscapeDecision.ONCE, EscapeDecision.DENY])
-def test_once_and_deny_are_not_remembered(decision: EscapeDecision) -> None:
-    before = EscapeState(("/a",), ("/b",))
-    assert remember(before, "/x/a", decision) == before
-
-
-def test_always_takes_over_from_session_and_repeating_changes_nothing() -> None:
-    once = remember(EscapeState(), "/x", EscapeDecision.SESSION)
-    assert once == EscapeState((), ("/x",))
-    always = remember(once, "/x", EscapeDecision.ALWAYS)
-    assert always == EscapeState(("/x",), ())
-    assert remember(always, "/x", EscapeDecision.ALWAYS) == always
-
-
-def test_only_an_absolute_path_can_be_remembered() -> None:
-    with pytest.raises(InvalidValue):
-        remember(EscapeState(), "x", EscapeDecision.ALWAYS)
-
-
-def test_restoring_keeps_what_is_absolute_and_exists() -> None:
-    there = {"/x/a", "/b"}
-    paths = ["/x/a", "/gone", "a", "", 7, None, "/x/../b", "/x/a/", "/a\0"]
-    assert restore(paths, there.__contains__) == EscapeState(("/x/a", "/b"))
-
-
-def test_several_paths_get_the_strictest_answer() -> None:
-    assert isinstance(check_many(GUIDED, ["/code/app/a", "/x"], READ), NeedsApproval)
-    assert isinstance(check_many(GUIDED, ["/x", "/etc", "/code/app"], READ), Blocked)
-    assert isinstance(check_many(GUIDED, ["/code/app/a"], READ), Allowed)
-    escapes = EscapeState(("/x",))
-    assert isinstance(check_many(GUIDED, ["/code/app/a", "/x"], READ, escapes), Allowed)
 
 
 def test_the_strictest_of_equals_is_the_first_and_of_none_is_allowed() -> None:

@@ -12,32 +12,31 @@ from msgspec.structs import replace
 
 from retinue.actors.domain.errors import CallError, InvalidValue, NotFound
 from retinue.actors.domain.permissions.capabilities.machine import (
-    SKEW_US,
     Accepted,
     Add,
     CleanupExpired,
     ClearSession,
     Command,
-    Event,
-    Forgotten,
     Reply,
     Revoke,
-    State,
-    Token,
-    TokenUsed,
     Use,
     Used,
     UseRefused,
-    attenuate,
     decide,
-    evolve,
     find,
-    get,
-    initial,
-    mint,
-    refusal,
     usable,
 )
+from retinue.actors.domain.permissions.capabilities.state import (
+    Event,
+    Forgotten,
+    State,
+    TokenUsed,
+    evolve,
+    get,
+    initial,
+    refusal,
+)
+from retinue.actors.domain.permissions.capabilities.token import SKEW_US, Token, attenuate, mint
 from retinue.actors.domain.values.keyring import Keyring
 
 KEYS = Keyring(b"k" * 32)

@@ -73,6 +73,10 @@ def names(line: str, *args: str) -> list[str]:
         ("bash --norc -noprofile -c a", ["bash", "a"]),
         ("bash --rcfile f -c -x a", ["bash", "a"]),
         ("sh -c a b", ["sh", "a"]),
+        ("sh -c - a", ["sh", "a"]),
+        ("sh - a", ["sh"]),
+        ("sh a", ["sh"]),
+        ("bash --init-file f", ["bash"]),
         ("sh script a", ["sh"]),
         ('sh -c "echo \\"\\$(a)\\" \\`b\\`"', ["sh", "a", "b", "echo"]),
         ("sh -c \"sh -c 'sh -c a'\"", ["sh", "sh", "sh", "a"]),
@@ -149,13 +153,13 @@ def test_an_expansion_keeps_its_place_among_the_words() -> None:
 
 
 def test_long_input_takes_time_in_proportion() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for line in ("a;" * 30_000, "> x " * 20_000 + "a", "find " + "-exec " * 10_000):
         try:
             commands_run(line)
         except Unreadable:
             continue
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @settings(max_examples=60)

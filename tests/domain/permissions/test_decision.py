@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from retinue.actors.domain.budget import CapWarning
+from retinue.actors.domain.budget.commands import CapWarning
 from retinue.actors.domain.permissions.decision import Decision, Kind
 
 

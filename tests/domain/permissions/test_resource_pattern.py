@@ -13,7 +13,6 @@ from retinue.actors.domain.permissions.actions import (
     NetworkRequest,
     PluginExecution,
     PluginHttpRequest,
-    resource,
 )
 from retinue.actors.domain.permissions.resource_pattern import (
     covers,
@@ -181,7 +180,7 @@ def test_only_hosts_have_another_normal_form(pattern: str, normal: str) -> None:
     ids=repr,
 )
 def test_exactly_names_one_action_and_no_other(action: Action) -> None:
-    wanted, _ = resource(action)
+    wanted, _ = action.wanted()
     pattern = exactly(wanted)
     assert matches(pattern, wanted)
     assert normal_pattern(pattern) == pattern
@@ -192,8 +191,8 @@ def test_exactly_names_one_action_and_no_other(action: Action) -> None:
 
 
 def test_a_server_with_a_colon_is_not_a_server_and_a_tool() -> None:
-    one, _ = resource(McpToolCall("a:b", "c"))
-    other, _ = resource(McpToolCall("a", "b:c"))
+    one, _ = McpToolCall("a:b", "c").wanted()
+    other, _ = McpToolCall("a", "b:c").wanted()
     assert not matches(exactly(one), other)
     assert not matches(exactly(other), one)
     assert not matches("mcp://a:*", one)

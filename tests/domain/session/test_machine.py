@@ -24,7 +24,6 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import (
     HOST_ENDED,
     KEPT_OPERATIONS,
-    KEPT_RESULTS,
     MAX_ATTEMPTS,
     MAX_MESSAGE_BYTES,
     MAX_QUEUED_RUNS,
@@ -120,7 +119,7 @@ class Desk:
 
     def authorized(self, amount: int, key: str = "0.0", run: str = "run", **more: str) -> str:
         decision = Decision("allowed", amount=amount, proof=more.get("proof", "policy"))
-        self.do(Authorize(run, key, "file_read", decision, self.now + 60))
+        self.do(Authorize(run, key, "file_read", decision))
         return operation(run, key)
 
     def settle(self, operation: str, actual: int | None) -> Charge:
@@ -244,11 +243,20 @@ def test_a_run_that_never_started_can_be_given_its_result() -> None:
 
 
 def test_the_newest_results_are_kept() -> None:
-    desk = Desk()
-    for number in range(KEPT_RESULTS + 3):
+    desk = Desk(Limits(max_results=2))
+    for number in range(4):
         desk.running(f"{number}")
         desk.finish(f"{number}")
-    assert list(desk.state.results) == [f"{number}" for number in range(3, KEPT_RESULTS + 3)]
+    assert list(desk.state.results) == ["2", "3"]
+
+
+def test_a_session_that_says_nothing_of_its_results_keeps_as_many_as_all_did_before() -> None:
+    without = msgspec.msgpack.encode([3, 4, 10_000, 100_000])  # as it was stored then
+    desk = Desk(msgspec.msgpack.decode(without, type=Limits))
+    for number in range(35):
+        desk.running(f"{number}")
+        desk.finish(f"{number}")
+    assert list(desk.state.results) == [f"{number}" for number in range(3, 35)]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +267,7 @@ def test_the_newest_results_are_kept() -> None:
         RecordStep("other", "0.0", Step("step", "", b"")),
         AddMessages(1, 1, "other", "0.0"),
         ClearMessages("other", "0.0"),
-        Authorize("other", "0.0", "", Decision("allowed"), 0),
+        Authorize("other", "0.0", "", Decision("allowed")),
         Spawn("other", "0.0", "", []),
     ],
 )
@@ -502,7 +510,7 @@ def test_authorising_the_same_step_again_reserves_nothing_more() -> None:
     desk = Desk()
     desk.running()
     desk.authorized(10)
-    desk.changes_nothing(Authorize("run", "0.0", "", Decision("allowed", amount=20), 0))
+    desk.changes_nothing(Authorize("run", "0.0", "", Decision("allowed", amount=20)))
 
 
 @pytest.mark.parametrize("kind", ["denied", "exceeded", "deferred"])
@@ -510,7 +518,7 @@ def test_a_no_is_a_step_that_reserves_and_counts_nothing(kind: Kind) -> None:
     desk = Desk()
     desk.running()
     decision = Decision(kind, reason="so", amount=10, proof="approval:1")
-    desk.do(Authorize("run", "0.0", "file_read", decision, 0))
+    desk.do(Authorize("run", "0.0", "file_read", decision))
     recorded = desk.state.runs["run"].steps["0.0"]
     assert msgspec.msgpack.decode(recorded.payload or b"", type=Decision) == decision
     assert session.committed_money(desk.state) == 0
@@ -684,9 +692,9 @@ def test_an_event_is_not_changed_by_what_comes_after_it() -> None:
     [
         State(spent=-1),
         State(spent=(1 << 63)),
-        State(reservations={"op": Reservation("run", -1, 0)}),
-        State(reservations={"op": Reservation("run", 1 << 63, 0)}),
-        State(reservations={"op": Reservation("run", 5, 0)}, reserved=4),
+        State(reservations={"op": Reservation("run", -1)}),
+        State(reservations={"op": Reservation("run", 1 << 63)}),
+        State(reservations={"op": Reservation("run", 5)}, reserved=4),
         State(token_count=-1),
         State(messages=1, first_message=2),
         State(messages=1, first_message=-1),
@@ -732,7 +740,7 @@ steps = st.builds(
 commands = st.one_of(
     st.builds(AcceptRun, runs, st.text(max_size=3), st.none() | st.integers(1, 9)),
     st.builds(StartRun, runs, st.integers(0, 2)),
-    st.builds(Authorize, runs, keys, st.just("label"), decisions, st.integers(0, 99)),
+    st.builds(Authorize, runs, keys, st.just("label"), decisions),
     st.builds(Settle, operations, st.none() | amounts),
     st.builds(RecordStep, runs, keys, steps),
     st.builds(AddMessages, st.integers(1, 3), amounts, runs, keys),

@@ -46,10 +46,12 @@ def test_what_is_no_amount_is_refused_by_the_name_of_its_field(wrong: str) -> No
 
 def test_the_limits_defaults() -> None:
     limits = Limits()
-    assert (limits.max_depth, limits.max_concurrent) == (3, 4)
+    assert (limits.max_depth, limits.max_concurrent, limits.max_results) == (3, 4, 32)
 
 
-@pytest.mark.parametrize("name", ["max_depth", "max_concurrent", "max_children", "max_total"])
+@pytest.mark.parametrize(
+    "name", ["max_depth", "max_concurrent", "max_children", "max_total", "max_results"]
+)
 @pytest.mark.parametrize(
     "wrong", [-1, 1.5, "3", None, True, pytest.param(10**5000, id="huge"), 1 << 63]
 )
@@ -59,7 +61,9 @@ def test_a_limit_is_a_whole_number_that_can_be_stored(name: str, wrong: int) -> 
     assert caught.value.details == {"field": name}
 
 
-def test_only_concurrency_cannot_be_zero() -> None:
+def test_only_concurrency_and_results_cannot_be_zero() -> None:
     Limits(max_depth=0, max_children=0, max_total=0)
     with pytest.raises(InvalidValue, match="max_concurrent: must be 1 or more"):
         Limits(max_concurrent=0)
+    with pytest.raises(InvalidValue, match="max_results: must be 1 or more"):
+        Limits(max_results=0)

@@ -10,20 +10,10 @@ from decimal import Decimal
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.values.json_value import MAX_DEPTH, check_json, check_text, parse_json
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
-    max_leaves=8,
-)
+from tests.kit.json_values import JSON, nested
 
 
 class Fruit(enum.StrEnum):
@@ -32,13 +22,6 @@ class Fruit(enum.StrEnum):
 
 class Size(enum.IntEnum):
     LARGE = 3
-
-
-def nested(depth: int) -> object:
-    value: object = 0
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 @given(JSON)

@@ -39,34 +39,13 @@ from retinue.actors.domain.permissions.patterns import matches
 from retinue.actors.domain.values.record import Record
 
 __all__ = [
-    "Allowance",
-    "CleanupExpired",
-    "ClearSession",
     "Command",
-    "Consume",
-    "Consumed",
-    "Done",
     "Event",
-    "ExpiredRemoved",
-    "Grant",
-    "Granted",
-    "Import",
     "Reply",
-    "Revoke",
-    "Revoked",
-    "RevokedAt",
-    "SessionCleared",
     "State",
-    "Stored",
-    "UseConsumed",
-    "count",
     "decide",
     "evolve",
-    "export_session",
-    "export_workspace",
     "initial",
-    "signing_bytes",
-    "valid",
 ]
 
 _NEVER = 2**63
@@ -166,16 +145,6 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
             return [ExpiredRemoved(ids, now)] if ids else [], Done()
         case Import(allowances):
             return _import(state, allowances, now)
-
-
-def export_session(state: State, family_id: str, now: int) -> tuple[Allowance, ...]:
-    """The valid session-only allowances of a family."""
-    return tuple(one for one in _valid(state, now) if of_session(one, family_id))
-
-
-def export_workspace(state: State, now: int) -> tuple[Allowance, ...]:
-    """The valid allowances that outlive sessions."""
-    return tuple(one for one in _valid(state, now) if not one.session_only)
 
 
 def count(state: State, now: int) -> int:

@@ -10,10 +10,11 @@ The life of a request:
    argument hash. Deciding one request never answers another.
 2. A pending request never expires by itself: past its time it counts as deferred, so an answer
    that comes late still finds it. Only a deferred one expires.
-3. ``once`` on a deferred request leaves one claim, open for 24 hours, so that the retried action
+3. ``always`` is a token for the user, for an hour: `tokens_due` says which ones must be there.
+4. ``once`` on a deferred request leaves one claim, open for 24 hours, so that the retried action
    of the same family and argument hash passes exactly once. Whoever finds an entry that
    ``needs_claim`` must use ``ClaimOnce``; the decision alone is then no permission.
-4. Finished entries are forgotten 24 hours after the last thing that happened to them.
+5. Finished entries are forgotten 24 hours after the last thing that happened to them.
 
 Times are microseconds since the epoch.
 """
@@ -28,17 +29,14 @@ from msgspec.structs import force_setattr
 from retinue.actors.domain.errors import AlreadyDecided, Busy, InvalidValue, NotFound
 from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.approvals.request import (
-    WAIT_US,
+    ALWAYS_US,
     ApprovalRequest,
-    Fallback,
     Priority,
     Resolution,
     Scope,
     grantable,
-    request_for,
 )
 from retinue.actors.domain.permissions.approvals.state import (
-    RETENTION_US,
     Asked,
     Claimed,
     Decided,
@@ -58,39 +56,13 @@ from retinue.actors.domain.values.fields import choice
 from retinue.actors.domain.values.record import Record
 
 __all__ = [
-    "DEFERRED_US",
-    "MAX_OPEN",
-    "RETENTION_US",
-    "WAIT_US",
-    "ApprovalRequest",
-    "Ask",
-    "Asked",
-    "ClaimOnce",
-    "Claimed",
     "Command",
-    "Decide",
-    "Decided",
-    "Defer",
-    "Deferred",
-    "Entry",
     "Event",
-    "Expire",
-    "Expired",
-    "Fallback",
-    "Forget",
-    "Forgotten",
-    "Priority",
     "Reply",
-    "Resolution",
-    "Scope",
     "State",
-    "Status",
     "decide",
     "evolve",
     "initial",
-    "open_requests",
-    "pending_for",
-    "request_for",
 ]
 
 MAX_OPEN = 10_000
@@ -186,6 +158,29 @@ def open_requests(state: State, now: int) -> list[Entry]:
     return sorted((entry for entry in entries if not entry.has_expired(now)), key=_order)
 
 
+def tokens_due(state: State, now: int) -> list[tuple[ApprovalRequest, int]]:
+    """What was approved "always", and when, for which a token has to be there at ``now``."""
+    return [
+        (entry.request, entry.decision.decided_at)
+        for entry in state.requests.values()
+        if entry.decision
+        and entry.decision.scope is Scope.ALWAYS
+        and entry.request.user_id
+        and now < entry.decision.decided_at + ALWAYS_US
+    ]
+
+
+def get(state: State, request_id: str) -> Entry:
+    """A request and what became of it; NotFound."""
+    entry = state.requests.get(request_id)
+    if entry is None:
+        raise NotFound(
+            f"there is no approval request {request_id} in this workspace, or it is long finished",
+            request_id=request_id,
+        )
+    return entry
+
+
 def pending_for(state: State, session_id: str, now: int) -> list[Entry]:
     """The open requests, waiting and deferred, of one session, in the same order."""
     return [e for e in open_requests(state, now) if e.request.session_id == session_id]
@@ -221,7 +216,7 @@ def _room_for_one(state: State, now: int) -> list[Event]:
 
 
 def _decide(state: State, command: Decide, now: int) -> tuple[list[Event], Resolution]:
-    entry = _entry(state, command.request_id)
+    entry = get(state, command.request_id)
     if not command.decided_by:
         raise InvalidValue("decided_by: say who decides", field="decided_by")
     if command.argument_hash != entry.request.argument_hash:
@@ -269,7 +264,7 @@ def _decision(request: ApprovalRequest, command: Decide, now: int) -> Resolution
 
 
 def _defer(state: State, command: Defer, now: int) -> tuple[list[Event], Entry]:
-    entry = _entry(state, command.request_id)
+    entry = get(state, command.request_id)
     if entry.status is not Status.PENDING:
         return [], entry
     event = Deferred(command.request_id, command.reason, now + DEFERRED_US)
@@ -312,16 +307,6 @@ def _claim(state: State, command: ClaimOnce, now: int) -> tuple[list[Event], Res
     own = (entry for entry in valid if entry.request.session_id == command.session_id)
     entry = next(own, valid[0])
     return [Claimed(entry.request.id, command.op, now)], entry.decision
-
-
-def _entry(state: State, request_id: str) -> Entry:
-    entry = state.requests.get(request_id)
-    if entry is None:
-        raise NotFound(
-            f"there is no approval request {request_id} in this workspace, or it is long finished",
-            request_id=request_id,
-        )
-    return entry
 
 
 def _order(entry: Entry) -> tuple[int, int, str]:

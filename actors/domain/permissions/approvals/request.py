@@ -8,22 +8,13 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from retinue.actors.domain.permissions.actions import (
-    AccessControlChange,
-    Action,
-    CapabilityGrant,
-    FinancialTransaction,
-    Risk,
-    TransmitData,
-    argument_hash,
-    default_risk,
-    describe,
-)
+from retinue.actors.domain.permissions.actions import Action, argument_hash
+from retinue.actors.domain.permissions.base_action import Risk
 from retinue.actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
-
-_NEVER_BLANKET = TransmitData | FinancialTransaction | AccessControlChange | CapabilityGrant
+ALWAYS_US = 60 * 60 * 1_000_000
+"""How long the token of an approval "always" is good for, from the decision on."""
 
 
 class Priority(StrEnum):
@@ -60,7 +51,10 @@ ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
 
 
 class ApprovalRequest(Struct, frozen=True):
-    """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting."""
+    """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting.
+
+    ``user_id`` is whose session asks; '' in what was stored before requests said so.
+    """
 
     id: str
     session_id: str
@@ -74,6 +68,7 @@ class ApprovalRequest(Struct, frozen=True):
     expires: int
     priority: Priority
     fallback: Fallback = Fallback.BLOCK
+    user_id: str = ""
 
     def __post_init__(self) -> None:
         force_setattr(self, "priority", choice(Priority, self.priority, "priority"))
@@ -108,31 +103,34 @@ def request_for(
     session_id: str,
     family_id: str,
     now: int,
+    user_id: str = "",
     context: str = "",
     wait_us: int = WAIT_US,
     priority: Priority | None = None,
     fallback: Fallback = Fallback.BLOCK,
+    known_hash: str = "",
 ) -> ApprovalRequest:
-    """The request for an action; its priority follows the action's risk unless given."""
-    risk = default_risk(action)
+    """The request for an action; its priority follows the action's risk unless given.
+
+    ``known_hash`` is the action's `argument_hash`, where it is at hand.
+    """
     return ApprovalRequest(
         id=id,
         session_id=session_id,
         family_id=family_id,
         action=action,
-        description=describe(action),
-        argument_hash=argument_hash(action),
-        risk=risk,
+        description=action.describe(),
+        argument_hash=known_hash or argument_hash(action),
+        risk=action.risk,
         context=context,
         created=now,
         expires=now + wait_us,
-        priority=_PRIORITY_OF_RISK[risk] if priority is None else priority,
+        priority=_PRIORITY_OF_RISK[action.risk] if priority is None else priority,
         fallback=fallback,
+        user_id=user_id,
     )
 
 
 def grantable(action: Action, asked: Scope) -> Scope:
     """The scope that ``asked`` comes to: some actions are never approved more than once."""
-    if isinstance(action, _NEVER_BLANKET) and asked is not Scope.DENY:
-        return Scope.ONCE
-    return asked
+    return asked if action.lasting or asked is Scope.DENY else Scope.ONCE

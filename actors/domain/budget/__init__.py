@@ -1,0 +1,1 @@
+"""The budget of one workspace, and a session's lease of it."""

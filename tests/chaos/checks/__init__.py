@@ -1,0 +1,1 @@
+"""What Redis has in the end (`books`) against what the ledger says (`records`)."""

@@ -1,0 +1,1 @@
+"""The client: what it does in a wave, and its process, which is killed and started again."""

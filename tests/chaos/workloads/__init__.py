@@ -1,0 +1,1 @@
+"""What agents do, a kind of work in each file, and the errands that are made of it."""
