@@ -1,4 +1,4 @@
-"""Cancelling what a run leaves behind, whoever dies meanwhile."""
+"""Cancelling what a session leaves behind, whoever dies meanwhile, and parting from it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from retinue.actors.domain.errors import ClusterUnavailable, Fenced
 from retinue.actors.domain.session.machine import Agent, Child, ChildSpec
 from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.ports import Batch, HostProvider, Registry, StoreProvider
-from retinue.actors.session import runs
+from retinue.actors.ports import Batch, HostProvider, StoreProvider
+from retinue.actors.session import live
 from retinue.actors.session.activation import Activation
+from retinue.actors.session.agents import Agents
 from retinue.actors.session.host import SessionHost
-from retinue.actors.session.runs import Runs
+from retinue.actors.session.live import LiveSession
 
 
 class Hosts:
@@ -64,18 +65,20 @@ class Entity:
 
 
 async def _cancel(hosts: Hosts, entity: Entity) -> None:
-    async def ignore(*arguments: object) -> None:
-        raise AssertionError("nothing runs here")
-
-    under_way = Runs(cast(Registry, None), cast(HostProvider, hosts), "here", ignore, ignore)
-    activation = SimpleNamespace(id="parent", profile=None, entity=entity)
-    await under_way.cancel_children(cast(Activation, activation))
+    activation = SimpleNamespace(
+        id="parent",
+        profile=None,
+        entity=entity,
+        host=SimpleNamespace(hosts=hosts),
+        runtime=SimpleNamespace(clock=lambda: 0),
+    )
+    await LiveSession(cast(Activation, activation), cast(Agents, None)).cancel_children()
 
 
 async def test_a_child_whose_host_is_gone_is_cancelled_where_it_is_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runs, "_RETRY_S", 0.001)
+    monkeypatch.setattr(live, "_RETRY_S", 0.001)
     hosts = Hosts(slow=3)
     await _cancel(hosts, Entity(fenced_after=100))
     assert sorted(hosts.cancelled) == ["one", "two"]
@@ -95,8 +98,8 @@ class Parting:
         self.id = "child"
         self.calls = 1
         self.profile = SimpleNamespace(parent_id="parent")
-        self.entity = self.budget_lease = self
-        self.state = SimpleNamespace(results=dict[str, Result]())
+        self.activation = self.entity = self.budget_lease = self
+        self.result_for_parent: Result | None = None
         self.stored = asyncio.Event()
         self.reported = asyncio.Event()
 
@@ -115,28 +118,28 @@ def _host() -> SessionHost:
 
 
 async def test_a_result_is_handed_over_when_it_is_stored_and_its_cost_was_reported() -> None:
-    host, child = _host(), Parting()
-    child.state.results["child"] = Result("child", "completed")
-    parting = asyncio.create_task(host._all_done(cast(Activation, child)))
+    catalog, child = _host()._catalog, Parting()
+    child.result_for_parent = Result("child", "completed")
+    parting = asyncio.create_task(catalog._done(cast(LiveSession, child)))
     for happens in (child.stored, child.reported):
         await asyncio.sleep(0.01)
-        assert not host._outboxes
+        assert not catalog.outboxes
         happens.set()
     await parting
-    assert await host._outboxes["parent"].collect(1, [], 0) == [Result("child", "completed")]
+    assert await catalog.outboxes["parent"].collect(1, [], 0) == [Result("child", "completed")]
 
 
 async def test_a_result_that_another_call_gives_it_meanwhile_is_for_that_call_to_hand_over() -> (
     None
 ):
-    host, child = _host(), Parting()
+    catalog, child = _host()._catalog, Parting()
     child.stored.set()
-    parting = asyncio.create_task(host._all_done(cast(Activation, child)))
+    parting = asyncio.create_task(catalog._done(cast(LiveSession, child)))
     await asyncio.sleep(0.01)
-    child.state.results["child"] = Result("child", "cancelled")  # and not stored yet
+    child.result_for_parent = Result("child", "cancelled")  # and not stored yet
     child.reported.set()
     await parting
-    assert not host._outboxes
+    assert not catalog.outboxes
 
 
 class Crowd:
