@@ -179,10 +179,7 @@ class Activation:
 
     def _summary(self) -> Summary | None:
         """The line for listings, where it says something new."""
-        state = self.entity.state
-        if state.profile is None:
-            return None
-        seen = shown(state)
+        seen = shown(self.entity.state)
         if seen == self._shown:
             return None
         self._shown = seen

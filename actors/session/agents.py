@@ -57,11 +57,12 @@ class Agents:
         profile = activation.profile
         if profile.agent is None:
             raise InvalidAgent(f"session {profile.id} has no agent: it was imported without one")
-        info = _turn_info(profile, run.id)
-        _require_workspace(profile.workspace_path)
+        info, path = _turn_info(profile, run.id), profile.workspace_path
+        if path is not None and not os.path.isdir(path):
+            raise NotFound(f"workspace {path}: there is no such directory here any more")
         if session.isolation_of(activation.entity.state, run) == "process":
             blob = await self._blob(profile.agent.digest)
-            return await self.processes.run(blob, info, run.prompt, profile.workspace_path, engine)
+            return await self.processes.run(blob, info, run.prompt, path, engine)
         agent = await self._agent(profile.agent.digest)
         self._watchdog.watch()
         try:
@@ -120,11 +121,6 @@ class AlwaysReplay:
                 self._start.reschedule(0)
             await asyncio.get_running_loop().create_future()  # until it is cancelled
         return answer
-
-
-def _require_workspace(path: str | None) -> None:
-    if path is not None and not os.path.isdir(path):
-        raise NotFound(f"workspace {path}: there is no such directory here any more")
 
 
 def _turn_info(profile: session.Profile, run_id: str) -> calls.TurnInfo:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
 
 from retinue.actors.agent.process.supervisor import Runner
 from retinue.actors.domain.errors import (
@@ -61,8 +60,7 @@ class Catalog:
         self._leases: dict[str, HostLeases] = {}
         self._feed: list[FeedEvent] = []
         self._gone: list[str] = []
-        self._background: set[asyncio.Task[None]] = set()
-        self._tidying = False
+        self._tidying: asyncio.Task[None] | None = None
 
     # --- coming to life ------------------------------------------------------------------
 
@@ -102,7 +100,7 @@ class Catalog:
             raise
         live = self.enter(entity, *surroundings)
         if entity.epoch > 1:
-            self._in_background(self._catch_up(live))
+            live.catching_up = asyncio.create_task(self._catch_up(live))
             metrics.ACTIVATIONS.add()
             metrics.ACTIVATION_SECONDS.observe(time.perf_counter() - begin)
         return live
@@ -231,26 +229,22 @@ class Catalog:
 
     def tidy(self) -> None:
         """Begin the housekeeping, if it is not under way."""
-        if not self._tidying:
-            self._tidying = True
-            self._in_background(self._housekeeping())
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._housekeeping())
 
     async def _housekeeping(self) -> None:
         """Publish what happened, and let go what is idle, for as long as anything is live."""
-        try:
-            quiet = 0.0
-            while self.live or self._feed or self._gone or self._leases:
-                metrics.LIVE_SESSIONS.set(len(self.live))
-                await asyncio.sleep(_PUBLISH_EVERY_S)
-                await self._publish()
-                quiet += _PUBLISH_EVERY_S
-                if quiet >= _HOUSEKEEPING_S:
-                    quiet = 0.0
-                    await self._deactivate_idle()
-                    self._end_leases()
-        finally:
+        quiet = 0.0
+        while self.live or self._feed or self._gone or self._leases:
             metrics.LIVE_SESSIONS.set(len(self.live))
-            self._tidying = False
+            await asyncio.sleep(_PUBLISH_EVERY_S)
+            await self._publish()
+            quiet += _PUBLISH_EVERY_S
+            if quiet >= _HOUSEKEEPING_S:
+                quiet = 0.0
+                await self._deactivate_idle()
+                self._end_leases()
+        metrics.LIVE_SESSIONS.set(len(self.live))
 
     async def _publish(self) -> None:
         if not self._feed and not self._gone:
@@ -276,8 +270,3 @@ class Catalog:
         live = {one.profile.workspace_id for one in self.live.values()}
         for workspace_id in self._leases.keys() - live:
             self._leases.pop(workspace_id).end()
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

@@ -40,6 +40,7 @@ class LiveSession:
         self.calls = 0
         self.closing = False
         self.worker: asyncio.Task[None] | None = None
+        self.catching_up: asyncio.Task[None] | None = None
         self._agents = agents
         self._before = before if before and before.at_work else None
         self._turn: asyncio.Task[wire.Outcome] | None = None
@@ -137,17 +138,12 @@ class LiveSession:
 
         Raises Unavailable if it can't go on; by then nothing of it runs.
         """
-        if self._before:
-            await self._before.ended()
+        if self._before and self._before.worker:
+            await asyncio.wait([self._before.worker])
             self._before = None
         state = self.entity.state
         while state.runs and not self._is_over:
             await self._run(next(iter(state.runs.values())))
-
-    async def ended(self) -> None:
-        """Return when its runs are not under way any more."""
-        if self.worker:
-            await asyncio.wait([self.worker])
 
     async def _run(self, run: session.Run) -> None:
         activation, entity = self.activation, self.entity
@@ -230,12 +226,10 @@ class LiveSession:
                 result = Result(self.id, "failed", error=death.cause)
             finally:
                 self._turn = None
-            if self._is_over:
-                return result
-            self.entity.do(session.EndAttempt(run.id, str(result.error)))
-            await self.entity.committed()
-            self.activation.notify("attempt_ended", str(result.error))
-            metrics.DEATHS.add()
+            if not self._is_over:
+                await self.entity.execute(session.EndAttempt(run.id, str(result.error)))
+                self.activation.notify("attempt_ended", str(result.error))
+                metrics.DEATHS.add()
             if self._is_over:
                 return result
             pause = min(_FIRST_PAUSE_S * 2.0 ** max(run.attempts - 2, 0), _LONGEST_PAUSE_S)

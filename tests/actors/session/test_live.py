@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
+from retinue.actors.agent.process import wire
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced
-from retinue.actors.domain.session.machine import Agent, Child, ChildSpec
+from retinue.actors.domain.session.machine import Agent, Child, ChildSpec, Run
 from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Batch, HostProvider, StoreProvider
@@ -18,6 +19,7 @@ from retinue.actors.session.activation import Activation
 from retinue.actors.session.agents import Agents
 from retinue.actors.session.host import SessionHost
 from retinue.actors.session.live import LiveSession
+from tests.kit.waiting import until
 
 
 class Hosts:
@@ -89,6 +91,102 @@ async def test_a_parent_that_was_taken_over_cancels_nothing() -> None:
     with pytest.raises(Fenced):
         await _cancel(hosts, Entity(fenced_after=0))
     assert hosts.cancelled == []
+
+
+class Busy:
+    """An agent that is at work, and does not end at once when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.ended = False
+
+    async def __call__(self, *arguments: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            async with asyncio.timeout(1):
+                await self.may_end.wait()
+            self.ended = True
+
+
+def _live(call: object, before: LiveSession | None = None) -> LiveSession:
+    """A session that has one run, and an agent that ``call`` is."""
+    state = SimpleNamespace(
+        runs={"run": Run("run", "prompt", 0)}, closed="", children={}, results={}
+    )
+
+    async def at_once() -> None:
+        return None
+
+    entity = SimpleNamespace(
+        state=state,
+        key=SimpleNamespace(workspace_id="workspace"),
+        epoch=1,
+        broken=None,
+        do=lambda command: None,
+        committed=at_once,
+        confirmed=at_once,
+    )
+    brakes = SimpleNamespace(
+        hold=lambda workspace_id: None,
+        is_clear=lambda workspace_id: True,
+        clear=lambda workspace_id: at_once(),
+        held=lambda workspace_id, now: 0,
+    )
+
+    async def finish(run_id: str, result: Result) -> Result:
+        del state.runs[run_id]
+        return result
+
+    activation = SimpleNamespace(
+        id="session",
+        entity=entity,
+        host=SimpleNamespace(hosts=None, name="here"),
+        runtime=SimpleNamespace(clock=lambda: 0, brakes=brakes),
+        notify=lambda *arguments: None,
+        finish=finish,
+    )
+    processes = SimpleNamespace(left=lambda session_id: at_once())
+    agents = SimpleNamespace(call=call, processes=processes)
+    return LiveSession(cast(Activation, activation), cast(Agents, agents), before)
+
+
+async def test_an_agent_begins_when_that_of_the_activation_before_has_ended() -> None:
+    agent, called = Busy(), list[bool]()
+
+    async def call(*arguments: object) -> wire.Outcome:
+        called.append(agent.ended)
+        return wire.Outcome(output="done")
+
+    old = _live(agent)
+    old.worker = asyncio.create_task(old.work())
+    await until(lambda: old._turn is not None)
+    await asyncio.sleep(0)
+    old.entity.broken = Fenced("taken over")
+    old.entity.on_break()
+    new = _live(call, old)
+    new.worker = asyncio.create_task(new.work())
+    waiting = asyncio.create_task(new.wait("run", 10))
+    await asyncio.sleep(0.01)
+    assert not called
+    agent.may_end.set()
+    await waiting
+    assert called == [True]
+
+
+async def test_stopping_a_session_ends_the_agent_of_the_activation_before_as_well() -> None:
+    agent = Busy()
+    old = _live(agent)
+    old.worker = asyncio.create_task(old.work())
+    await until(lambda: old._turn is not None)
+    await asyncio.sleep(0)
+    old.entity.broken = Fenced("taken over")
+    stopping = asyncio.create_task(_live(Busy(), old).stop())
+    await asyncio.sleep(0.01)
+    assert not stopping.done()
+    agent.may_end.set()
+    await stopping
+    assert agent.ended
 
 
 class Parting:
