@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from retinue.actors.agent.process.watchdog import Watchdog
 from retinue.actors.agent.shipping import ship
 from retinue.actors.agent.turn import Turn
 from retinue.actors.domain.budget import Admit, Cap, Child, OpenFamily, SetHold
@@ -32,6 +33,12 @@ from tests.simulation.registry import Books, SimulatedRegistry
 
 SPACE = "space"
 LIMIT_S = 10
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host's watchdog ends the process when its loop stands still, as here between tests."""
+    monkeypatch.setattr(Watchdog, "watch", lambda _: None)
 
 
 @dataclass
@@ -237,8 +244,8 @@ async def test_a_child_that_goes_on_is_not_said_to_be_gone(cluster: Cluster) -> 
     await second.start_children(batch("one", "two"))
     await until(lambda: sorted(STAGE.begun) == ["one", "one", "two"])
     await second.cancel_children(batch("two"))
-    await until(lambda: len(cluster.gone) == 2)
-    assert sorted(cluster.gone) == [("host/0", "one"), ("host/1", "two")]
+    await until(lambda: ("host/1", "two") in cluster.gone)
+    assert ("host/1", "one") not in cluster.gone
 
 
 async def test_a_child_that_is_there_goes_on_when_its_workspace_is_released(
