@@ -102,21 +102,14 @@ class TurnEngine:
         if self._brakes.hold(self._workspace_id):
             await self._clear()
         activation = self._activation
+        operation = session.operation(self._run_id, key)
         decision = await activation.authorizer.authorize(
-            session.operation(self._run_id, key),
-            call.action,
-            call.cost,
-            call.context,
-            call.timeout,
-            activation.escapes,
+            operation, call.action, call.cost, call.context, call.timeout, activation.escapes
         )
         deadline = self._runtime.clock() + _DEADLINE_US
         try:
-            self._entity.do(
-                session.Authorize(
-                    self._run_id, key, label, decision, deadline, describe(call.action)[:_SHOWN]
-                )
-            )
+            shown = describe(call.action)[:_SHOWN]
+            self._entity.do(session.Authorize(self._run_id, key, label, decision, deadline, shown))
         finally:
             activation.budget_lease.drop(decision.amount)
         await self._entity.committed()
