@@ -164,8 +164,11 @@ class Catalog:
 
     async def _work(self, live: LiveSession) -> None:
         try:
-            await live.work()
-            await self._done(live)
+            while True:
+                await live.work()
+                await self._done(live)
+                if not live.has_work:  # none came meanwhile
+                    return
         except Unavailable as error:
             live.announce(*live.entity.state.runs)
             await self._lost(live, error)
@@ -214,7 +217,8 @@ class Catalog:
         live = self.live.get(session_id)
         if live is None or not live.idle:
             return live is None
-        await live.entity.compact()
+        if not live.entity.broken:
+            await live.entity.compact()
         if live.idle:
             self.drop(live)
         return live.idle

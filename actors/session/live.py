@@ -64,6 +64,11 @@ class LiveSession:
         return self.worker is not None and not self.worker.done()
 
     @property
+    def has_work(self) -> bool:
+        """Whether a run is queued or under way, and may go on."""
+        return bool(self.entity.state.runs) and not self._is_over
+
+    @property
     def result_for_parent(self) -> Result | None:
         """A sub-agent's result, if it has one: its run has the sub-agent's own id."""
         return self.entity.state.results.get(self.id)
@@ -141,9 +146,8 @@ class LiveSession:
         if self._before and self._before.worker:
             await asyncio.wait([self._before.worker])
             self._before = None
-        state = self.entity.state
-        while state.runs and not self._is_over:
-            await self._run(next(iter(state.runs.values())))
+        while self.has_work:
+            await self._run(next(iter(self.entity.state.runs.values())))
 
     async def _run(self, run: session.Run) -> None:
         activation, entity = self.activation, self.entity

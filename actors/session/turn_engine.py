@@ -95,19 +95,17 @@ class TurnEngine:
         if self._brakes.hold(self._workspace_id):
             await self._clear()
         activation = self._activation
+        operation = session.operation(self._run_id, key)
         decision = await activation.authorizer.authorize(
-            ActionRef(call.action, hash, session.operation(self._run_id, key)),
+            ActionRef(call.action, hash, operation),
             call.cost,
             call.context,
             call.timeout,
             activation.escapes,
         )
         try:
-            self._entity.do(
-                session.Authorize(
-                    self._run_id, key, label, decision, call.action.describe()[:_SHOWN]
-                )
-            )
+            shown = call.action.describe()[:_SHOWN]
+            self._entity.do(session.Authorize(self._run_id, key, label, decision, shown))
         finally:
             activation.budget_lease.drop(decision.amount)
         await self._entity.committed()

@@ -240,6 +240,42 @@ async def test_a_result_that_another_call_gives_it_meanwhile_is_for_that_call_to
     assert not catalog.outboxes
 
 
+async def test_a_run_that_comes_while_the_session_parts_from_the_last_one_is_run_as_well() -> None:
+    catalog, child, ran = _host()._catalog, Parting(), list[str]()
+
+    async def call(*arguments: object) -> wire.Outcome:
+        ran.append("run")
+        return wire.Outcome(output="done")
+
+    live = _live(call)
+    live.activation.profile = child.profile  # type: ignore[misc, assignment]
+    live.activation.budget_lease = child  # type: ignore[assignment]
+    live.calls = 1
+    state = live.entity.state
+    again = dict(state.runs)
+    catalog.work(live)
+    await until(lambda: ran == ["run"] and not state.runs)
+    await asyncio.sleep(0)
+    state.runs.update(again)
+    catalog.work(live)
+    child.reported.set()
+    await until(lambda: ran == ["run", "run"] and not state.runs)
+
+
+async def test_an_idle_session_that_was_taken_over_is_let_go() -> None:
+    catalog, broken = _host()._catalog, _live(Busy())
+    broken.entity.state.runs.clear()
+    broken.entity.broken = Fenced("taken over")
+
+    async def refused() -> None:
+        raise Fenced("taken over")
+
+    broken.entity.compact = refused  # type: ignore[method-assign]
+    catalog.live["session"] = broken
+    assert await catalog.deactivate("session")
+    assert not catalog.live
+
+
 class Crowd:
     """Many hosts, one of which is dead."""
 
