@@ -17,15 +17,16 @@ from retinue.actors.domain.budget.commands import CapWarning, Exceeded, describe
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
 from retinue.actors.domain.permissions.action_ref import ActionRef
-from retinue.actors.domain.permissions.actions import Action
+from retinue.actors.domain.permissions.actions import (
+    Action,
+)
 from retinue.actors.domain.permissions.approvals.question import Question, Waiting
-from retinue.actors.domain.permissions.approvals.request import Resolution, Scope, request_for
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
 from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
 from retinue.actors.domain.session.machine import Profile
-from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.money import usd_text
 from retinue.actors.durable.entity import Clock
 from retinue.actors.leases.budget_lease import BudgetLease
@@ -92,11 +93,13 @@ class Authorizer:
         if token and await stores.capabilities.use(ref.operation, token.id):
             return Decision("allowed", proof=f"capability:{token.id}")
         asked = self.leases.question()
-        question = self._question(ref, why, timeout)
+        question = Question(
+            ref, profile.id, profile.family_id, profile.user_id, self.workspace.path, why, timeout
+        )
         answer = await stores.permissions.resolve(question)
         if isinstance(answer, Waiting) and answer.entry.finished is None:
             limit = timeout / 1_000_000 if answer.watched else 0.0
-            entry = await stores.permissions.await_decision(question.request.id, limit)
+            entry = await stores.permissions.await_decision(answer.entry.request.id, limit)
             if not entry.needs_claim:
                 return self._answer(entry)
             answer = await stores.permissions.resolve(question)
@@ -106,20 +109,6 @@ class Authorizer:
             return Decision("allowed", proof=f"approval:{answer.by.request_id}")
         self.leases.keep(asked, answer.by)
         return Decision("allowed", proof=f"allowance:{answer.by.id}")
-
-    def _question(self, ref: ActionRef, why: str, timeout: int) -> Question:
-        request = request_for(
-            ref.action,
-            id=derived_id(f"{self.profile.id}/{ref.operation}"),
-            session_id=self.profile.id,
-            family_id=self.profile.family_id,
-            user_id=self.profile.user_id,
-            now=self.clock(),
-            context=why,
-            wait_us=timeout,
-            known_hash=ref.hash,
-        )
-        return Question(ref.operation, request, self.workspace.path)
 
     def _answer(self, entry: Entry) -> Decision:
         request, decision = entry.request, entry.decision

@@ -11,15 +11,14 @@ from msgspec import structs
 from retinue.actors.domain.errors import Tampered
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
-from retinue.actors.domain.permissions.allowances.machine import Consume
+from retinue.actors.domain.permissions.allowances.machine import Consume, Consumed
 from retinue.actors.domain.permissions.approvals import machine as approvals
-from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce
 from retinue.actors.domain.permissions.approvals.question import (
     Answer,
     Permitted,
     Question,
     Waiting,
-    command_for,
+    attempts,
 )
 from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution, Scope
 from retinue.actors.domain.permissions.approvals.state import Entry, Status
@@ -58,21 +57,23 @@ class PermissionsActor:
     async def resolve(self, question: Question) -> Answer:
         """Whether an operation may go on, or has to wait for a person, who is asked by this."""
         granted, asked = await self._allowances.entity(), await self._approvals.entity()
-        command: Consume | ClaimOnce | Ask | None = None
+        reply: allowances.Reply | approvals.Reply = None
         try:
-            command = command_for(granted.state, asked.state, question, self._runtime.clock())
-            reply = granted.do(command) if isinstance(command, Consume) else asked.do(command)
+            for one in attempts(question, self._runtime.clock()):
+                reply = granted.do(one) if isinstance(one, Consume) else asked.do(one)
+                if reply is not None:
+                    break
         finally:
-            if isinstance(command, Consume):
+            if isinstance(reply, Consumed):
                 await self._allowances.committed(granted)
             else:
                 await self._approvals.committed(asked, granted)
-        if isinstance(reply, allowances.Consumed):
+        if isinstance(reply, Consumed):
             return Permitted(reply.allowance)
         if isinstance(reply, Resolution):
             return Permitted(reply)
         await self._announce()
-        return Waiting(cast(Entry, reply), await self._is_watched(question.request.family_id))
+        return Waiting(cast(Entry, reply), await self._is_watched(question.family_id))
 
     async def grant(self, allowance: Allowance, by: str = "") -> Allowance:
         signed = self._signed(allowance)

@@ -93,7 +93,7 @@ def connect(
         wait = disk_wait(os.environ.get("RETINUE_WAIT_FOR_DISK"))
     else:
         wait = DiskWait() if wait_for_disk is True else wait_for_disk or None
-    return Retinue(address, redis_url, namespace, durable, idle_s, wait, actor)
+    return Retinue(Connection(address, redis_url, namespace, durable, idle_s, wait), actor)
 
 
 class SessionList(list[SessionSummary]):
@@ -110,18 +110,8 @@ class SessionList(list[SessionSummary]):
 class Retinue:
     """A cluster, seen from a client. Made by `connect`."""
 
-    def __init__(
-        self,
-        address: str | None,
-        redis_url: str | None,
-        namespace: str,
-        durable: bool | None,
-        idle_s: float,
-        wait_for_disk: DiskWait | None = None,
-        actor: str | None = None,
-    ) -> None:
-        """``durable`` as in `connect`; None asks nothing of Redis, for who wants to look around."""
-        self._connection = Connection(address, redis_url, namespace, durable, idle_s, wait_for_disk)
+    def __init__(self, connection: Connection, actor: str | None = None) -> None:
+        self._connection = connection
         self._actor = actor
         self._told: set[str] = set()
         self._calls_or_none: Calls | None = None

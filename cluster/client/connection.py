@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 
 from msgspec import structs
 
@@ -14,38 +15,34 @@ from retinue.cluster.ray.tie import TIE
 from retinue.cluster.settings import ClusterSettings, DiskWait
 
 
+@dataclass
 class Connection:
-    """Opened and closed by the client; it can be joined again if a local cluster was lost."""
+    """Opened and closed by the client; it can be joined again if a local cluster was lost.
 
-    def __init__(
-        self,
-        address: str | None,
-        redis_url: str | None,
-        namespace: str,
-        durable: bool | None,
-        idle_s: float,
-        wait_for_disk: DiskWait | None,
-    ) -> None:
-        self._address = address
-        self._redis_url = redis_url
-        self._namespace = namespace
-        self._durable = durable
-        self._idle_s = idle_s
-        self._wait = wait_for_disk
-        self._connected: bootstrap.Connected | None = None
-        self._joined: up.Running | None = None
+    ``durable`` is whether Redis must keep its data; None asks nothing of it (for tools that only
+    look around).
+    """
+
+    address: str | None
+    redis_url: str | None
+    namespace: str
+    durable: bool | None
+    idle_s: float
+    wait_for_disk: DiskWait | None = None
+    _connected: bootstrap.Connected | None = field(default=None, init=False)
+    _joined: up.Running | None = field(default=None, init=False)
 
     async def open(self) -> ClusterSettings:
         """Joins the cluster, or brings one up, after a look at the Redis that was given."""
-        redis_url = bootstrap.redis_url_or_none(self._redis_url)
-        address = address_or_none(self._address)
+        redis_url = bootstrap.redis_url_or_none(self.redis_url)
+        address = address_or_none(self.address)
         if (
-            redis_url and address is None and self._durable is not None
+            redis_url and address is None and self.durable is not None
         ):  # else the nodes must reach it, which we need not
-            settings = ClusterSettings(redis_url, self._namespace, wait_for_disk=self._wait)
-            await bootstrap.check_redis(settings, self._durable)
+            settings = ClusterSettings(redis_url, self.namespace, wait_for_disk=self.wait_for_disk)
+            await bootstrap.check_redis(settings, self.durable)
         self._connected = connected = await self._connect(address, redis_url)
-        if self._wait and not redis_url:
+        if self.wait_for_disk and not redis_url:
             try:
                 await bootstrap.check_redis(connected.settings)
             except RetinueError:
@@ -83,29 +80,29 @@ class Connection:
     async def _connect(self, address: str | None, redis_url: str | None) -> bootstrap.Connected:
         if address is not None:
             if redis_url is None:
-                source = "address=" if self._address else ADDRESS
+                source = "address=" if self.address else ADDRESS
                 raise InvalidValue(
                     f"redis_url: give the cluster's Redis with {source} (or RETINUE_REDIS_URL)",
                     field="redis_url",
                 )
             settings = ClusterSettings(
                 redis_url,
-                self._namespace,
+                self.namespace,
                 bootstrap.local_key_file(),
-                idle_s=self._idle_s,
-                wait_for_disk=self._wait,
+                idle_s=self.idle_s,
+                wait_for_disk=self.wait_for_disk,
             )
-            return bootstrap.join(address, settings, durable=self._durable)
+            return bootstrap.join(address, settings, durable=self.durable)
         found = await up.joinable()
         if found and redis_url in (None, found.settings.redis_url):
             return self._join(found)
-        return bootstrap.bring_up(redis_url, self._namespace, self._idle_s, self._wait)
+        return bootstrap.bring_up(redis_url, self.namespace, self.idle_s, self.wait_for_disk)
 
     def _join(self, found: up.Running) -> bootstrap.Connected:
         def look() -> str | None:
             return up.loss(found, up.standing(), up.alive)
 
         self._joined = found
-        settings = structs.replace(found.settings, namespace=self._namespace)
+        settings = structs.replace(found.settings, namespace=self.namespace)
         with TIE.joining(look):
             return bootstrap.join(found.address, settings, look=look)

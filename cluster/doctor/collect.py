@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from retinue.actors.domain.errors import ClusterUnavailable, RetinueError
 from retinue.cluster.client.calls import Calls
 from retinue.cluster.client.client import Retinue
+from retinue.cluster.client.connection import Connection
 from retinue.cluster.doctor.node_report import node_report, software, versions_report
 from retinue.cluster.doctor.nodes import Cluster, Examined
 from retinue.cluster.ray import actors as remote
@@ -26,7 +27,7 @@ async def examine() -> Cluster:
             "no cluster to examine: start one with `retinue up`, or set RAY_ADDRESS and "
             "RETINUE_REDIS_URL to one that runs"
         )
-    async with Retinue(None, None, DEFAULT_NAMESPACE, None, 600.0) as retinue:
+    async with Retinue(Connection(None, None, DEFAULT_NAMESPACE, None, 600.0)) as retinue:
         return await collect(retinue.calls)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from retinue.actors.domain.permissions.actions import ExecuteCommand
+from retinue.actors.domain.permissions.action_ref import ActionRef
+from retinue.actors.domain.permissions.actions import ExecuteCommand, argument_hash
 from retinue.actors.domain.permissions.approvals.question import Question
-from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, request_for
 from retinue.actors.domain.permissions.approvals.state import State
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -27,10 +27,9 @@ START = 1_800_000_000_000_000
 FAMILY = derived_id("family")
 USER = "0123456789abcdef"
 RUN = ExecuteCommand("make")
-REQUEST: ApprovalRequest = request_for(
-    RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, user_id=USER, now=START
-)
-QUESTION = Question("op", REQUEST, None)
+REF = ActionRef(RUN, argument_hash(RUN), "op")
+QUESTION = Question(REF, FAMILY, FAMILY, USER, None)
+REQUEST_ID = derived_id(f"{FAMILY}/op")
 BOOK = Key("scope", "approvals", "approvals")
 
 
@@ -77,7 +76,7 @@ class MemoryStores:
         return state
 
     async def status(self) -> str:
-        return str((await self.book()).requests[REQUEST.id].status)
+        return str((await self.book()).requests[REQUEST_ID].status)
 
     async def audited(self) -> list[str]:
         rows = await self.journal.audit(BOOK, 0, 100)

@@ -21,7 +21,7 @@ from retinue.actors.domain.permissions.approvals.question import (
     Question,
     Waiting,
 )
-from retinue.actors.domain.permissions.approvals.request import Resolution, Scope
+from retinue.actors.domain.permissions.approvals.request import Resolution, Scope, request_for
 from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.session import machine as session
@@ -35,6 +35,7 @@ from retinue.actors.views import WorkspaceSettings
 NOW = 1_800_000_000_000_000
 TOOL = McpToolCall("guarded", "tool")
 MINE = ActionRef(TOOL, argument_hash(TOOL), "mine")
+REQUEST = request_for(TOOL, id="it", session_id="session", family_id="session", now=NOW)
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Permissions:
     async def resolve(self, question: Question) -> Answer:
         if self.entry and self.grants:
             return Permitted(_approval(self.grants.pop(0)))
-        self.entry = self.entry or Entry(question.request)
+        self.entry = self.entry or Entry(REQUEST)
         return Waiting(self.entry, watched=True)
 
     async def await_decision(self, request_id: str, timeout_s: float) -> Entry:

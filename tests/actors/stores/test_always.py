@@ -19,10 +19,19 @@ from retinue.actors.domain.permissions.capabilities.token import SKEW_US, Token
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.ports import CapabilitiesPort
 from retinue.actors.stores.permissions import PermissionsActor
-from tests.kit.memory_stores import FAMILY, QUESTION, REQUEST, RUN, START, USER, MemoryStores
+from tests.kit.memory_stores import (
+    FAMILY,
+    QUESTION,
+    REF,
+    REQUEST_ID,
+    RUN,
+    START,
+    USER,
+    MemoryStores,
+)
 from tests.kit.waiting import until
 
-TOKEN = derived_id(f"token of {REQUEST.id}")
+TOKEN = derived_id(f"token of {REQUEST_ID}")
 
 
 class Stopped:
@@ -50,9 +59,7 @@ def stores() -> MemoryStores:
 
 
 async def always(permissions: PermissionsActor) -> Resolution:
-    return await permissions.decide(
-        REQUEST.id, Scope.ALWAYS, "ann", REQUEST.argument_hash, "", None
-    )
+    return await permissions.decide(REQUEST_ID, Scope.ALWAYS, "ann", REF.hash, "", None)
 
 
 async def tokens(stores: MemoryStores) -> list[str]:

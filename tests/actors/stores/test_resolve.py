@@ -29,10 +29,8 @@ from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort
 from retinue.actors.session.authorizer import Authorizer
 from retinue.actors.views import WorkspaceSettings
 from retinue.cluster.ray.roles import StoreHandles
-from tests.kit.memory_stores import FAMILY, QUESTION, REQUEST, RUN, START, USER, MemoryStores
+from tests.kit.memory_stores import FAMILY, QUESTION, REF, REQUEST_ID, START, USER, MemoryStores
 from tests.kit.waiting import until
-
-REF = ActionRef(RUN, argument_hash(RUN), "op")
 
 
 class Remote:
@@ -152,7 +150,7 @@ async def test_one_that_is_decided_as_it_stops_waiting_claims_it(
 async def test_asking_a_person_takes_one_flush(stores: MemoryStores, agent: Session) -> None:
     await stores.permissions.resolve(QUESTION)  # so that all is active
     before = stores.journal.flushes
-    await stores.permissions.resolve(structs.replace(QUESTION, op="other"))
+    await stores.permissions.resolve(structs.replace(QUESTION, ref=REF._replace(operation="other")))
     assert stores.journal.flushes == before + 1
 
 
@@ -160,17 +158,17 @@ async def test_what_is_decided_is_read_and_not_written(stores: MemoryStores) -> 
     await stores.permissions.resolve(QUESTION)
     await _decide(stores, Scope.SESSION)
     rows = stores.rows()
-    entry = await stores.permissions.await_decision(REQUEST.id, 10.0)
+    entry = await stores.permissions.await_decision(REQUEST_ID, 10.0)
     assert entry.decision is not None
     assert stores.rows() == rows
 
 
 async def test_whoever_asks_again_waits_while_somebody_is_there(stores: MemoryStores) -> None:
     assert not cast(Waiting, await stores.permissions.resolve(QUESTION)).watched
-    assert str((await stores.permissions.await_decision(REQUEST.id, 10.0)).status) == "deferred"
+    assert str((await stores.permissions.await_decision(REQUEST_ID, 10.0)).status) == "deferred"
     await stores.permissions.watch(0, None, 0.0)  # somebody comes
     assert cast(Waiting, await stores.permissions.resolve(QUESTION)).watched
-    waiting = asyncio.create_task(stores.permissions.await_decision(REQUEST.id, 10.0))
+    waiting = asyncio.create_task(stores.permissions.await_decision(REQUEST_ID, 10.0))
     await asyncio.sleep(0)
     await _decide(stores, Scope.ONCE)
     assert (await waiting).claimable

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from msgspec import structs
 
 from retinue.actors.domain.budget.commands import LeaseRequest, OpenFamily
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import Fenced, NotFound
-from retinue.actors.domain.permissions.actions import ExecuteCommand
+from retinue.actors.domain.permissions.action_ref import ActionRef
+from retinue.actors.domain.permissions.actions import ExecuteCommand, argument_hash
 from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.approvals.question import Permitted, Question, Waiting
-from retinue.actors.domain.permissions.approvals.request import Scope, request_for
+from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
@@ -28,7 +30,9 @@ from retinue.actors.views import WorkspaceSettings
 FAMILY = derived_id("family")
 RUN = ExecuteCommand("make")
 ALLOWANCE = Allowance(derived_id("allowance"), CommandPattern("make"), 1)
-REQUEST = request_for(RUN, id=derived_id("it"), session_id=FAMILY, family_id=FAMILY, now=1_000)
+REF = ActionRef(RUN, argument_hash(RUN), "1")
+FIRST = Question(REF, FAMILY, FAMILY, "0123456789abcdef", None)
+SECOND = structs.replace(FIRST, ref=REF._replace(operation="2"))
 
 
 class _Registry:
@@ -68,19 +72,19 @@ async def test_what_was_revoked_elsewhere_is_not_allowed_from_memory(
     monkeypatch.setattr(stores, "LEASE_S", 0.0)
     old, new = permissions_of(runtime), permissions_of(runtime)
     await old.grant(ALLOWANCE)
-    assert await old.resolve(Question("1", REQUEST, None)) == Permitted((await old.allowances())[0])
+    assert await old.resolve(FIRST) == Permitted((await old.allowances())[0])
     await new.revoke(ALLOWANCE.id)
     with pytest.raises(Fenced):
-        await old.resolve(Question("2", REQUEST, None))
-    assert isinstance(await new.resolve(Question("2", REQUEST, None)), Waiting)
+        await old.resolve(SECOND)
+    assert isinstance(await new.resolve(SECOND), Waiting)
 
 
 async def test_nothing_is_granted_by_a_decision_that_does_not_stand(runtime: Runtime) -> None:
     old, new = permissions_of(runtime), permissions_of(runtime)
-    await old.resolve(Question("1", REQUEST, None))
+    await old.resolve(FIRST)
     await new.open_requests()  # takes over the requests, and not yet the allowances
     with pytest.raises(Fenced):
-        await old.decide(REQUEST.id, Scope.SESSION, "ann", REQUEST.argument_hash, "", None)
+        await old.decide(derived_id(f"{FAMILY}/1"), Scope.SESSION, "ann", REF.hash, "", None)
     assert await new.allowances() == []
 
 

@@ -15,7 +15,16 @@ from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable import singleton
-from tests.kit.memory_stores import FAMILY, QUESTION, REQUEST, RUN, START, USER, MemoryStores
+from tests.kit.memory_stores import (
+    FAMILY,
+    QUESTION,
+    REF,
+    REQUEST_ID,
+    RUN,
+    START,
+    USER,
+    MemoryStores,
+)
 from tests.kit.waiting import until
 
 
@@ -56,7 +65,7 @@ async def test_a_request_past_its_time_is_moved_on_audited_and_told_to_watchers(
 
 async def test_a_finished_request_is_forgotten_after_a_day(stores: MemoryStores) -> None:
     await stores.permissions.resolve(QUESTION)
-    await stores.permissions.decide(REQUEST.id, Scope.ONCE, "ann", REQUEST.argument_hash, "", None)
+    await stores.permissions.decide(REQUEST_ID, Scope.ONCE, "ann", REF.hash, "", None)
     stores.now += RETENTION_US - 1
     await asyncio.sleep(0.05)
     assert await stores.status() == "decided"

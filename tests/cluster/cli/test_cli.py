@@ -445,7 +445,7 @@ def test_a_result_is_a_document_with_the_value_that_was_returned() -> None:
 
 
 class FakeDirectory:
-    """A directory with two families, of which ``working`` are at work."""
+    """A directory with two families, of which ``working`` are at work, and its parts."""
 
     def __init__(self, working: Sequence[str]) -> None:
         self._working = list(working)
@@ -465,7 +465,7 @@ class FakeDirectory:
 
 class FakeRetinue:
     def __init__(self, directory: FakeDirectory) -> None:
-        self.calls = SimpleNamespace(directory=directory)
+        self.calls = SimpleNamespace(directory=directory, queries=directory, registry=directory)
 
     async def sessions(self, **asked: object) -> SessionList:
         self.asked = asked

@@ -1,30 +1,39 @@
-"""A question to which policy alone has no answer, and who answers it.
-
-An allowance comes first, which may cost one of its uses; then an approval that came too late for
-the operation that had asked, and is good for one of the same family and arguments; then a person.
-"""
+"""A question to which policy alone has no answer, and who answers it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from msgspec import Struct
 
-from retinue.actors.domain.permissions.allowances import machine as allowances
+from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.allowances.allowance import Allowance
 from retinue.actors.domain.permissions.allowances.machine import Consume
-from retinue.actors.domain.permissions.approvals import machine as approvals
 from retinue.actors.domain.permissions.approvals.machine import Ask, ClaimOnce
-from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution
+from retinue.actors.domain.permissions.approvals.request import (
+    WAIT_US,
+    ApprovalRequest,
+    Resolution,
+    request_for,
+)
 from retinue.actors.domain.permissions.approvals.state import Entry
+from retinue.actors.domain.values.ids import derived_id
 
 
 class Question(Struct, frozen=True):
-    """May operation ``op`` do what ``request`` says? Asked again, it uses up nothing more."""
+    """May a session do this? Asked again for its operation, it uses up nothing more.
 
-    op: str
-    request: ApprovalRequest
+    ``context`` says why it wants to; it waits for a person for ``wait_us`` microseconds.
+    """
+
+    ref: ActionRef
+    session_id: str
+    family_id: str
+    user_id: str
     workspace_root: str | None
+    context: str = ""
+    wait_us: int = WAIT_US
 
 
 class Permitted(Struct, frozen=True):
@@ -43,13 +52,29 @@ class Waiting(Struct, frozen=True):
 Answer: TypeAlias = Permitted | Waiting
 
 
-def command_for(
-    granted: allowances.State, asked: approvals.State, question: Question, now: int
-) -> Consume | ClaimOnce | Ask:
-    """The one command that answers a question as things stand. Raises as the commands do."""
-    request = question.request
-    consume = Consume(question.op, request.action, request.family_id, question.workspace_root)
-    if allowances.decide(granted, consume, now)[1]:
-        return consume
-    claim = ClaimOnce(question.op, request.session_id, request.family_id, request.argument_hash)
-    return claim if approvals.decide(asked, claim, now)[1] else Ask(request)
+def attempts(question: Question, now: int) -> Iterator[Consume | ClaimOnce | Ask]:
+    """What to send, one after the other: the first that has a reply answers the question.
+
+    An allowance comes first, which may cost one of its uses; then an approval that came too late
+    for the operation that had asked, and is good for one of the same family and arguments; then a
+    person.
+    """
+    action, hash, op = question.ref
+    yield Consume(op, action, question.family_id, question.workspace_root)
+    yield ClaimOnce(op, question.session_id, question.family_id, hash)
+    yield Ask(_request(question, now))
+
+
+def _request(question: Question, now: int) -> ApprovalRequest:
+    """The same one, however often the operation asks."""
+    return request_for(
+        question.ref.action,
+        id=derived_id(f"{question.session_id}/{question.ref.operation}"),
+        session_id=question.session_id,
+        family_id=question.family_id,
+        user_id=question.user_id,
+        now=now,
+        context=question.context,
+        wait_us=question.wait_us,
+        known_hash=question.ref.hash,
+    )
