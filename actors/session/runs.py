@@ -229,8 +229,7 @@ class Runs:
             waiting.cancel()
 
     async def _attempt(self, activation: Activation, run: session.Run, spawner: Spawner) -> Result:
-        """Call the agent, and again from the start while its process ends without a result, and
-        for as long as the engine asks for it."""
+        """Call the agent, again from the start after each death or request of the engine."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
         runtime = activation.runtime
         time_limit = TimeLimit(
