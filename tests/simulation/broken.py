@@ -280,8 +280,10 @@ def _keeps_the_slots_of_the_dead() -> Iterator[None]:
 
 @contextmanager
 def _crowded() -> Iterator[None]:
-    """Families that spawn whenever they can, and have room for one sub-agent: else it takes some
-    3000 schedules until a host dies just while somebody waits there for a slot."""
+    """Families that spawn whenever they can, and have room for one sub-agent.
+
+    Else it takes some 3000 schedules until a host dies just while somebody waits there for a slot.
+    """
     with patch.object(agents, "SPAWNS", 20), patch.object(clients, "MOST_AT_ONCE", 1):
         yield
 

@@ -284,7 +284,7 @@ class PluginAction(BaseAction, frozen=True):
 
     @property
     def uses(self) -> str:
-        """The capability it takes: the one it names, ``http_request``, ``file_read``, …"""
+        """The capability it takes: the one it names, ``http_request``, ``file_read``."""
         raise NotImplementedError
 
     def wanted(self) -> tuple[str, str]:
