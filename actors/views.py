@@ -16,8 +16,11 @@ from retinue.actors.domain.values.record import Record
 
 
 class WorkspaceSettings(Record, frozen=True):
-    """A workspace as it is registered. ``path`` is absolute and resolved; None for a session
-    without one, which has a workspace of its own."""
+    """A workspace as it is registered.
+
+    ``path`` is absolute and resolved; None for a session without one, which has a workspace of its
+    own.
+    """
 
     workspace_id: str
     path: str | None

@@ -1,5 +1,6 @@
-"""What processes take: an agent's own, the fork server it comes from, and a host before its first
-session. No Ray: a host is taken as a process that has imported what one imports.
+"""The memory of an agent's process, of the fork server it comes from, and of a host.
+
+No Ray: a host is taken as a process that has imported what one imports.
 """
 
 from __future__ import annotations

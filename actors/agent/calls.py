@@ -1,5 +1,8 @@
-"""What agent code asks of the runtime, as data: the same whether it runs in the actor's process or
-in a process of its own, where these travel over a socket."""
+"""The calls of agent code to the runtime, as data.
+
+They are the same whether it runs in the actor's process or in one of its own, where they travel
+over a socket.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,13 @@ class Settle(Struct, frozen=True, tag=True):
 
 
 class AddMessage(Struct, frozen=True, tag=True):
+    """Adds a message to the session's."""
+
     message: Message
 
 
 class ClearMessages(Struct, frozen=True, tag=True):
-    pass
+    """Removes all messages."""
 
 
 class LastMessages(Struct, frozen=True, tag=True):
@@ -73,6 +78,8 @@ class BeginStep(Struct, frozen=True, tag=True):
 
 
 class EndStep(Struct, frozen=True, tag=True):
+    """Records what a step came to, under the key that `StepState` gave."""
+
     name: str
     key: str
     payload: bytes
@@ -94,6 +101,8 @@ class Spawn(Struct, frozen=True, tag=True):
 
 
 class Describe(Struct, frozen=True, tag=True):
+    """Changes what the session is called; None leaves a field as it is."""
+
     title: str | None
     tags: list[str] | None
     custom: dict[str, str] | None
@@ -127,14 +136,20 @@ class Charge(Struct, frozen=True, tag=True):
 
 
 class Decided(Struct, frozen=True, tag=True):
+    """The decision on an `Authorize`."""
+
     decision: Decision
 
 
 class Results(Struct, frozen=True, tag=True):
+    """The results of a `Spawn`, in the order of its tasks."""
+
     results: list[Result]
 
 
 class Messages(Struct, frozen=True, tag=True):
+    """The messages that `LastMessages` asked for."""
+
     messages: list[Message]
 
 

@@ -29,8 +29,7 @@ class _Stored:
 
 
 class MemoryJournal:
-    """Implements `retinue.actors.durable.journal.Journal` with a dictionary; lost when the process
-    ends."""
+    """Implements `retinue.actors.durable.journal.Journal` with a dictionary."""
 
     def __init__(self) -> None:
         self.entities: dict[Key, _Stored] = {}

@@ -123,8 +123,7 @@ class Workspace:
         return [await self._calls.queries.audit_report(key) for key in keys]
 
     async def export_audit(self) -> str:
-        """The audit log as a JSON document that carries a signature; see
-        `retinue.cluster.directory.audit_export`."""
+        """The audit log as a signed JSON document (`retinue.cluster.directory.audit_export`)."""
         return await self._calls.queries.sign_audit(render_audit(self.path, await self.audit()))
 
     async def inbox(self) -> list[InboxRequest]:

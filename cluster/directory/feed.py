@@ -37,8 +37,10 @@ class Feed:
     async def after(
         self, family_id: str | None, position: int | None, timeout_s: float
     ) -> tuple[int, list[FeedEvent]]:
-        """The events of a family (None: all) after a position (None: from now), as soon as there
-        are any, and the position where they end."""
+        """The events of a family after a position, as soon as there are any, and where they end.
+
+        Without a family, of all; without a position, from now on.
+        """
         position = self._end if position is None else position
         self._watched[family_id] = asyncio.get_running_loop().time() + timeout_s + _COMES_BACK_S
 

@@ -30,8 +30,7 @@ class Nodes:
     """What happens to hosts and stores when nodes come and go."""
 
     def __init__(self, launcher: NodeLauncher, pool: Pool, hosts: Hosts, idle_s: float) -> None:
-        """Hosts go that had no session for ``idle_s`` seconds, and stores from nodes that had no
-        host for so long."""
+        """Ends hosts without a session, and stores on nodes without a host, after ``idle_s``."""
         self._launcher = launcher
         self._pool = pool
         self._hosts = hosts

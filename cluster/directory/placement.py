@@ -19,8 +19,10 @@ class Placement:
     """Decides over a `Pool`."""
 
     def __init__(self, pool: Pool, warm: int, start: Callable[[str | None], str]) -> None:
-        """``warm`` hosts stay, however idle. ``start(node)`` starts a host and answers its name;
-        without a node it starts once there is room anywhere."""
+        """``warm`` hosts stay, however idle. ``start(node)`` starts a host and answers its name.
+
+        Without a node it starts once there is room anywhere.
+        """
         self.pool = pool
         self._warm = warm
         self._start = start

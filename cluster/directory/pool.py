@@ -267,8 +267,10 @@ class Pool:
         return load
 
     def _worth(self, host: Host, near: str, own: int) -> int:
-        """How many sessions more than others a host may have for being near another one, ``own``
-        of them for being the same."""
+        """How many sessions more than others a host may have for being near another one.
+
+        ``own`` of them are for being the same.
+        """
         parent = self.hosts.get(near)
         same_node = parent is not None and parent.node == host.node
         return NODE_WORTH * same_node + own * (host.name == near)

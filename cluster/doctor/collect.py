@@ -32,8 +32,7 @@ async def examine() -> Cluster:
 
 
 async def collect(calls: Calls) -> Cluster:
-    """Ask every node, the pool, and Redis; whatever does not answer is named, and waited for in
-    seconds only."""
+    """Ask every node, the pool, and Redis, for seconds only; name whatever does not answer."""
     pooled = asyncio.create_task(_pool(calls))
     answers = await asyncio.to_thread(
         remote.on_nodes, node_report, (calls.settings,), remote.nodes(), _NODE_LIMIT_S

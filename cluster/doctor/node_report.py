@@ -30,8 +30,10 @@ class Software(msgspec.Struct, frozen=True):
 
 
 class RedisView(msgspec.Struct, frozen=True):
-    """Redis as seen from a node: the quickest round trip, and how far its clock is behind ours,
-    in milliseconds; or why it can't be reached."""
+    """Redis as seen from a node, or why it can't be reached.
+
+    The quickest round trip and how far its clock is behind ours are in milliseconds.
+    """
 
     round_trip_ms: float = 0.0
     skew_ms: float = 0.0

@@ -77,6 +77,7 @@ def mark_process() -> None:
 
 
 def main(directory: str = "", *command: str) -> None:
+    """Wait until the owner is gone, and end what it has left."""
     owner, owner_gone = os.getppid(), threading.Event()
     threading.Thread(target=_watch, args=(owner_gone,), daemon=True).start()
     if command:
@@ -111,8 +112,11 @@ def _watch(owner_gone: threading.Event) -> None:
 
 
 def _flush(owner_gone: threading.Event, directory: str) -> None:
-    """Redis could do this itself (``appendfsync everysec``). But while the disk is at it, for up to
-    two seconds, it puts off its writes and confirms them all the same: a kill would lose those."""
+    """Write Redis's files through to the disk every second.
+
+    Redis could do this itself (``appendfsync everysec``). But while the disk is at it, for up to
+    two seconds, it puts off its writes and confirms them all the same: a kill would lose those.
+    """
     while not owner_gone.wait(_FLUSH_EVERY_S):
         for file in glob.glob(os.path.join(glob.escape(directory), "**", "*.aof"), recursive=True):
             with contextlib.suppress(OSError):  # a rewrite has replaced it
@@ -124,8 +128,11 @@ def _flush(owner_gone: threading.Event, directory: str) -> None:
 
 
 def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
-    """Get to know what is ours while it can be told: what was started by a process that ends with
-    the owner, and gives itself a title, can't be found any more by then."""
+    """Record our descendants while they can still be identified.
+
+    A process that was started by one that ends with the owner, and that gives itself a title,
+    can't be found any more by then.
+    """
     mark = os.environ.get(MARK)
     while not owner_gone.wait(_LOOK_EVERY_S):
         if mark:
@@ -153,8 +160,11 @@ def _sweep(spare: set[int], known: dict[int, str]) -> None:
 
 
 def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> set[int]:
-    """What carries the mark, and what that has started: a process that gives itself a title, as
-    Ray's do, may lose its environment. ``known`` keeps them all, with the time of their start."""
+    """The processes that carry the mark, and those that they have started.
+
+    A process that gives itself a title, as Ray's do, may lose its environment. ``known`` keeps
+    them all, with the time of their start.
+    """
     processes = _processes()
     for pid in [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] != start]:
         del known[pid]

@@ -1,5 +1,6 @@
-"""Carries the figures of `retinue.actors.telemetry.metrics` to Ray, which serves them to Prometheus
-with ``ray_`` in front of their names.
+"""Carries the figures of `retinue.actors.telemetry.metrics` to Ray.
+
+Ray serves them to Prometheus with ``ray_`` in front of their names.
 
 A histogram goes as three gauges with the names that Prometheus has for it. Ray would be called for
 each observation; so it is called for each bucket, every `EVERY_S`.

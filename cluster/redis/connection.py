@@ -49,8 +49,10 @@ class Script:
 
 @functools.lru_cache(maxsize=65536)
 def short(id: str) -> str:
-    """A UUID in 22 characters instead of 36, since keys are most of what a small session takes;
-    any other id as it is."""
+    """A UUID in 22 characters instead of 36; any other id as it is.
+
+    Keys are most of what a small session takes.
+    """
     if len(id) != _UUID_LENGTH:
         return id
     return base64.urlsafe_b64encode(bytes.fromhex(id.replace("-", "")))[:22].decode()

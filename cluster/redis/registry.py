@@ -1,5 +1,4 @@
-"""What is found by name and not by activation, in Redis: implements
-`retinue.actors.ports.Registry`.
+"""Implements `retinue.actors.ports.Registry` in Redis: all that is found by name.
 
 The sets kept here are supersets of the truth, which is in the journals: an entry is written before
 what it points to and removed after it, so that a crash in between leaves an entry too many, which

@@ -133,12 +133,14 @@ def hold_text(hold: Hold) -> str:
 
 
 def hold_json(hold: Hold | None) -> JsonValue:
+    """A hold as the commands print it; None if there is none."""
     if hold is None:
         return None
     return {"by": hold.by, "why": hold.why, "since": to_rfc3339(hold.since)}
 
 
 def overview_json(one: Overview) -> JsonValue:
+    """A line of `ps` as JSON."""
     return {
         **_summary_json(one.summary, one.status),
         "agents": one.agents,
@@ -147,6 +149,7 @@ def overview_json(one: Overview) -> JsonValue:
 
 
 def tree_json(tree: SessionTree, live: bool) -> JsonValue:
+    """A session and all below it as JSON."""
     return {
         **_summary_json(tree.summary, status_of(tree.summary, live)),
         "total_usd": usd_text(tree.total),
@@ -170,6 +173,7 @@ def result_json(result: Result) -> dict[str, JsonValue]:
 
 
 def budget_json(status: BudgetStatus) -> dict[str, JsonValue]:
+    """What was spent, is reserved and may be, as JSON."""
     return {
         "spent_usd": usd_text(status.spent),
         "reserved_usd": usd_text(status.reserved),
@@ -178,6 +182,7 @@ def budget_json(status: BudgetStatus) -> dict[str, JsonValue]:
 
 
 def request_json(request: InboxRequest) -> JsonValue:
+    """A request for approval as JSON."""
     return {
         "id": request.id,
         "session": request.session_id,

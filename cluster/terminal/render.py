@@ -148,6 +148,7 @@ def tree_view(tree: SessionTree, live: bool, folding: Folding) -> Tree:
 def session_details(
     view: SessionView, status: str, budget: BudgetStatus, agents: int, total: int
 ) -> Table:
+    """All about one session."""
     profile = view.profile
     rows: dict[str, str | Text] = {
         "session": profile.id,
@@ -173,6 +174,7 @@ def session_details(
 
 
 def messages_view(messages: Iterable[Message]) -> Table:
+    """Messages, each with its number and role."""
     rows: dict[str, str | Text] = {}
     for at, one in enumerate(messages, 1):
         rows[f"{at} {one.role}"] = _clip(one.text)
@@ -180,6 +182,7 @@ def messages_view(messages: Iterable[Message]) -> Table:
 
 
 def results_view(results: Iterable[Result]) -> Table:
+    """Results, a line each."""
     table = _table("run", "status", "cost", "took", "output")
     for one in results:
         table.add_row(
@@ -193,6 +196,7 @@ def results_view(results: Iterable[Result]) -> Table:
 
 
 def budgets_table(budgets: Iterable[tuple[str, BudgetStatus]]) -> Table:
+    """Budgets by name, a line each."""
     table = _table("budget", "spent", "reserved", "cap", "used")
     for name, one in budgets:
         cap = "none" if one.max is None else usd(one.max)
@@ -202,6 +206,7 @@ def budgets_table(budgets: Iterable[tuple[str, BudgetStatus]]) -> Table:
 
 
 def budget_text(status: BudgetStatus) -> str:
+    """A budget in a few words."""
     cap = "no cap" if status.max is None else f"of {usd(status.max)}"
     reserved = f", {usd(status.reserved)} reserved" if status.reserved else ""
     return f"{usd(status.spent)} {cap}{reserved}"

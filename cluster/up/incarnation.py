@@ -149,8 +149,10 @@ def _obey() -> None:
 
 
 def _hear() -> bytes:
-    """A line of input, empty at its end. Past Python's buffer, whose lock a thread that waits for
-    input would hold when the process ends."""
+    """A line of input, empty at its end.
+
+    Past Python's buffer, whose lock a thread that waits for input would hold when the process ends.
+    """
     line = b""
     while not line.endswith(b"\n"):
         heard = os.read(_EAR, 1)

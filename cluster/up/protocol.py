@@ -13,8 +13,11 @@ STOP = b"stop\n"
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to begin with: ``left`` are runs that nobody wants to go on; None in the first life,
-    which leaves alone all that it finds."""
+    """What to begin with.
+
+    ``left`` are runs that nobody wants to go on; None in the first life, which leaves alone all
+    that it finds.
+    """
 
     left: tuple[str, ...] | None
 

@@ -1,5 +1,7 @@
-"""``python -m tests.chaos --rounds N --seed S``: the seed first, then a line for each round, then
-one line of JSON. Exit code 1 unless nothing was found."""
+"""``python -m tests.chaos --rounds N --seed S``: exit code 1 unless nothing was found.
+
+It prints the seed first, then a line for each round, then one line of JSON.
+"""
 
 from __future__ import annotations
 

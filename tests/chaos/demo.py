@@ -128,8 +128,7 @@ def kill_agent(run: Run, cluster: LocalCluster, rng: random.Random) -> Came | No
 
 
 def kill_up(run: Run, cluster: LocalCluster, rng: random.Random) -> Came | None:
-    """A process behind `up`, which is then started again if nothing is up; None if the run was
-    over."""
+    """A process behind `up`, and `up` again if nothing is up; None if the run was over."""
     if run.process.poll() is not None:
         return None
     processes.kill(rng.choice(cluster.daemons()))

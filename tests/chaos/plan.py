@@ -18,8 +18,11 @@ _LENGTH_S = (4.0, 6.0)
 
 
 class Menu(Struct, frozen=True):
-    """The faults of a stage: all ``kinds``, those that are an ``outage``, and the ones to come
-    ``during`` an outage, as often as they are named. ``share`` is that of all rounds."""
+    """The faults of a stage, which has a ``share`` of all rounds.
+
+    All ``kinds``, those that are an ``outage``, and the ones to come ``during`` an outage, as often
+    as they are named.
+    """
 
     stage: str
     share: float
@@ -29,8 +32,10 @@ class Menu(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """A fault, ``at`` seconds into its round. ``pick`` (0 to 1) chooses among what it can hit and
-    ``strength`` (0 to 1) how long or how hard."""
+    """A fault, ``at`` seconds into its round.
+
+    ``pick`` (0 to 1) chooses among what it can hit and ``strength`` (0 to 1) how long or how hard.
+    """
 
     kind: str
     at: float

@@ -1,5 +1,7 @@
-"""A short run of the chaos harness: every kind of fault hits something, and nothing is found. And
-what the harness itself is made of: its plan, the helpers, and the check for what is left."""
+"""A short run of the chaos harness: every kind of fault hits something, and nothing is found.
+
+And what the harness itself is made of: its plan, the helpers, and the check for what is left.
+"""
 
 from __future__ import annotations
 

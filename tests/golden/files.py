@@ -329,8 +329,11 @@ def as_text(value: object) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Add the files that today's versions lack; with ``--again`` also write those anew that differ,
-    which is right only for versions that were never released."""
+    """Add the files that today's versions lack.
+
+    With ``--again`` also write those anew that differ, which is right only for versions that were
+    never released.
+    """
     texts = {layout_file(): as_text(asyncio.run(_layout_of_its_own())).encode()}
     for one in stored():
         texts[one.file] = one.data

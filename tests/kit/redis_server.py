@@ -104,8 +104,10 @@ class Line:
             await asyncio.wait(self._pumps)
 
     def cut(self, sign: str, moment: Moment) -> None:
-        """Break off at the next request with ``sign`` in it: before the server gets it, or after
-        the server has carried it out and answered."""
+        """Break off at the next request with ``sign`` in it.
+
+        Before the server gets it, or after the server has carried it out and answered.
+        """
         self._sign, self._moment = sign.encode(), moment
 
     async def _carry(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

@@ -103,8 +103,7 @@ class Weather:
 
 
 class FaultyJournal:
-    """`retinue.actors.durable.journal.Journal` as one process sees it: behind a connection that may
-    fail.
+    """A `retinue.actors.durable.journal.Journal`, behind a connection that may fail.
 
     A real connection repeats an operation whose answer it missed; that is `Fate.TWICE`. What it
     gives up on is the StoreUnavailable of the others.

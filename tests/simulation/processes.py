@@ -1,5 +1,4 @@
-"""Agents in processes of their own, beside that of their host: for
-`retinue.actors.agent.process.supervisor.Runner`."""
+"""Agents in processes of their own: for `retinue.actors.agent.process.supervisor.Runner`."""
 
 from __future__ import annotations
 
@@ -40,8 +39,10 @@ class SimulatedProcesses:
         start: Callable[[str], Process],
         delay: Callable[[], float],
     ) -> None:
-        """``agents`` are those of all hosts; ``start(name)`` makes a process, and ``delay()`` says
-        how long something is under way between two of them."""
+        """``agents`` are those of all hosts, and ``start(name)`` makes a process.
+
+        ``delay()`` says how long something is under way between two of them.
+        """
         self._host = host
         self._agents = agents
         self._start = start

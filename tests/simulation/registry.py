@@ -96,8 +96,7 @@ class Hosts(Protocol):
 
 
 class SimulatedDirectory:
-    """`retinue.actors.ports.DirectoryPort`: where sessions are. A cache, as the real one, and no
-    proof."""
+    """`retinue.actors.ports.DirectoryPort`: a cache of where sessions are, and no proof."""
 
     def __init__(self, hosts: Hosts, workspace_id: str, outside: contextvars.Context) -> None:
         self.slots = Slots()

@@ -153,8 +153,7 @@ class Cluster:
             kill(self.rng.choice(self.agents), KILLED, self.weather.delay())
 
     def _take_down(self) -> None:
-        """Kill everything in the order of `retinue.cluster.local.reaper`, and start it again some
-        time later."""
+        """Kill everything in the order of `retinue.cluster.local.reaper`, and start it later."""
         self.weather.count("take down")
         self.down = True
         self.loop.create_task(self._sweep(), context=self.outside.copy())

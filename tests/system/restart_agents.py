@@ -1,5 +1,4 @@
-"""Agents for `tests.system.restart`: they pay, note each step outside of the system, and take their
-time.
+"""Agents for `tests.system.restart`: they pay, note each step outside, and take their time.
 
 They are run by the command line from this file, so they import nothing else of the tests.
 """

@@ -42,8 +42,7 @@ PATIENCE_S = 60.0
 
 
 class Three:
-    """A head, and two nodes that the tests may kill; Retinue's directory is on the first of
-    them."""
+    """A head, and two nodes that the tests may kill; the directory is on the first of them."""
 
     def __init__(self, nodes: LocalNodes) -> None:
         self.nodes = nodes

@@ -10,6 +10,8 @@ from retinue.actors.domain.values.record import Record
 
 
 class FamilyOpened(Record, frozen=True, tag=True):
+    """A root session came, with a cap of its own and what it has ``spent`` before."""
+
     family: str
     cap: Cap
     per_action: int
@@ -18,12 +20,16 @@ class FamilyOpened(Record, frozen=True, tag=True):
 
 
 class ChildrenAdmitted(Record, frozen=True, tag=True):
+    """Sub-agents of ``parent`` came, some with an allotment."""
+
     family: str
     parent: str
     children: list[Child]
 
 
 class Reported(Record, frozen=True, tag=True):
+    """A session said what it has ``spent``, and has this ``lent`` now; both in nano-USD."""
+
     session: str
     epoch: int
     number: int
@@ -32,18 +38,24 @@ class Reported(Record, frozen=True, tag=True):
 
 
 class CapSet(Record, frozen=True, tag=True):
+    """A level has another cap."""
+
     level: str
     cap: Cap
     by: str
 
 
 class Held(Record, frozen=True, tag=True):
+    """A workspace is on hold."""
+
     by: str
     why: str
     at: int
 
 
 class Released(Record, frozen=True, tag=True):
+    """A hold is over."""
+
     by: str
     at: int
 

@@ -284,7 +284,7 @@ class PluginAction(BaseAction, frozen=True):
 
     @property
     def uses(self) -> str:
-        """The capability it takes: the one it names, ``http_request``, ``file_read``, …"""
+        """The capability it takes: the one it names, ``http_request``, ``file_read``."""
         raise NotImplementedError
 
     def wanted(self) -> tuple[str, str]:
@@ -378,6 +378,11 @@ Action: TypeAlias = (
 def argument_hash(action: Action) -> str:
     """The SHA-256, in hex, of all that the action says: what a decision is bound to."""
     return hashlib.sha256(msgspec.json.encode(action, order="deterministic")).hexdigest()
+
+
+def describe(action: Action) -> str:
+    """`BaseAction.describe`, by the name that agents know which were stored before it."""
+    return action.describe()
 
 
 def _before_colon(name: str) -> str:

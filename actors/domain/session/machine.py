@@ -241,6 +241,8 @@ class FinishRun(Record, frozen=True, tag=True):
 
 
 class RecordStep(Record, frozen=True, tag=True):
+    """Record what a step of a run came to."""
+
     run: str
     key: str
     step: Step
@@ -261,6 +263,8 @@ class AddMessages(Record, frozen=True, tag=True):
 
 
 class ClearMessages(Record, frozen=True, tag=True):
+    """Remove all messages; ``key`` makes it a step of ``run``."""
+
     run: str = ""
     key: str = ""
 
@@ -283,6 +287,8 @@ class Settle(Record, frozen=True, tag=True):
 
 
 class Spawn(Record, frozen=True, tag=True):
+    """Record sub-agents that a step of a run is to start."""
+
     run: str
     key: str
     label: str
@@ -290,6 +296,8 @@ class Spawn(Record, frozen=True, tag=True):
 
 
 class FinishChildren(Record, frozen=True, tag=True):
+    """Record the results of sub-agents."""
+
     results: list[Result]
 
 
@@ -309,6 +317,8 @@ class Describe(Record, frozen=True, tag=True):
 
 
 class RememberEscape(Record, frozen=True, tag=True):
+    """Remember a path outside of the workspace that was allowed, for good if ``always``."""
+
     path: str
     always: bool
 
@@ -333,11 +343,15 @@ Command: TypeAlias = (
 
 
 class Created(Record, frozen=True, tag="created"):
+    """The session came to be."""
+
     profile: Profile
     imported: Imported | None = None
 
 
 class RunAccepted(Record, frozen=True, tag="accepted"):
+    """A run will be done."""
+
     run: str
     prompt: str
     at: int
@@ -346,28 +360,38 @@ class RunAccepted(Record, frozen=True, tag="accepted"):
 
 
 class RunStarted(Record, frozen=True, tag="started"):
+    """A run began, or began again."""
+
     run: str
     at: int
     epoch: int = 0
 
 
 class AttemptEnded(Record, frozen=True, tag="attempt"):
+    """An agent's process ended without a result."""
+
     run: str
     cause: str
 
 
 class RunFinished(Record, frozen=True, tag="finished"):
+    """A run is over."""
+
     run: str
     result: Result
 
 
 class StepRecorded(Record, frozen=True, tag="step"):
+    """A step of a run has a result."""
+
     run: str
     key: str
     step: Step
 
 
 class MessagesAdded(Record, frozen=True, tag="messages"):
+    """Messages came to the message list."""
+
     count: int
     tokens: int
     run: str = ""
@@ -377,11 +401,15 @@ class MessagesAdded(Record, frozen=True, tag="messages"):
 
 
 class MessagesCleared(Record, frozen=True, tag="cleared"):
+    """The message list is empty."""
+
     run: str = ""
     key: str = ""
 
 
 class Authorized(Record, frozen=True, tag="authorized"):
+    """An action was decided, and money reserved for it."""
+
     run: str
     key: str
     label: str
@@ -392,11 +420,15 @@ class Authorized(Record, frozen=True, tag="authorized"):
 
 
 class Settled(Record, frozen=True, tag="settled"):
+    """A reservation is over: ``actual`` nano-USD were spent."""
+
     operation: str
     actual: int
 
 
 class ChildrenSpawned(Record, frozen=True, tag="spawned"):
+    """Sub-agents are to be started."""
+
     run: str
     key: str
     label: str
@@ -404,21 +436,29 @@ class ChildrenSpawned(Record, frozen=True, tag="spawned"):
 
 
 class ChildrenFinished(Record, frozen=True, tag="children"):
+    """Sub-agents have their results."""
+
     results: list[Result]
 
 
 class WasClosed(Record, frozen=True, tag="closed"):
+    """The session takes no more runs."""
+
     reason: Literal["ended", "cancelled"]
     by: str = ""
 
 
 class Described(Record, frozen=True, tag="described"):
+    """The session is called something else."""
+
     title: str | None
     tags: list[str] | None
     custom: dict[str, str] | None
 
 
 class EscapeRemembered(Record, frozen=True, tag="escape"):
+    """A path outside of the workspace is allowed from now on."""
+
     path: str
     always: bool
 

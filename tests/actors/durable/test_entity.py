@@ -1,5 +1,4 @@
-"""The entity shell: no reply before its commit, one commit for many, and after any failure exactly
-what is durable."""
+"""The entity shell: no reply before its commit, and after any failure exactly what is durable."""
 
 from __future__ import annotations
 

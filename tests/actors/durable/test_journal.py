@@ -1,5 +1,4 @@
-"""What every journal must do: one suite for the journal in memory and the one in Redis, which is
-a real server or a real Cluster of three."""
+"""What every journal must do, in memory and in Redis: a real server, and a Cluster of three."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How a lease's messages are sent and awaited: one at a time, for all who wait, when what they say
-is durable."""
+"""How a lease's messages are sent and awaited: one at a time, once what they say is durable."""
 
 from __future__ import annotations
 

@@ -58,8 +58,10 @@ class Records:
         return sum(1 for op in self._ops.values() if op.told)
 
     def was_away(self, host: int, place: int) -> bool:
-        """Whether a host was paused at that line, or had just been woken or lost its raylet: until
-        it asks for something it can't know that others have taken over what it had."""
+        """Whether a host was paused at that line, or had just been woken or lost its raylet.
+
+        Until it asks for something it can't know that others have taken over what it had.
+        """
         at = self.lines[place].at
         pauses = self._pauses.get(host, [])
         return any(begun < place and at < woken + _WAKING_US for begun, woken in pauses)

@@ -109,8 +109,10 @@ def token(keyring: Keyring, plan: WavePlan, at: int) -> Token:
 
 
 def scope_for(request_id: str, shared: bool) -> Answer:
-    """How a request is decided, whoever is asked and however often; ``shared`` for a tool that
-    many want, so that no approval makes them stop competing for it."""
+    """How a request is decided, whoever is asked and however often.
+
+    ``shared`` is for a tool that many want, so that no approval makes them stop competing for it.
+    """
     scopes: list[Answer] = ["once", "once", "deny"]
     if not shared:
         scopes += ["session", "workspace", "always"]

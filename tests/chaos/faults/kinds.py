@@ -73,8 +73,10 @@ class Field(Generic[G_co]):
 
 @dataclass(frozen=True)
 class FaultKind(Generic[G_contra]):
-    """A kind of fault on a stage. ``hit`` makes one happen, and answers when it is over: with a few
-    words about it, or '' if there was nothing to hit.
+    """A kind of fault on a stage.
+
+    ``hit`` makes one happen, and answers when it is over: with a few words about it, or '' if
+    there was nothing to hit.
 
     ``holds`` is what it takes hold of (its name, unless another is given): two that hold the same
     come one after the other. An ``outage`` is one that others are aimed into, and ``during`` how

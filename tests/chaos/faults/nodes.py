@@ -1,5 +1,8 @@
-"""What can be hit in a cluster of several nodes: nodes, Ray's head, Redis and the line to it, and a
-host that is paused while others take over what it has."""
+"""What can be hit in a cluster of several nodes.
+
+Nodes, Ray's head, Redis and the line to it, and a host that is paused while others take over what
+it has.
+"""
 
 from __future__ import annotations
 

@@ -43,8 +43,10 @@ class LocalCluster:
     """The whole, from `__enter__` to `close`."""
 
     def __init__(self, home: Path, seed: int, *, start: bool = True) -> None:
-        """``home`` is a directory with a short name, since sockets are in it. Unless it is to
-        ``start``, commands bring up what they need for themselves."""
+        """``home`` is a directory with a short name, since sockets are in it.
+
+        Unless it is to ``start``, commands bring up what they need for themselves.
+        """
         self.home = home
         self.complaints: list[str] = []
         self.address: str | None = None
@@ -153,8 +155,7 @@ class LocalCluster:
         return None
 
     async def back_by_command(self, after: str) -> float:
-        """`retinue up`, again if it fails, and then `retinue resume --all`; how long it took, in
-        seconds."""
+        """`retinue up`, again if it fails, and `retinue resume --all`; the seconds it took."""
         began = time.monotonic()
         self._end_resuming()  # with nothing up it would bring up a cluster of its own
         while not (await asyncio.to_thread(self.up) and await asyncio.to_thread(self.is_whole)):

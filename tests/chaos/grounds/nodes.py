@@ -124,8 +124,10 @@ class ChaosCluster:
         self._add_node()
 
     async def mend(self) -> None:
-        """Add nodes in place of those whose raylet is gone: it was killed, or Ray gave the node
-        up, overloaded as this machine is."""
+        """Add nodes in place of those whose raylet is gone.
+
+        It was killed, or Ray gave the node up, overloaded as this machine is.
+        """
         for node in self.others():
             if not processes.is_alive(processes.raylet_of(node)):
                 await asyncio.to_thread(self.kill_node, node, at_once=False)

@@ -1,5 +1,7 @@
-"""Permissions: actions that need a token, an allowance or a person. The client gives the first two,
-wave by wave (`waves`), takes one back, and decides."""
+"""Permissions: actions that need a token, an allowance or a person.
+
+The client gives the first two, wave by wave (`waves`), takes one back, and decides.
+"""
 
 from __future__ import annotations
 

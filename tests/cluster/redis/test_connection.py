@@ -1,5 +1,7 @@
-"""Redis away, cut off, or not fit to keep promises: nothing happens twice, and errors that say
-in one line what to do, without a password in it."""
+"""Redis away, cut off, or not fit to keep promises: nothing happens twice.
+
+Errors say in one line what to do, without a password in it.
+"""
 
 from __future__ import annotations
 

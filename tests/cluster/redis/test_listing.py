@@ -134,7 +134,7 @@ def session(at: int, **given: object) -> SessionSummary:
         "user_id": chance.choice(USERS),
         "status": chance.choice(STATES),
         "created_at": created,
-        "scope": chance.choice(SCOPES),
+        "workspace_id": chance.choice(SCOPES),
         **given,
     }
     id = str(values["id"])

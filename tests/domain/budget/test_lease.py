@@ -1,5 +1,4 @@
-"""A session's money in hand, in front of a real budget: never more than was lent, and no
-refusal of what there is room for."""
+"""A session's money in hand: never more than was lent, and nothing refused that has room."""
 
 from __future__ import annotations
 
