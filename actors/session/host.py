@@ -304,11 +304,8 @@ class SessionHost:
             if profile.parent_id is None:
                 if live.entity.epoch > 1:
                     await self._stop_elsewhere([profile.id])
-                stores = activation.stores
-                await asyncio.gather(
-                    stores.permissions.clear_session(profile.family_id),
-                    stores.capabilities.clear_session(profile.family_id),
-                )
+                await activation.stores.permissions.clear_session(profile.family_id)
+                await activation.stores.capabilities.clear_session(profile.family_id)
                 await self._runtime.registry.unmark_running(session_id)
             activation.notify(reason)
         finally:
