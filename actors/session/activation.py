@@ -1,11 +1,10 @@
-"""One session, live in this actor: its state, messages, money, and its runs one after another."""
+"""What a session has while it is live under one epoch: its state, messages, money and leave."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from msgspec import structs
 
@@ -20,9 +19,9 @@ from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key, Summary
 from retinue.actors.durable.machines import SESSION
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.leases.budget_lease import BudgetLease, Lend
-from retinue.actors.leases.permission_leases import PermissionLeases
-from retinue.actors.ports import Stores
+from retinue.actors.leases.budget_lease import BudgetLease
+from retinue.actors.leases.host_leases import HostLeases
+from retinue.actors.ports import HostProvider, Stores
 from retinue.actors.session.authorizer import Authorizer
 from retinue.actors.session.history import History, SessionEntity
 from retinue.actors.session.listing import CODES, position
@@ -36,39 +35,45 @@ from retinue.actors.views import (
 )
 
 
+class HostServices(Protocol):
+    """What a session needs of the host that it is live on."""
+
+    runtime: Runtime
+    hosts: HostProvider
+    name: str
+
+    def note(self, event: FeedEvent) -> None:
+        """Tells an event to those who watch its family."""
+
+
 class Activation:
-    """A live session under one epoch. Made by `Activation.create` or `Activation.activate`."""
+    """A live session's own side, for the engine of its turns, their spawns and the host."""
 
     def __init__(
         self,
         entity: SessionEntity,
-        runtime: Runtime,
         stores: Stores,
         workspace: WorkspaceSettings,
-        lend: Lend,
-        leases: PermissionLeases,
-        feed: Callable[[FeedEvent], None],
+        leases: HostLeases,
+        host: HostServices,
     ) -> None:
         self.entity = entity
-        self.runtime = runtime
+        self.host = host
+        self.runtime = host.runtime
         self.stores = stores
         self.workspace = workspace
         self.history = History(entity)
-        self.last_used = runtime.clock()
-        self.calls = 0
-        self.closing = False
         self.untold: dict[str, None] = {}
         """Operations that were decided, and of which no agent has been told."""
         self._compacting: asyncio.Task[None] | None = None
-        self._feed = feed
-        self.budget_lease = BudgetLease(entity, lend, slack=True)
+        self.budget_lease = BudgetLease(entity, leases.money, slack=True)
         self.authorizer = Authorizer(
             self.profile,
             workspace,
             stores,
             self.budget_lease,
-            runtime.clock,
-            leases,
+            self.runtime.clock,
+            leases.permissions,
             self._remember_escape,
         )
         self._shown: tuple[object, ...] = ()
@@ -84,27 +89,16 @@ class Activation:
         return self.entity.key.id
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing runs and nobody waits for an answer."""
-        return not self.entity.state.runs and self.calls == 0
-
-    @property
     def escapes(self) -> EscapeState:
         state = self.entity.state
         return EscapeState(tuple(state.escapes), tuple(state.session_escapes))
 
     async def open_family(self) -> None:
         """Register a root session's budget with its workspace."""
-        profile, state = self.profile, self.entity.state
-        cap = Cap(profile.budget.session_max, profile.budget.warn_at_percent)
+        profile, budget, spent = self.profile, self.profile.budget, self.entity.state.spent
+        cap, most = Cap(budget.session_max, budget.warn_at_percent), profile.limits.max_total
         await self.stores.budget.open_family(
-            OpenFamily(
-                profile.family_id,
-                cap,
-                profile.budget.per_action_max,
-                profile.limits.max_total,
-                state.spent,
-            )
+            OpenFamily(profile.family_id, cap, budget.per_action_max, most, spent)
         )
 
     def keep_small(self) -> None:
@@ -118,18 +112,9 @@ class Activation:
 
     def notify(self, kind: EventKind, text: str = "", cost: int = 0, count: int = 0) -> None:
         """Tell those who watch the family; not durable."""
-        profile = self.profile
-        self._feed(
-            FeedEvent(
-                kind,
-                profile.id,
-                profile.family_id,
-                self.runtime.clock(),
-                text,
-                cost,
-                profile.label,
-                count,
-            )
+        profile, now = self.profile, self.runtime.clock()
+        self.host.note(
+            FeedEvent(kind, profile.id, profile.family_id, now, text, cost, profile.label, count)
         )
 
     def summary(self) -> SessionSummary:
@@ -176,10 +161,7 @@ class Activation:
 
     def _summary(self) -> Summary | None:
         """The line for listings, where it says something new."""
-        state = self.entity.state
-        if state.profile is None:
-            return None
-        seen = shown(state)
+        seen = shown(self.entity.state)
         if seen == self._shown:
             return None
         self._shown = seen

@@ -36,26 +36,25 @@ class History:
 
         It happens once as a step of a run, and once for an operation ``op`` that is sent again.
         """
-        index, data = self._entity.state.messages, _ENCODER.encode(message)
+        data = _ENCODER.encode(message)
         if len(data) > MAX_MESSAGE:
             raise InvalidValue(
                 f"message: {len(data)} bytes, and one may have {MAX_MESSAGE}", field="message"
             )
         tokens = estimated_tokens(message)
-        if not self._entity.do(session.AddMessages(1, tokens, run, key, len(data), op)):
-            return
-        self._entity.add_message(index, data)
-        self._window.append(message)
-        self._window_end = index + 1
+        self._append(message, data, session.AddMessages(1, tokens, run, key, len(data), op))
 
     def restore(self, messages: list[Message]) -> None:
         """Put in the messages of an imported session, whose tokens are counted already."""
         for message in messages:
-            index = self._entity.state.messages
-            self._entity.do(session.AddMessages(1, 0))
-            self._entity.add_message(index, _ENCODER.encode(message))
+            self._append(message, _ENCODER.encode(message), session.AddMessages(1, 0))
+
+    def _append(self, message: Message, data: bytes, command: session.AddMessages) -> None:
+        index = self._entity.state.messages
+        if self._entity.do(command):
+            self._entity.add_message(index, data)
             self._window.append(message)
-        self._window_end = self._entity.state.messages
+            self._window_end = index + 1
 
     def clear(self, run: str = "", key: str = "") -> None:
         """Forget all messages so far."""

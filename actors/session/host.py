@@ -1,46 +1,31 @@
-"""A SessionActor: the sessions that are live in one Ray actor, and what may be asked of them."""
+"""A SessionActor: what clients and other hosts may ask of the sessions that are live in it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Coroutine
 from typing import Literal
 
 from msgspec import structs
 
 from retinue.actors.agent.process.supervisor import Runner
-from retinue.actors.domain.errors import (
-    CallError,
-    Fenced,
-    NotFound,
-    RetinueError,
-    RolledBack,
-    Unavailable,
-)
+from retinue.actors.domain.errors import Fenced, NotFound, Unavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.machine import ChildSpec, Imported, Profile
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.runtime import Runtime
-from retinue.actors.leases.budget_lease import BudgetLease
-from retinue.actors.leases.host_leases import HostLeases
 from retinue.actors.ports import Batch, DirectoryPort, HostPort, HostProvider, StoreProvider, Stores
-from retinue.actors.session.activation import Activation, new_entity, require_known, stored_entity
-from retinue.actors.session.history import SessionEntity
+from retinue.actors.session.activation import new_entity
+from retinue.actors.session.catalog import Catalog
+from retinue.actors.session.live import LiveSession
 from retinue.actors.session.outbox import Outbox
-from retinue.actors.session.runs import Runs
-from retinue.actors.telemetry import metrics
-from retinue.actors.views import FeedEvent, SessionView, WorkspaceSettings
+from retinue.actors.views import SessionView, WorkspaceSettings
 
 IDLE_S = 600.0
 """After this time without a call a session is deactivated, in seconds."""
 
-_PUBLISH_EVERY_S = 0.1
-_HOUSEKEEPING_S = 5.0
-_OUTAGE_PAUSE_S = 1.0
 _ABANDON_LIMIT_S = 5.0
 
 
@@ -57,21 +42,9 @@ class SessionHost:
         processes: Runner | None = None,
     ) -> None:
         self._runtime = runtime
-        self._stores = stores
         self._hosts = _Near(hosts, name, self)
         self._name = name
-        self._idle_us = int(idle_s * 1_000_000)
-        self._live: dict[str, Activation] = {}
-        self._activating: dict[str, asyncio.Task[Activation]] = {}
-        self._outboxes: dict[str, Outbox] = {}
-        self._runs = Runs(
-            runtime.registry, self._hosts, name, self._all_done, self._lost, processes
-        )
-        self._borrowings: dict[str, HostLeases] = {}
-        self._feed: list[FeedEvent] = []
-        self._gone: list[str] = []
-        self._background: set[asyncio.Task[None]] = set()
-        self._tidying = False
+        self._catalog = Catalog(runtime, stores, self._hosts, name, idle_s, processes)
 
     # --- what clients call ---------------------------------------------------------------
 
@@ -85,15 +58,13 @@ class SessionHost:
         if imported is None:
             await self._refuse_if_held(profile.workspace_id)
         await self._runtime.registry.register_root(profile)
-        activation = await self._get(
-            profile.id, profile.workspace_id, session.Create(profile, imported)
-        )
-        entity = activation.entity
-        if imported and entity.state.messages == 0 and messages:
-            activation.history.restore(messages)
-        await entity.committed()
-        await activation.open_family()
-        activation.notify("session_started")
+        create = session.Create(profile, imported)
+        live = await self._catalog.get(profile.id, profile.workspace_id, create)
+        if imported and live.entity.state.messages == 0 and messages:
+            live.activation.history.restore(messages)
+        await live.entity.committed()
+        await live.activation.open_family()
+        live.activation.notify("session_started")
 
     async def start(
         self,
@@ -108,40 +79,39 @@ class SessionHost:
 
         WorkspaceHeld for a new one where that is so.
         """
-        activation = await self._get(session_id, workspace_id)
+        live = await self._catalog.get(session_id, workspace_id)
         registry = self._runtime.registry
         hold, _ = await asyncio.gather(
             self._runtime.brakes.refresh(workspace_id), registry.mark_running(session_id)
         )
-        state = activation.entity.state
+        state = live.entity.state
         if hold and run_id not in state.runs and run_id not in state.results:
             if not state.runs:
                 await registry.unmark_running(session_id)
             await self._refuse_if_held(workspace_id)
-        activation.entity.do(session.AcceptRun(run_id, prompt, timeout, trace))
-        await activation.entity.committed()
-        self._runs.work(activation)
+        await live.entity.execute(session.AcceptRun(run_id, prompt, timeout, trace))
+        self._catalog.work(live)
 
     async def result(
         self, session_id: str, workspace_id: str, run_id: str, timeout_s: float
     ) -> Result | None:
         """The run's result, or None if it is not there in time. NotFound for an unknown run."""
-        activation = await self._get(session_id, workspace_id)
-        activation.calls += 1
+        live = await self._catalog.get(session_id, workspace_id)
+        live.calls += 1
         try:
-            state = activation.entity.state
+            state = live.entity.state
             if run_id not in state.runs and run_id not in state.results:
-                await activation.entity.confirmed()
+                await live.entity.confirmed()
                 raise NotFound(f"run {run_id}: session {session_id} has no such run")
             if run_id in state.runs:
-                self._runs.work(activation)
-                await self._runs.wait(run_id, timeout_s)
-            await self._runs.left(session_id)
+                self._catalog.work(live)
+                await live.wait(run_id, timeout_s)
+            await live.left()
             result = state.results.get(run_id)
-            await activation.entity.confirmed()
+            await live.entity.confirmed()
             return result
         finally:
-            activation.calls -= 1
+            live.calls -= 1
 
     async def resume(self, session_id: str, workspace_id: str) -> list[str]:
         """Go on with the runs that were queued or under way; their ids.
@@ -155,9 +125,9 @@ class SessionHost:
 
     async def _go_on(self, session_id: str, workspace_id: str) -> list[str]:
         """In a workspace that is on hold they stand still."""
-        activation = await self._get(session_id, workspace_id)
-        self._runs.work(activation)
-        return list(activation.entity.state.runs)
+        live = await self._catalog.get(session_id, workspace_id)
+        self._catalog.work(live)
+        return list(live.entity.state.runs)
 
     async def _refuse_if_held(self, workspace_id: str) -> None:
         if await self._runtime.brakes.refresh(workspace_id):
@@ -172,68 +142,64 @@ class SessionHost:
 
     async def view(self, session_id: str, workspace_id: str) -> SessionView:
         """The session as a client may see it."""
-        activation = await self._get(session_id, workspace_id)
-        view = activation.view()
-        await activation.entity.confirmed()
+        live = await self._catalog.get(session_id, workspace_id)
+        view = live.activation.view()
+        await live.entity.confirmed()
         return view
 
     async def state(self, session_id: str, workspace_id: str) -> session.State:
         """The whole state, for export."""
-        activation = await self._get(session_id, workspace_id)
-        await activation.entity.confirmed()
-        return activation.entity.state
+        live = await self._catalog.get(session_id, workspace_id)
+        await live.entity.confirmed()
+        return live.entity.state
 
     async def messages(self, session_id: str, workspace_id: str, last: int | None) -> list[Message]:
         """The last messages, or all; oldest first."""
-        activation = await self._get(session_id, workspace_id)
-        messages = await activation.history.last(last)
-        await activation.entity.confirmed()
+        live = await self._catalog.get(session_id, workspace_id)
+        messages = await live.activation.history.last(last)
+        await live.entity.confirmed()
         return messages
 
     async def add_message(
         self, session_id: str, workspace_id: str, message: Message, op: str
     ) -> None:
         """Append a message from outside a turn; once, however often ``op`` is sent."""
-        activation = await self._get(session_id, workspace_id)
-        activation.history.add(message, op=op)
-        await activation.entity.committed()
-        activation.keep_small()
+        live = await self._catalog.get(session_id, workspace_id)
+        live.activation.history.add(message, op=op)
+        await live.entity.committed()
+        live.activation.keep_small()
 
     async def clear_messages(self, session_id: str, workspace_id: str) -> None:
-        activation = await self._get(session_id, workspace_id)
-        activation.history.clear()
-        await activation.entity.committed()
+        live = await self._catalog.get(session_id, workspace_id)
+        live.activation.history.clear()
+        await live.entity.committed()
 
     async def describe(self, session_id: str, workspace_id: str, command: session.Describe) -> None:
-        activation = await self._get(session_id, workspace_id)
-        await activation.entity.execute(command)
+        live = await self._catalog.get(session_id, workspace_id)
+        await live.entity.execute(command)
 
     async def report(self, workspace_id: str) -> None:
         """Tell the budget what was really spent, so that its figures are exact."""
-        await asyncio.gather(
-            *(budget_lease.report() for budget_lease in self._budget_leases(workspace_id))
-        )
+        leases = self._catalog.budget_leases(workspace_id)
+        await asyncio.gather(*(lease.report() for lease in leases))
 
     async def ping(self) -> tuple[int, list[tuple[str, str]]]:
         """Process id, and (session id, isolation) of what is live here."""
-        self._tidy()
-        return os.getpid(), [(one.id, one.profile.isolation) for one in self._live.values()]
+        self._catalog.tidy()
+        live = self._catalog.live.values()
+        return os.getpid(), [(one.id, one.profile.isolation) for one in live]
 
     async def working(self) -> list[str]:
         """The root sessions whose runs are under way here."""
-        return [
-            id
-            for id in self._runs.at_work()
-            if (one := self._live.get(id)) and one.profile.parent_id is None
-        ]
+        live = self._catalog.live.values()
+        return [one.id for one in live if one.at_work and one.profile.parent_id is None]
 
     async def leave(self) -> None:
         """Write out what is idle, and report what was spent: this process is about to be ended."""
-        await asyncio.gather(*map(self.deactivate, list(self._live)), return_exceptions=True)
-        budget_leases = [one.budget_lease for one in self._live.values()]
-        await asyncio.gather(
-            *(budget_lease.report() for budget_lease in budget_leases), return_exceptions=True
-        )
+        live = self._catalog.live
+        await asyncio.gather(*map(self.deactivate, list(live)), return_exceptions=True)
+        reports = (one.activation.budget_lease.report() for one in live.values())
+        await asyncio.gather(*reports, return_exceptions=True)
 
     async def stay(self) -> None:
         """Does not return: who calls this hears at once when the process has ended."""
@@ -241,17 +207,11 @@ class SessionHost:
 
     async def warm(self) -> None:
         """Make ready for agents in processes of their own."""
-        self._runs.warm()
+        self._catalog.agents.processes.warm()
 
     async def deactivate(self, session_id: str) -> bool:
         """Write a session out and let it go, if nothing runs in it."""
-        activation = self._live.get(session_id)
-        if activation is None or not activation.idle:
-            return activation is None
-        await activation.entity.compact()
-        if activation.idle:
-            self._drop(activation)
-        return activation.idle
+        return await self._catalog.deactivate(session_id)
 
     # --- what other hosts call -----------------------------------------------------------
 
@@ -260,11 +220,10 @@ class SessionHost:
 
         Their results go to the outbox.
         """
-        stores = await self._stores.stores(batch.parent.workspace_id)
-        workspace = await self._runtime.registry.workspace(batch.parent.workspace_id)
-        self._outboxes.setdefault(batch.parent.id, Outbox())
+        surroundings = await self._catalog.surroundings(batch.parent.workspace_id)
+        self._catalog.outboxes.setdefault(batch.parent.id, Outbox())
         await asyncio.gather(
-            *(self._child(batch.parent, spec, stores, workspace) for spec in batch.children)
+            *(self._child(batch.parent, spec, *surroundings) for spec in batch.children)
         )
 
     async def collect(
@@ -274,12 +233,13 @@ class SessionHost:
 
         Fenced for an ``epoch``, that of the parent's activation, that is not its newest.
         """
-        outbox = self._outboxes.setdefault(parent_id, Outbox())
+        outboxes = self._catalog.outboxes
+        outbox = outboxes.setdefault(parent_id, Outbox())
         try:
             return await outbox.collect(epoch, seen, timeout_s)
         finally:
-            if outbox.idle and self._outboxes.get(parent_id) is outbox:
-                del self._outboxes[parent_id]
+            if outbox.idle and outboxes.get(parent_id) is outbox:
+                del outboxes[parent_id]
 
     async def cancel_children(self, batch: Batch) -> None:
         """Cancel sub-agents and all below them; returns when nothing of them runs.
@@ -292,8 +252,8 @@ class SessionHost:
 
     async def abandon(self, session_ids: list[str]) -> None:
         """Another host has taken sessions over: nothing of them runs here when this returns."""
-        live = [self._live[id] for id in session_ids if id in self._live]
-        await asyncio.gather(*map(self._runs.stop, live))
+        live = [self._catalog.live[id] for id in session_ids if id in self._catalog.live]
+        await asyncio.gather(*(one.stop() for one in live))
 
     async def cancel(self, session_id: str, workspace_id: str, by: str = "") -> None:
         """Cancel a session and all below it, leaves first; returns when nothing of it runs."""
@@ -303,94 +263,30 @@ class SessionHost:
         """End a session and all below it; idempotent."""
         await self._close(session_id, workspace_id, "ended", by)
 
-    # --- activation ----------------------------------------------------------------------
-
-    async def _get(
-        self, session_id: str, workspace_id: str, create: session.Create | None = None
-    ) -> Activation:
-        live = self._live.get(session_id)
-        if live is not None and live.entity.broken:
-            self._drop(live)
-            live = None
-        if live is None:
-            task = self._activating.get(session_id)
-            if task is None:
-                task = asyncio.create_task(self._activate(session_id, workspace_id, create))
-                self._activating[session_id] = task
-                task.add_done_callback(lambda _: self._activating.pop(session_id, None))
-            live = await asyncio.shield(task)
-        live.last_used = self._runtime.clock()
-        return live
-
-    async def _activate(
-        self, session_id: str, workspace_id: str, create: session.Create | None
-    ) -> Activation:
-        begin = time.perf_counter()
-        stores = await self._stores.stores(workspace_id)
-        entity = await stored_entity(self._runtime, workspace_id, session_id)
-        if create is not None:
-            entity.do(create)
-        require_known(entity)
-        workspace = await self._runtime.registry.workspace(workspace_id)
-        activation = self._enter(entity, stores, workspace)
-        if entity.epoch > 1:
-            self._in_background(self._catch_up(activation))
-            metrics.ACTIVATIONS.add()
-            metrics.ACTIVATION_SECONDS.observe(time.perf_counter() - begin)
-        return activation
-
-    async def _catch_up(self, activation: Activation) -> None:
-        """Report what the activation before may have died without reporting."""
-        while not activation.entity.broken:
-            try:
-                await activation.budget_lease.report()
-            except (Fenced, RolledBack, CallError):
-                return
-            except Unavailable:
-                await asyncio.sleep(_OUTAGE_PAUSE_S)
-            else:
-                return
-
-    def _enter(
-        self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
-    ) -> Activation:
-        host_leases = self._host_leases(workspace.workspace_id, stores)
-        activation = Activation(
-            entity,
-            self._runtime,
-            stores,
-            workspace,
-            host_leases.money,
-            host_leases.permissions,
-            self._note,
-        )
-        self._live[activation.id] = activation
-        entity.on_break = lambda: self._abandon(activation)
-        self._tidy()
-        return activation
+    # --- sub-agents ----------------------------------------------------------------------
 
     async def _child(
         self, parent: Profile, spec: ChildSpec, stores: Stores, workspace: WorkspaceSettings
     ) -> None:
         """Create a sub-agent by its first write; go on with it if that finds it there already."""
-        if spec.id not in self._live and spec.id not in self._activating:
+        if not self._catalog.has(spec.id):
             profile = _child_profile(parent, spec, self._runtime.clock())
             entity = new_entity(self._runtime, profile, self._runtime.new_id())
             entity.do(session.Create(profile))
-            self._begin(self._enter(entity, stores, workspace), spec)
+            self._begin(self._catalog.enter(entity, stores, workspace), spec)
             with contextlib.suppress(Fenced):
                 return await entity.committed()
         child = self._begin(await self._known_child(parent, spec), spec)
         await child.entity.committed()
 
-    async def _known_child(self, parent: Profile, spec: ChildSpec) -> Activation:
+    async def _known_child(self, parent: Profile, spec: ChildSpec) -> LiveSession:
         profile = _child_profile(parent, spec, self._runtime.clock())
-        return await self._get(spec.id, parent.workspace_id, session.Create(profile))
+        return await self._catalog.get(spec.id, parent.workspace_id, session.Create(profile))
 
-    def _begin(self, activation: Activation, spec: ChildSpec) -> Activation:
-        _accept(activation, spec)
-        self._runs.work(activation)
-        return activation
+    def _begin(self, live: LiveSession, spec: ChildSpec) -> LiveSession:
+        _accept(live, spec)
+        self._catalog.work(live)
+        return live
 
     async def _cancel_child(self, parent: Profile, spec: ChildSpec) -> tuple[str, int]:
         """Its id, and in which activation it was cancelled."""
@@ -399,64 +295,24 @@ class SessionHost:
         await self._close(spec.id, parent.workspace_id, "cancelled", session.BY_PARENT)
         return spec.id, child.entity.epoch
 
-    def _abandon(self, activation: Activation) -> None:
-        if self._live.get(activation.id) is activation:  # and not one that came after it
-            self._runs.abandon(activation)
-
-    def _drop(self, activation: Activation) -> None:
-        if self._live.get(activation.id) is activation:
-            del self._live[activation.id]
-            self._gone.append(activation.id)
-            self._tidy()
-
-    def _host_leases(self, workspace_id: str, stores: Stores) -> HostLeases:
-        """What this host has borrowed in a workspace; gives back when called."""
-        found = self._borrowings.get(workspace_id)
-        if found is None:
-            found = self._borrowings[workspace_id] = HostLeases(
-                self._name, stores, self._runtime.brakes, workspace_id
-            )
-            found.begin(lambda: self._budget_leases(workspace_id))
-        return found
-
-    def _end_borrowings(self) -> None:
-        """Where nothing is live any more the stores need not know of this host."""
-        live = {one.profile.workspace_id for one in self._live.values()}
-        for workspace_id in self._borrowings.keys() - live:
-            self._borrowings.pop(workspace_id).end()
-
-    def _budget_leases(self, workspace_id: str) -> list[BudgetLease]:
-        return [
-            one.budget_lease
-            for one in self._live.values()
-            if one.profile.workspace_id == workspace_id
-        ]
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    # --- closing and leaving -------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------
 
     async def _close(
         self, session_id: str, workspace_id: str, reason: Literal["ended", "cancelled"], by: str
     ) -> None:
-        activation = await self._get(session_id, workspace_id)
-        activation.calls += 1
-        activation.closing = True
+        live = await self._catalog.get(session_id, workspace_id)
+        activation, profile = live.activation, live.profile
+        live.calls += 1
+        live.closing = True
         try:
-            profile = activation.profile
-            runs = list(activation.entity.state.runs)
-            await self._runs.stop(activation)
-            await self._runs.cancel_children(activation)
+            runs = list(live.entity.state.runs)
+            await live.stop()
+            await live.cancel_children()
             activation.release_untold()
-            if reason:
-                activation.entity.do(session.Close(reason, by))
-            await activation.entity.committed()
+            await live.entity.execute(session.Close(reason, by))
             await activation.budget_lease.report()
             if profile.parent_id is None:
-                if activation.entity.epoch > 1:
+                if live.entity.epoch > 1:
                     await self._stop_elsewhere([profile.id])
                 stores = activation.stores
                 await asyncio.gather(
@@ -466,12 +322,11 @@ class SessionHost:
                 await self._runtime.registry.unmark_running(session_id)
             activation.notify(reason)
         finally:
-            activation.calls -= 1
-            activation.closing = False
-        for run_id in runs:
-            self._runs.announce(run_id)
+            live.calls -= 1
+            live.closing = False
+        live.announce(*runs)
         if profile.parent_id is not None:
-            self._hand_over(activation, _result_for_parent(activation))
+            self._catalog.hand_over(live, live.result_for_parent)
 
     async def _stop_elsewhere(self, session_ids: list[str]) -> None:
         """Have all other hosts end what runs of sessions that have had several activations.
@@ -490,90 +345,6 @@ class SessionHost:
             hosts = await self._hosts.directory.hosts()
             await asyncio.gather(*(at(host) for host in hosts if host != self._name))
 
-    def _hand_over(self, activation: Activation, result: Result | None) -> None:
-        """A sub-agent is done: its result goes to the parent's outbox, and it is let go.
-
-        By then the result is stored, and what it cost was reported.
-        """
-        parent_id = activation.profile.parent_id
-        if result is not None and parent_id is not None:
-            self._outboxes.setdefault(parent_id, Outbox()).put(result)
-        if activation.calls == 0:
-            self._drop(activation)
-
-    async def _all_done(self, activation: Activation) -> None:
-        """A session has no more runs. What another call does with it may not be stored yet."""
-        result = _result_for_parent(activation)
-        await activation.entity.committed()
-        await activation.budget_lease.report()
-        if activation.profile.parent_id is not None:
-            self._hand_over(activation, result)
-        elif not activation.entity.state.runs:
-            await self._runtime.registry.unmark_running(activation.id)
-
-    async def _lost(self, activation: Activation, error: RetinueError) -> None:
-        """The activation can't go on. After an outage it is brought back here; otherwise it ends.
-
-        Those are the ones that were fenced, and those of which Redis has lost something.
-        """
-        self._drop(activation)
-        if isinstance(error, Fenced | RolledBack):
-            return
-        while True:
-            await asyncio.sleep(_OUTAGE_PAUSE_S)
-            with contextlib.suppress(Unavailable):
-                # its first write never arrived, or Redis went back
-                with contextlib.suppress(NotFound, RolledBack):
-                    self._runs.work(await self._get(activation.id, activation.profile.workspace_id))
-                return
-
-    # --- housekeeping --------------------------------------------------------------------
-
-    def _note(self, event: FeedEvent) -> None:
-        self._feed.append(event)
-        self._tidy()
-
-    def _tidy(self) -> None:
-        if not self._tidying:
-            self._tidying = True
-            self._in_background(self._housekeeping())
-
-    async def _housekeeping(self) -> None:
-        """Publish what happened, and let go what is idle, for as long as anything is live."""
-        try:
-            quiet = 0.0
-            while self._live or self._feed or self._gone or self._borrowings:
-                metrics.LIVE_SESSIONS.set(len(self._live))
-                await asyncio.sleep(_PUBLISH_EVERY_S)
-                await self._publish()
-                quiet += _PUBLISH_EVERY_S
-                if quiet >= _HOUSEKEEPING_S:
-                    quiet = 0.0
-                    await self._deactivate_idle()
-                    self._end_borrowings()
-        finally:
-            metrics.LIVE_SESSIONS.set(len(self._live))
-            self._tidying = False
-
-    async def _publish(self) -> None:
-        if not self._feed and not self._gone:
-            return
-        events, self._feed = self._feed, []
-        gone, self._gone = [id for id in self._gone if id not in self._live], []
-        directory = self._hosts.directory
-        with contextlib.suppress(RetinueError):
-            families = list({event.family_id for event in events})
-            watched = frozenset(await directory.news(self._name, families, gone))
-            if seen := [event for event in events if event.family_id in watched]:
-                await directory.publish(seen)
-
-    async def _deactivate_idle(self) -> None:
-        before = self._runtime.clock() - self._idle_us
-        idle = [one.id for one in self._live.values() if one.idle and one.last_used < before]
-        for session_id in idle:
-            with contextlib.suppress(RetinueError):
-                await self.deactivate(session_id)
-
 
 class _Near:
     """Hosts by name, this one without a detour."""
@@ -591,15 +362,10 @@ class _Near:
         return self._hosts.directory
 
 
-def _accept(activation: Activation, spec: ChildSpec) -> None:
-    state = activation.entity.state
+def _accept(live: LiveSession, spec: ChildSpec) -> None:
+    state = live.entity.state
     if spec.id not in state.results and not state.closed:
-        activation.entity.do(session.AcceptRun(spec.id, spec.prompt, spec.timeout, spec.trace))
-
-
-def _result_for_parent(activation: Activation) -> Result | None:
-    """A sub-agent's result, if it has one: its run has the sub-agent's own id."""
-    return activation.entity.state.results.get(activation.id)
+        live.entity.do(session.AcceptRun(spec.id, spec.prompt, spec.timeout, spec.trace))
 
 
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:

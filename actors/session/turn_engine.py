@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -16,7 +14,6 @@ from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.replay import Replay
 from retinue.actors.domain.session.result import Result
-from retinue.actors.durable.runtime import Runtime
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.spawn import Spawner
 from retinue.actors.telemetry import metrics, tracing
@@ -28,39 +25,22 @@ _DECISION = msgspec.msgpack.Decoder(Decision)
 class TurnEngine:
     """The engine of one run; implements `retinue.actors.agent.turn.Engine`."""
 
-    def __init__(
-        self, activation: Activation, run_id: str, spawner: Spawner, always_replay: bool = False
-    ) -> None:
-        """``always_replay`` asks for the turn to be started again after every new step."""
+    def __init__(self, activation: Activation, run_id: str, spawner: Spawner) -> None:
         self._activation = activation
         self._entity = activation.entity
-        self._runtime: Runtime = activation.runtime
+        self._runtime = activation.runtime
         self._brakes = activation.runtime.brakes
         self._workspace_id = activation.entity.key.workspace_id
         self._run_id = run_id
         self._spawner = spawner
         self._replay = Replay(activation.entity.state.runs[run_id].steps)
         self._began: dict[str, int] = {}
-        self.closed = False
-        self.replay = False
-        self.on_replay: Callable[[], object] = lambda: None
-        self._always_replay = always_replay
+        self._closed = False
 
     async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
-        """Do what ``call`` asks, durably, and answer it."""
+        """Does what ``call`` asks, durably, and answers it; SessionEnded once it is closed."""
         self._require_open()
         self._activation.keep_small()
-        if not self._always_replay:
-            return await self._handle(branch, call)
-        known = len(self._steps())
-        answer = await self._handle(branch, call)
-        if len(self._steps()) > known:
-            self.replay = True
-            self.on_replay()
-            await asyncio.get_running_loop().create_future()  # until it is cancelled
-        return answer
-
-    async def _handle(self, branch: int, call: calls.Call) -> calls.Answer:
         match call:
             case calls.Authorize():
                 with metrics.AUTHORIZE_SECONDS.timed(), tracing.span("authorize"):
@@ -92,6 +72,18 @@ class TurnEngine:
         await self._entity.committed()
         return None
 
+    def close(self) -> None:
+        """Refuses all calls from now on: the turn is over."""
+        self._closed = True
+
+    @property
+    def steps(self) -> dict[str, session.Step]:
+        """The steps that the run has recorded, by their keys; SessionEnded if it is over."""
+        run = self._entity.state.runs.get(self._run_id)
+        if run is None:
+            raise SessionEnded("the turn is over: its run has ended or was cancelled")
+        return run.steps
+
     async def _authorize(self, branch: int, call: calls.Authorize) -> Decision:
         hash = argument_hash(call.action)
         label = f"{call.action.kind}:{hash[:16]}"
@@ -103,19 +95,17 @@ class TurnEngine:
         if self._brakes.hold(self._workspace_id):
             await self._clear()
         activation = self._activation
+        operation = session.operation(self._run_id, key)
         decision = await activation.authorizer.authorize(
-            ActionRef(call.action, hash, session.operation(self._run_id, key)),
+            ActionRef(call.action, hash, operation),
             call.cost,
             call.context,
             call.timeout,
             activation.escapes,
         )
         try:
-            self._entity.do(
-                session.Authorize(
-                    self._run_id, key, label, decision, call.action.describe()[:_SHOWN]
-                )
-            )
+            shown = call.action.describe()[:_SHOWN]
+            self._entity.do(session.Authorize(self._run_id, key, label, decision, shown))
         finally:
             activation.budget_lease.drop(decision.amount)
         await self._entity.committed()
@@ -137,7 +127,7 @@ class TurnEngine:
             self._require_open()
 
     def _require_open(self) -> None:
-        if self.closed:
+        if self._closed:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
 
     async def _settle(self, operation: str, actual: int | None) -> calls.Charge:
@@ -152,7 +142,7 @@ class TurnEngine:
 
     def _begin_step(self, branch: int, name: str, idempotent: bool) -> calls.StepState:
         key = self._replay.key(branch, "step", name)
-        step = self._step(key)
+        step = self.steps.get(key)
         if step is not None and step.payload is None:
             raise StepInterrupted(
                 f"step {name!r} was running when its process died; it may have happened or not",
@@ -171,14 +161,5 @@ class TurnEngine:
         return await self._spawner.spawn(self._run_id, key, call, begun, self._clear)
 
     def _recorded(self, key: str) -> bytes | None:
-        step = self._step(key)
+        step = self.steps.get(key)
         return step.payload if step else None
-
-    def _step(self, key: str) -> session.Step | None:
-        return self._steps().get(key)
-
-    def _steps(self) -> dict[str, session.Step]:
-        run = self._entity.state.runs.get(self._run_id)
-        if run is None:
-            raise SessionEnded("the turn is over: its run has ended or was cancelled")
-        return run.steps

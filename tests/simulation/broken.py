@@ -29,7 +29,8 @@ from retinue.actors.durable.journal import Append, Journal, Outcomes
 from retinue.actors.durable.machines import ALLOWANCES, BUDGET, CAPABILITIES
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.leases.budget_lease import BudgetLease, Journaled
-from retinue.actors.session import activation, host, runs, turn_engine
+from retinue.actors.session import activation, catalog, turn_engine
+from retinue.actors.session.live import LiveSession
 from retinue.actors.stores import budget as budget_store
 from retinue.actors.stores import capabilities as capability_store
 from retinue.actors.stores import permissions as permission_store
@@ -117,14 +118,14 @@ def _reports_before_commit() -> Iterator[None]:
 @contextmanager
 def _begins_before_commit() -> Iterator[None]:
     """A step that must not run twice runs while the note of it is still on its way."""
-    handle = turn_engine.TurnEngine._handle
+    handle = turn_engine.TurnEngine.handle
 
     async def hasty(self: turn_engine.TurnEngine, branch: int, call: Any) -> Any:
         if isinstance(call, calls.BeginStep):
             return self._begin_step(branch, call.name, call.idempotent)
         return await handle(self, branch, call)
 
-    with patch.object(turn_engine.TurnEngine, "_handle", hasty):
+    with patch.object(turn_engine.TurnEngine, "handle", hasty):
         yield
 
 
@@ -138,7 +139,7 @@ def _refund_on_death() -> Iterator[None]:
         entity.state.reserved = 0
         return entity
 
-    with patch.object(host, "stored_entity", refunded):
+    with patch.object(catalog, "stored_entity", refunded):
         yield
 
 
@@ -239,10 +240,10 @@ def _forgets_messages() -> Iterator[None]:
 def _leaves_orphans() -> Iterator[None]:
     """Sub-agents outlive the run that started them, and its session."""
 
-    async def nothing(self: runs.Runs, activation: object) -> None:
+    async def nothing(self: LiveSession) -> None:
         pass
 
-    with patch.object(runs.Runs, "cancel_children", nothing):
+    with patch.object(LiveSession, "cancel_children", nothing):
         yield
 
 
@@ -333,12 +334,12 @@ def _tells_before_it_looks() -> Iterator[None]:
 def _begins_on_hold() -> Iterator[None]:
     """Runs begin, and stand still only at their first step."""
 
-    async def at_once(self: runs.Runs, activation: object) -> bool:
+    async def at_once(self: LiveSession) -> bool:
         return True
 
     with (
-        patch.object(runs.Runs, "_released", at_once),
-        patch.object(runs.Runs, "_stand_still", at_once),
+        patch.object(LiveSession, "_released", at_once),
+        patch.object(LiveSession, "_stand_still", at_once),
     ):
         yield
 

@@ -15,7 +15,7 @@ from retinue.actors.domain.session import machine as session
 from retinue.actors.durable import entity, singleton
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.leases import permission_leases, recall
-from retinue.actors.session import host, runs
+from retinue.actors.session import agents, catalog
 from tests.simulation.agents import AGENT, STAGE, Stage
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Client, Operator
@@ -156,8 +156,8 @@ def _out_of_reach(loop: Loop) -> Iterator[None]:
     with (
         patch.object(recall, "time", clock),
         patch.object(permission_leases, "time", clock),
-        patch.object(runs, "Watchdog", _NoWatchdog),
-        patch.object(host, "_PUBLISH_EVERY_S", 0.5),
+        patch.object(agents, "Watchdog", _NoWatchdog),
+        patch.object(catalog, "_PUBLISH_EVERY_S", 0.5),
         patch.object(session, "SHARED_ATTEMPTS", _ATTEMPTS),
         patch.object(session, "MAX_ATTEMPTS", _ATTEMPTS),
         patch.object(entity, "_COMPACT_AFTER_ROWS", 6),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from retinue.actors.session.agents import ALWAYS_REPLAY
 from tests.simulation.broken import BROKEN
 from tests.simulation.loop import Loop, Process, Stuck
 from tests.simulation.schedule import run, run_each, run_many
@@ -34,6 +35,15 @@ def command(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProces
 @pytest.mark.timeout(600)  # seconds on a quiet machine
 def test_no_schedule_breaks_a_promise() -> None:
     tally = run_many(range(1500))
+    assert tally.failures == {}
+    assert tally.acknowledged > 20 * tally.schedules
+
+
+def test_nor_where_every_turn_is_started_again_after_each_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(ALWAYS_REPLAY, "1")
+    tally = run_many(range(40))
     assert tally.failures == {}
     assert tally.acknowledged > 20 * tally.schedules
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from retinue import Policy, Retinue, connect
-from retinue.actors.session.runs import ALWAYS_REPLAY
+from retinue.actors.session.agents import ALWAYS_REPLAY
 from tests.kit import cluster_agents as agents
 
 pytestmark = [

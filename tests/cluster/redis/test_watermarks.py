@@ -117,7 +117,7 @@ class Host:
         return await self.live()
 
     async def live(self) -> Activation:
-        return await self.host._get(ME, SCOPE)
+        return (await self.host._catalog.get(ME, SCOPE)).activation
 
 
 async def spend(activation: Activation, amount: int) -> None:
