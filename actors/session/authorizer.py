@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from retinue.actors.domain.budget.commands import CapWarning, Exceeded, describe
+from retinue.actors.domain.budget.commands import CapWarning, Exceeded
+from retinue.actors.domain.budget.levels import describe, over_per_action
 from retinue.actors.domain.permissions import boundary as boundaries
 from retinue.actors.domain.permissions import policy as policies
 from retinue.actors.domain.permissions.action_ref import ActionRef
@@ -27,7 +28,6 @@ from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
 from retinue.actors.domain.session.machine import Profile
-from retinue.actors.domain.values.money import usd_text
 from retinue.actors.durable.entity import Clock
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
@@ -61,11 +61,10 @@ class Authorizer:
         verdict = judge(self.workspace, action, escapes)
         if isinstance(verdict, Blocked):
             return Decision("denied", reason=verdict.reason, operation=operation)
-        if cost > self.profile.budget.per_action_max:
-            return _over("per_action", cost, self.profile.budget.per_action_max, operation)
-        held = await self.budget_lease.hold(cost) if cost else None
+        over = over_per_action(cost, self.profile.budget.per_action_max)
+        held = over or (await self.budget_lease.hold(cost) if cost else None)
         if isinstance(held, Exceeded):
-            return _over(held.level, held.requested, held.available, operation)
+            return Decision("exceeded", reason=describe(held), operation=operation)
         try:
             if isinstance(verdict, NeedsApproval):
                 why = context or verdict.reason
@@ -159,17 +158,6 @@ def real_path(path: str) -> str:
         except OSError:
             return os.path.realpath(path)
     return path
-
-
-def _over(level: str, requested: int, available: int, operation: str) -> Decision:
-    if level == "per_action":
-        reason = (
-            f"per_action: {usd_text(requested)} USD asked, an action may cost "
-            f"{usd_text(available)} USD"
-        )
-    else:
-        reason = describe(Exceeded(level, requested, available))
-    return Decision("exceeded", reason=reason, operation=operation)
 
 
 def _warning(held: object) -> CapWarning | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import cast
 
 from msgspec import structs
 
-from retinue.actors.domain.errors import Tampered
+from retinue.actors.domain.errors import RetinueError, Tampered
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
 from retinue.actors.domain.permissions.allowances.machine import Consume, Consumed
@@ -155,7 +156,8 @@ class PermissionsActor:
             await self._allowances.execute(
                 allowances.Grant(self._signed(allowance), decision.decided_by)
             )
-        await self._issue_tokens()
+        if decision.scope is Scope.ALWAYS:
+            await self._issue_token(request_id)
         await self._announce()
         return decision
 
@@ -202,18 +204,22 @@ class PermissionsActor:
     async def _looked_after(self, sent: Sequence[approvals.Command]) -> None:
         if sent:
             await self._announce()
-        await self._issue_tokens()
-
-    async def _issue_tokens(self) -> None:
-        """Have the tokens made that have to be there, as far as this actor has not seen to it."""
         entity = await self._approvals.entity()
-        due = approvals.tokens_due(entity.state, self._runtime.clock())
-        missing = [(request, at) for request, at in due if request.id not in self._issued]
-        if missing:
+        due = approvals.tokens_due(entity.state, self._runtime.clock()).keys()
+        self._issued &= due
+        if missing := sorted(due - self._issued):
             await entity.confirmed()
-        for request, decided_at in missing:
-            await self._capabilities.issue(request, decided_at)
-        self._issued = {request.id for request, _ in due}
+        for request_id in missing:
+            with contextlib.suppress(RetinueError):  # of one token, and not of the others
+                await self._issue_token(request_id)
+
+    async def _issue_token(self, request_id: str) -> None:
+        """Have the token of a decision made that is stored, unless it is over."""
+        state = (await self._approvals.entity()).state
+        due = approvals.tokens_due(state, self._runtime.clock())
+        if request_id in due:
+            await self._capabilities.issue(*due[request_id])
+            self._issued.add(request_id)
 
     async def _announce(self) -> None:
         async with self._changed:

@@ -103,7 +103,9 @@ class _Play:
 
     async def permitted(self) -> None:
         """An action that needs an approval, a token or an allowance."""
-        command = self.rng.choice(("limited", "limited", "single", "shared", "own", "other"))
+        command = self.rng.choice(
+            ("limited", "limited", "limited", "single", "shared", "own", "other")
+        )
         cost = self.rng.choice((0, 5))
         decision = await self._authorized(ExecuteCommand(command), cost)
         if decision.kind == "deferred" and self.rng.random() < 0.7:

@@ -212,13 +212,13 @@ def _leaves_tokens() -> Iterator[None]:
 @contextmanager
 def _tokens_come_later() -> Iterator[None]:
     """An approval "always" is told while its token is still being made."""
-    issue = permission_store.PermissionsActor._issue_tokens
+    issue = permission_store.PermissionsActor._issue_token
     issuing = set[asyncio.Task[None]]()
 
-    async def later(self: permission_store.PermissionsActor) -> None:
-        issuing.add(asyncio.create_task(issue(self)))
+    async def later(self: permission_store.PermissionsActor, request_id: str) -> None:
+        issuing.add(asyncio.create_task(issue(self, request_id)))
 
-    with patch.object(permission_store.PermissionsActor, "_issue_tokens", later):
+    with patch.object(permission_store.PermissionsActor, "_issue_token", later):
         yield
 
 

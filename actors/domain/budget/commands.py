@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from retinue.actors.domain.budget.state import Cap, Hold
-from retinue.actors.domain.values.money import usd_text
 from retinue.actors.domain.values.record import Record
 
 
@@ -123,11 +122,3 @@ class Standing(Record, frozen=True, tag=True):
 
 
 Reply: TypeAlias = Admitted | Refused | Standing | Hold | list[LeaseGranted | Exceeded] | None
-
-
-def describe(refusal: Exceeded) -> str:
-    """One line for a person."""
-    return (
-        f"{refusal.level} budget: {usd_text(refusal.requested)} USD asked, "
-        f"{usd_text(refusal.available)} USD left"
-    )

@@ -3,7 +3,7 @@
 An account counts at every level of its path by a name: the session's that has the allotment, the
 family's (its root session), and the workspace's. No two levels have a name in common.
 
-``per_action`` is none of them, though a refusal may name it: nothing is ever held there, and each
+`PER_ACTION` is none of them, though a refusal may name it: nothing is ever held there, and each
 session holds its actions to it by itself, without a message.
 """
 
@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from retinue.actors.domain.budget.commands import Exceeded
 from retinue.actors.domain.budget.state import WORKSPACE, Account, Cap, State
 from retinue.actors.domain.errors import NotFound
+from retinue.actors.domain.values.money import usd_text
+
+PER_ACTION = "per_action"
 
 SetCap: TypeAlias = Callable[[State, str, Cap, str], None]
 
@@ -97,3 +101,16 @@ def _settable(state: State, name: str) -> tuple[Kind, SetCap]:
     if kind is None or kind.set_cap is None:
         raise NotFound(f"no session budget of {name} in this workspace")
     return kind, kind.set_cap
+
+
+def over_per_action(cost: int, most: int) -> Exceeded | None:
+    """The refusal of an action that costs more than one of its session may, in nano-USD."""
+    return Exceeded(PER_ACTION, cost, most) if cost > most else None
+
+
+def describe(refusal: Exceeded) -> str:
+    """One line for a person."""
+    asked, left = usd_text(refusal.requested), usd_text(refusal.available)
+    if refusal.level == PER_ACTION:
+        return f"{PER_ACTION}: {asked} USD asked, an action may cost {left} USD"
+    return f"{refusal.level} budget: {asked} USD asked, {left} USD left"

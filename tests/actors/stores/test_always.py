@@ -6,8 +6,10 @@ import asyncio
 from typing import cast
 
 import pytest
+from msgspec import structs
 
 from retinue.actors.domain.errors import ClusterUnavailable
+from retinue.actors.domain.permissions.approvals.question import Waiting
 from retinue.actors.domain.permissions.approvals.request import (
     ALWAYS_US,
     ApprovalRequest,
@@ -126,3 +128,15 @@ async def test_what_was_revoked_or_is_over_does_not_come_back(stores: MemoryStor
     await stores.another()._approvals.upkeep()
     assert (await stores.capabilities._holder.entity()).state.tokens == {}
     assert ALWAYS_US < RETENTION_US  # so that no decision is forgotten before its token is made
+
+
+async def test_a_token_that_can_not_be_made_is_in_nobody_else_s_way(stores: MemoryStores) -> None:
+    permissions = stores.another(cast(CapabilitiesPort, Away()))
+    await permissions.resolve(QUESTION)
+    with pytest.raises(ClusterUnavailable):
+        await always(permissions)
+    await permissions._approvals.upkeep()
+    other = structs.replace(QUESTION, ref=REF._replace(operation="other"))
+    answer = cast(Waiting, await permissions.resolve(other))
+    once = await permissions.decide(answer.entry.request.id, Scope.ONCE, "ann", REF.hash, "", None)
+    assert once.approved

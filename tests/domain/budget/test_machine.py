@@ -30,10 +30,10 @@ from retinue.actors.domain.budget.commands import (
     SetCap,
     SetHold,
     Standing,
-    describe,
 )
 from retinue.actors.domain.budget.events import Event
 from retinue.actors.domain.budget.lending import those_behind
+from retinue.actors.domain.budget.levels import describe, over_per_action
 from retinue.actors.domain.budget.state import WORKSPACE, Account, Brake, Cap, Hold, State
 from retinue.actors.domain.budget.totals import Level, level_of
 from retinue.actors.domain.errors import CorruptState, InvalidValue, NotFound, RetinueError
@@ -165,6 +165,13 @@ def test_the_innermost_level_without_room_is_the_reason(
     desk.admit(Child("leaf", allotment=leaf), parent="child")
     assert desk.want("leaf", 1, lent=10) == Exceeded(level, 10, 9)
     assert describe(Exceeded(level, 10, 9)).startswith(f"{level} budget: ")
+
+
+def test_an_action_is_refused_above_what_one_may_cost() -> None:
+    assert over_per_action(5 * NANO, 5 * NANO) is None
+    refusal = over_per_action(6 * NANO, 5 * NANO)
+    assert refusal == Exceeded("per_action", 6 * NANO, 5 * NANO)
+    assert describe(refusal) == "per_action: 6 USD asked, an action may cost 5 USD"
 
 
 def test_of_two_allotments_the_inner_one_is_asked_first() -> None:

@@ -155,16 +155,16 @@ def open_requests(state: State, now: int) -> list[Entry]:
     return sorted((entry for entry in entries if not entry.has_expired(now)), key=_order)
 
 
-def tokens_due(state: State, now: int) -> list[tuple[ApprovalRequest, int]]:
-    """What was approved "always", and when, for which a token has to be there at ``now``."""
-    return [
-        (entry.request, entry.decision.decided_at)
-        for entry in state.requests.values()
+def tokens_due(state: State, now: int) -> dict[str, tuple[ApprovalRequest, int]]:
+    """By id what was approved "always", and when, for which a token has to be there at ``now``."""
+    return {
+        request_id: (entry.request, entry.decision.decided_at)
+        for request_id, entry in state.requests.items()
         if entry.decision
         and entry.decision.scope is Scope.ALWAYS
         and entry.request.user_id
         and now < entry.decision.decided_at + ALWAYS_US
-    ]
+    }
 
 
 def get(state: State, request_id: str) -> Entry:
