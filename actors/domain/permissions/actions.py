@@ -380,6 +380,11 @@ def argument_hash(action: Action) -> str:
     return hashlib.sha256(msgspec.json.encode(action, order="deterministic")).hexdigest()
 
 
+def describe(action: Action) -> str:
+    """Returns the action in one line; agents call this that were pickled when it was a function."""
+    return action.describe()
+
+
 def _before_colon(name: str) -> str:
     """``name`` such that the first colon after it ends it: else "a:b"+"c" would be "a"+"b:c"."""
     return name.replace("%", "%25").replace(":", "%3A") if ":" in name or "%" in name else name
