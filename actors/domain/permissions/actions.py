@@ -381,7 +381,7 @@ def argument_hash(action: Action) -> str:
 
 
 def describe(action: Action) -> str:
-    """Returns the action in one line; agents call this that were pickled when it was a function."""
+    """`BaseAction.describe`, by the name that agents know which were stored before it."""
     return action.describe()
 
 
