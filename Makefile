@@ -27,10 +27,10 @@ demo: $(READY) ## Survey the standard library, or make demo DIR=some/directory, 
 TWO_AT_ONCE = $(MAKE) --no-print-directory -k -j 2 $(if $(filter output-sync,$(.FEATURES)),-O)
 QUICK := not (cluster or own_cluster or chaos)
 
-test: $(READY) ## Run all tests: some five minutes
+test: $(READY) ## Run all tests
 	@$(TWO_AT_ONCE) test-clusters test-plain test-domain test-simulation test-chaos test-cluster
 
-test-quick: $(READY) ## Run all that need no Ray: a minute and a half at most
+test-quick: $(READY) ## Run the tests that need no Ray
 	@$(TWO_AT_ONCE) test-plain test-simulation test-domain
 
 test-clusters: # those that start clusters, and kill what they have started

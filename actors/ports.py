@@ -33,10 +33,10 @@ from retinue.actors.domain.permissions.approvals.question import Answer, Questio
 from retinue.actors.domain.permissions.approvals.request import ApprovalRequest, Resolution
 from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.capabilities.token import Token
-from retinue.actors.domain.session.machine import ChildSpec, Profile, State
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import ChildSpec, Profile, State
 from retinue.actors.requests import (
     Acquire,
     Await,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from retinue.actors.domain.session.machine import Describe, Imported, Profile
+from retinue.actors.domain.session.commands import DescribeSession
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import Imported, Profile
 
 
 class Create(Struct, frozen=True):
@@ -56,7 +57,7 @@ class Post(SessionAt, frozen=True, kw_only=True):
 class Edit(SessionAt, frozen=True, kw_only=True):
     """New title, tags or custom metadata."""
 
-    change: Describe
+    change: DescribeSession
 
 
 class Close(SessionAt, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import Profile
 from retinue.actors.domain.values.money import to_usd
 from retinue.actors.domain.values.record import Record
 

@@ -17,9 +17,16 @@ from typing import cast
 
 from benchmarks.harness import median, timed
 from retinue.actors.domain.permissions.decision import Decision
-from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.commands import (
+    AcceptRun,
+    Create,
+    FinishRun,
+    RecordDecision,
+    StartRun,
+)
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile, operation
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.committer import Committer
 from retinue.actors.durable.entity import Entity
@@ -101,14 +108,12 @@ async def _at_work(committer: Committer, count: int) -> Sequence[SessionEntity]:
         entity: SessionEntity = Entity(
             SESSION, Key(scope, SESSION.kind, id), committer, keyring, _now, id
         )
-        budget = session.Budget(10**15, 10**12, 80)
+        budget = Budget(10**15, 10**12, 80)
         entity.do(
-            session.Create(
-                session.Profile(id, "0" * 16, scope, id, _now(), None, "shared", budget, Limits())
-            )
+            Create(Profile(id, "0" * 16, scope, id, _now(), None, "shared", budget, Limits()))
         )
-        entity.do(session.AcceptRun(_RUN, ""))
-        entity.do(session.StartRun(_RUN, 1))
+        entity.do(AcceptRun(_RUN, ""))
+        entity.do(StartRun(_RUN, 1))
         sessions.append(entity)
     await asyncio.gather(*(one.committed() for one in sessions))
     return sessions
@@ -122,18 +127,14 @@ async def _acts(one: SessionEntity) -> None:
 async def _authorized(one: SessionEntity, at: int) -> None:
     """One allowed action, durable, as a turn records it."""
     key = f"authorize/{at}"
-    decision = Decision(
-        "allowed", proof="policy", operation=session.operation(_RUN, key), amount=_COST
-    )
-    await one.execute(
-        session.Authorize(_RUN, key, "file_read", decision, "read /srv/project/a.txt")
-    )
+    decision = Decision("allowed", proof="policy", operation=operation(_RUN, key), amount=_COST)
+    await one.execute(RecordDecision(_RUN, key, "file_read", decision, "read /srv/project/a.txt"))
 
 
 async def _ends(one: SessionEntity) -> None:
     """The run is over, and the rows are replaced by a snapshot."""
     result = Result(one.key.id, "completed", "ok", run_id=_RUN)
-    await one.execute(session.FinishRun(_RUN, result))
+    await one.execute(FinishRun(_RUN, result))
     await one.compact()
 
 

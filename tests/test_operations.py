@@ -22,7 +22,7 @@ from retinue.actors.domain.permissions.approvals.machine import DEFERRED_US
 from retinue.actors.domain.permissions.approvals.state import RETENTION_US
 from retinue.actors.domain.permissions.capabilities.token import SKEW_US
 from retinue.actors.domain.permissions.decision import Decision
-from retinue.actors.domain.session.machine import KEPT_OPERATIONS
+from retinue.actors.domain.session.events import KEPT_OPERATIONS
 from retinue.actors.domain.session.result import Status
 from retinue.actors.domain.session.settings import Limits
 from retinue.actors.durable.entity import _COMPACT_AFTER_ROWS

@@ -29,7 +29,7 @@ def test_every_command_is_sent() -> None:
 
 def test_all_commands_are_looked_for() -> None:
     found = {name.rpartition(".")[2] for machine in MACHINES for name in commands_of(machine)}
-    assert {"Forget", "CleanupExpired", "SetHold", "Authorize", "ClearSession"} <= found
+    assert {"Forget", "CleanupExpired", "SetHold", "RecordDecision", "ClearSession"} <= found
 
 
 def test_what_a_module_makes_of_its_own_is_not_sent() -> None:

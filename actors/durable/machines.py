@@ -17,6 +17,7 @@ from retinue.actors.domain.permissions.approvals.state import Asked, Decided, De
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
 from retinue.actors.domain.permissions.capabilities.state import TokenAdded, TokenRevoked, TokenUsed
 from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.events import Authorized, ChildrenSpawned, Created, WasClosed
 from retinue.actors.durable.codec import Machine
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
@@ -31,7 +32,7 @@ SESSION: Machine[session.State, session.Command, session.Event, session.Reply] =
     session.decide,
     session.evolve,
     session.validate,
-    (session.Created, session.WasClosed, session.ChildrenSpawned, session.Authorized),
+    (Created, WasClosed, ChildrenSpawned, Authorized),
 )
 BUDGET: Machine[budget.State, budget.Command, budget.Event, budget.Reply] = Machine(
     "budget",

@@ -12,9 +12,9 @@ from retinue.actors.domain.budget.commands import OpenFamily
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import NotFound, Unavailable
 from retinue.actors.domain.permissions.boundary import EscapeState
-from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.commands import FinishRun, RememberEscape, SettleReservation
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import Profile, the_profile
 from retinue.actors.durable.entity import Entity
 from retinue.actors.durable.journal import Key, Summary
 from retinue.actors.durable.machines import SESSION
@@ -82,7 +82,7 @@ class Activation:
 
     @property
     def profile(self) -> Profile:
-        return session.the_profile(self.entity.state)
+        return the_profile(self.entity.state)
 
     @property
     def id(self) -> str:
@@ -145,7 +145,7 @@ class Activation:
         self.release_untold()
         if not result.output and not result.structured:
             result = structs.replace(result, output=await self.history.last_assistant_text())
-        final = cast(Result, self.entity.do(session.FinishRun(run_id, result)))
+        final = cast(Result, self.entity.do(FinishRun(run_id, result)))
         await self.entity.committed()
         await self.budget_lease.report()
         return final
@@ -153,11 +153,11 @@ class Activation:
     def release_untold(self) -> None:
         """Nothing is done any more that nobody was told of: it has cost nothing."""
         for operation in self.untold:
-            self.entity.do(session.Settle(operation, 0))
+            self.entity.do(SettleReservation(operation, 0))
         self.untold.clear()
 
     def _remember_escape(self, path: str, always: bool) -> None:
-        self.entity.do(session.RememberEscape(path, always))
+        self.entity.do(RememberEscape(path, always))
 
     def _summary(self) -> Summary | None:
         """The line for listings, where it says something new."""

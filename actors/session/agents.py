@@ -15,7 +15,7 @@ from retinue.actors.agent.process.watchdog import Watchdog
 from retinue.actors.agent.shipping import unship
 from retinue.actors.agent.turn import AgentFunction, Engine, Turn
 from retinue.actors.domain.errors import InvalidAgent, NotFound
-from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.state import Profile, Run, isolation_of
 from retinue.actors.ports import Registry
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.spawn import Spawner
@@ -36,9 +36,7 @@ class Agents:
         self._blobs: dict[str, bytes] = {}
         self._always_replay = os.environ.get(ALWAYS_REPLAY) == "1"
 
-    async def call(
-        self, activation: Activation, run: session.Run, spawner: Spawner
-    ) -> wire.Outcome:
+    async def call(self, activation: Activation, run: Run, spawner: Spawner) -> wire.Outcome:
         """Call the agent of a run, from the start of its turn.
 
         Raises AgentDied if its process ends without an outcome, InvalidAgent if the session has no
@@ -51,16 +49,14 @@ class Agents:
         with closing(engine()) as served:
             return await serve(served)
 
-    async def _serve(
-        self, activation: Activation, run: session.Run, engine: Engine
-    ) -> wire.Outcome:
+    async def _serve(self, activation: Activation, run: Run, engine: Engine) -> wire.Outcome:
         profile = activation.profile
         if profile.agent is None:
             raise InvalidAgent(f"session {profile.id} has no agent: it was imported without one")
         info, path = _turn_info(profile, run.id), profile.workspace_path
         if path is not None and not os.path.isdir(path):
             raise NotFound(f"workspace {path}: there is no such directory here any more")
-        if session.isolation_of(activation.entity.state, run) == "process":
+        if isolation_of(activation.entity.state, run) == "process":
             blob = await self._blob(profile.agent.digest)
             return await self.processes.run(blob, info, run.prompt, path, engine)
         agent = await self._agent(profile.agent.digest)
@@ -123,7 +119,7 @@ class AlwaysReplay:
         return answer
 
 
-def _turn_info(profile: session.Profile, run_id: str) -> calls.TurnInfo:
+def _turn_info(profile: Profile, run_id: str) -> calls.TurnInfo:
     return calls.TurnInfo(
         session_id=profile.id,
         run_id=run_id,

@@ -27,7 +27,7 @@ from retinue.actors.domain.permissions.approvals.state import Entry
 from retinue.actors.domain.permissions.boundary import EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.verdict import Blocked, NeedsApproval, Verdict, strictest
-from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.state import Profile
 from retinue.actors.durable.entity import Clock
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases

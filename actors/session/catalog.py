@@ -15,7 +15,7 @@ from retinue.actors.domain.errors import (
     RolledBack,
     Unavailable,
 )
-from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.commands import Create
 from retinue.actors.domain.session.result import Result
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.leases.budget_lease import BudgetLease
@@ -65,7 +65,7 @@ class Catalog:
     # --- coming to life ------------------------------------------------------------------
 
     async def get(
-        self, session_id: str, workspace_id: str, create: session.Create | None = None
+        self, session_id: str, workspace_id: str, create: Create | None = None
     ) -> LiveSession:
         """The session, activated if it is not live; NotFound if it is not stored.
 
@@ -83,7 +83,7 @@ class Catalog:
         return live
 
     async def _activate(
-        self, session_id: str, workspace_id: str, create: session.Create | None
+        self, session_id: str, workspace_id: str, create: Create | None
     ) -> LiveSession:
         begin = time.perf_counter()
         try:

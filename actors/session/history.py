@@ -8,6 +8,7 @@ import msgspec
 
 from retinue.actors.domain.errors import InvalidValue
 from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.commands import AddMessages, ClearMessages
 from retinue.actors.domain.session.messages import Message, estimated_tokens
 from retinue.actors.durable.entity import Entity
 
@@ -42,14 +43,14 @@ class History:
                 f"message: {len(data)} bytes, and one may have {MAX_MESSAGE}", field="message"
             )
         tokens = estimated_tokens(message)
-        self._append(message, data, session.AddMessages(1, tokens, run, key, len(data), op))
+        self._append(message, data, AddMessages(1, tokens, run, key, len(data), op))
 
     def restore(self, messages: list[Message]) -> None:
         """Put in the messages of an imported session, whose tokens are counted already."""
         for message in messages:
-            self._append(message, _ENCODER.encode(message), session.AddMessages(1, 0))
+            self._append(message, _ENCODER.encode(message), AddMessages(1, 0))
 
-    def _append(self, message: Message, data: bytes, command: session.AddMessages) -> None:
+    def _append(self, message: Message, data: bytes, command: AddMessages) -> None:
         index = self._entity.state.messages
         if self._entity.do(command):
             self._entity.add_message(index, data)
@@ -58,7 +59,7 @@ class History:
 
     def clear(self, run: str = "", key: str = "") -> None:
         """Forget all messages so far."""
-        self._entity.do(session.ClearMessages(run, key))
+        self._entity.do(ClearMessages(run, key))
         self._window.clear()
 
     async def last(self, count: int | None) -> list[Message]:

@@ -11,11 +11,13 @@ from msgspec import structs
 
 from retinue.actors.agent.process.supervisor import Runner
 from retinue.actors.domain.errors import Fenced, NotFound, Unavailable
+from retinue.actors.domain.session import commands as session_commands
 from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import ChildSpec, Profile
+from retinue.actors.domain.session.commands import BY_PARENT, AcceptRun
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import ChildSpec, Profile
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Batch, DirectoryPort, HostProvider, PeerPort, StoreProvider, Stores
 from retinue.actors.requests import Await, Close, Create, Edit, Last, Post, SessionAt, Start
@@ -59,7 +61,7 @@ class SessionHost:
         if imported is None:
             await self._refuse_if_held(profile.workspace_id)
         await self._runtime.registry.register_root(profile)
-        create = session.Create(profile, imported)
+        create = session_commands.Create(profile, imported)
         live = await self._catalog.get(profile.id, profile.workspace_id, create)
         if imported and live.entity.state.messages == 0 and command.messages:
             live.activation.history.restore(command.messages)
@@ -82,7 +84,7 @@ class SessionHost:
             if not state.runs:
                 await registry.unmark_running(run.session_id)
             await self._refuse_if_held(run.workspace_id)
-        accept = session.AcceptRun(run.run_id, run.prompt, run.timeout, run.trace)
+        accept = AcceptRun(run.run_id, run.prompt, run.timeout, run.trace)
         await live.entity.execute(accept)
         self._catalog.work(live)
 
@@ -262,7 +264,7 @@ class SessionHost:
         if not self._catalog.has(spec.id):
             profile = _child_profile(parent, spec, self._runtime.clock())
             entity = new_entity(self._runtime, profile, self._runtime.new_id())
-            entity.do(session.Create(profile))
+            entity.do(session_commands.Create(profile))
             self._begin(self._catalog.enter(entity, stores, workspace), spec)
             with contextlib.suppress(Fenced):
                 return await entity.committed()
@@ -271,7 +273,9 @@ class SessionHost:
 
     async def _known_child(self, parent: Profile, spec: ChildSpec) -> LiveSession:
         profile = _child_profile(parent, spec, self._runtime.clock())
-        return await self._catalog.get(spec.id, parent.workspace_id, session.Create(profile))
+        return await self._catalog.get(
+            spec.id, parent.workspace_id, session_commands.Create(profile)
+        )
 
     def _begin(self, live: LiveSession, spec: ChildSpec) -> LiveSession:
         _accept(live, spec)
@@ -282,7 +286,7 @@ class SessionHost:
         """Its id, and in which activation it was cancelled."""
         child = await self._known_child(parent, spec)
         _accept(child, spec)  # so that it has a result
-        await self._close(spec.id, parent.workspace_id, "cancelled", session.BY_PARENT)
+        await self._close(spec.id, parent.workspace_id, "cancelled", BY_PARENT)
         return spec.id, child.entity.epoch
 
     # --- closing -------------------------------------------------------------------------
@@ -299,16 +303,13 @@ class SessionHost:
             await live.stop()
             await live.cancel_children()
             activation.release_untold()
-            await live.entity.execute(session.Close(reason, by))
+            await live.entity.execute(session_commands.Close(reason, by))
             await activation.budget_lease.report()
             if profile.parent_id is None:
                 if live.entity.epoch > 1:
                     await self._stop_elsewhere([profile.id])
-                stores = activation.stores
-                await asyncio.gather(
-                    stores.permissions.clear_session(profile.family_id),
-                    stores.capabilities.clear_session(profile.family_id),
-                )
+                await activation.stores.permissions.clear_session(profile.family_id)
+                await activation.stores.capabilities.clear_session(profile.family_id)
                 await self._runtime.registry.unmark_running(session_id)
             activation.notify(reason)
         finally:
@@ -355,7 +356,7 @@ class _Near:
 def _accept(live: LiveSession, spec: ChildSpec) -> None:
     state = live.entity.state
     if spec.id not in state.results and not state.closed:
-        live.entity.do(session.AcceptRun(spec.id, spec.prompt, spec.timeout, spec.trace))
+        live.entity.do(AcceptRun(spec.id, spec.prompt, spec.timeout, spec.trace))
 
 
 def _child_profile(parent: Profile, spec: ChildSpec, now: int) -> Profile:

@@ -9,9 +9,9 @@ from retinue.actors.agent.process import wire
 from retinue.actors.agent.process.supervisor import AgentDied
 from retinue.actors.agent.process.watchdog import exit_process
 from retinue.actors.domain.errors import Unavailable
-from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import ChildSpec
+from retinue.actors.domain.session.commands import EndAttempt, StartRun
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import ChildSpec, Profile, Run, exhausted
 from retinue.actors.durable.brakes import TimeLimit
 from retinue.actors.ports import Batch
 from retinue.actors.session.activation import Activation
@@ -50,7 +50,7 @@ class LiveSession:
         self.entity.on_break = self._break_off
 
     @property
-    def profile(self) -> session.Profile:
+    def profile(self) -> Profile:
         return self.activation.profile
 
     @property
@@ -149,14 +149,14 @@ class LiveSession:
         while self.has_work:
             await self._run(next(iter(self.entity.state.runs.values())))
 
-    async def _run(self, run: session.Run) -> None:
+    async def _run(self, run: Run) -> None:
         activation, entity = self.activation, self.entity
         if entity.broken:  # which is why it need not wait for a release
             raise entity.broken
         brakes, workspace_id = activation.runtime.brakes, entity.key.workspace_id
         if brakes.hold(workspace_id) and not await self._released():
             return
-        entity.do(session.StartRun(run.id, entity.epoch))
+        entity.do(StartRun(run.id, entity.epoch))
         await entity.confirmed()  # which tells whether the workspace is on hold by now
         if not brakes.is_clear(workspace_id) and not await self._released():
             return
@@ -214,14 +214,14 @@ class LiveSession:
         if self._standing:
             self._standing.cancel()
 
-    async def _attempt(self, run: session.Run, spawner: Spawner) -> Result:
+    async def _attempt(self, run: Run, spawner: Spawner) -> Result:
         """Call the agent, and again from the start while its process ends without a result."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
         runtime = self.activation.runtime
         time_limit = TimeLimit(limit, runtime.brakes, self.entity.key.workspace_id, runtime.clock)
         pause = 0.0
         while True:
-            if why := session.exhausted(run):
+            if why := exhausted(run):
                 return Result(self.id, "failed", error=why)
             self._turn = turn = asyncio.create_task(
                 self._call(run, spawner, pause), name=f"turn of {self.id}"
@@ -233,14 +233,14 @@ class LiveSession:
             finally:
                 self._turn = None
             if not self._is_over:
-                await self.entity.execute(session.EndAttempt(run.id, str(result.error)))
+                await self.entity.execute(EndAttempt(run.id, str(result.error)))
                 self.activation.notify("attempt_ended", str(result.error))
                 metrics.DEATHS.add()
             if self._is_over:
                 return result
             pause = min(_FIRST_PAUSE_S * 2.0 ** max(run.attempts - 2, 0), _LONGEST_PAUSE_S)
 
-    async def _call(self, run: session.Run, spawner: Spawner, pause: float) -> wire.Outcome:
+    async def _call(self, run: Run, spawner: Spawner, pause: float) -> wire.Outcome:
         if pause:  # what ended its process may be over by then
             await asyncio.sleep(pause)
         await self._stand_still()

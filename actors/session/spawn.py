@@ -21,9 +21,18 @@ from retinue.actors.domain.budget import commands as budget
 from retinue.actors.domain.errors import Fenced, LimitReached, Unavailable
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.children import Children
-from retinue.actors.domain.session.machine import Child, ChildSpec, Profile
+from retinue.actors.domain.session.commands import FinishChildren, SpawnChildren
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import (
+    Agent,
+    Child,
+    ChildSpec,
+    Profile,
+    children_of,
+    operation,
+    the_profile,
+)
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.ports import Batch, HostName, HostProvider
 from retinue.actors.requests import Acquire
@@ -76,15 +85,15 @@ class Spawner:
         parent = self._activation
         state = parent.entity.state
         if begun:
-            children = session.children_of(state, run, key)
+            children = children_of(state, run, key)
         else:
-            at, name = state.runs[run].accepted, f"{parent.id}/{session.operation(run, key)}"
+            at, name = state.runs[run].accepted, f"{parent.id}/{operation(run, key)}"
             specs = [
                 _child_spec(parent.profile, task, at, f"{name}/{number}")
                 for number, task in enumerate(call.tasks)
             ]
             children = [Child(spec, run) for spec in specs]
-            command = session.Spawn(run, key, call.label, specs)
+            command = SpawnChildren(run, key, call.label, specs)
             session.decide(state, command, parent.runtime.clock())  # refuse it before work
         spawn = Spawn(
             parent.entity,
@@ -184,7 +193,7 @@ class Spawn:
     _over: asyncio.Future[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._profile = session.the_profile(self.entity.state)
+        self._profile = the_profile(self.entity.state)
         self._asked = time.perf_counter()
         self.siblings[self.name] = self
 
@@ -232,7 +241,7 @@ class Spawn:
         """Do what results call for: the first failure may take the others along."""
         failed = any(not result.success for result in results)
         if failed and self.fail_fast and not self.children.cancelling:
-            self.entity.do(session.FinishChildren(self.children.cancel()))
+            self.entity.do(FinishChildren(self.children.cancel()))
             for host in set(self.children.hosts("started").values()):
                 self._work(self._cancel, host)
         if self._over and self.children.over:
@@ -309,7 +318,7 @@ class Spawn:
 
     def _take(self, results: list[Result]) -> None:
         """Record results, whichever spawns they are of: the host won't give them out again."""
-        self.entity.do(session.FinishChildren(results))
+        self.entity.do(FinishChildren(results))
         for spawn in list(self.siblings.values()):
             spawn.take(results)
             if spawn is not self:
@@ -349,7 +358,7 @@ def _child_spec(parent: Profile, task: calls.TaskSpec, at: int, name: str) -> Ch
     return ChildSpec(
         id=id,
         run=id,
-        agent=session.Agent(task.agent.digest, task.agent.name),
+        agent=Agent(task.agent.digest, task.agent.name),
         prompt=task.prompt,
         timeout=task.timeout,
         isolation=task.isolation or parent.isolation,

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import structs
 
 from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session.state import the_profile
 from retinue.actors.views import SessionSummary
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -14,7 +15,7 @@ _DECODER = msgspec.msgpack.Decoder(SessionSummary)
 
 def summarise(state: session.State, now: int) -> SessionSummary:
     """The line as of ``now``."""
-    profile = session.the_profile(state)
+    profile = the_profile(state)
     last = next(reversed(state.results.values()), None)
     current = next(iter(state.runs.values()), None)
     return SessionSummary(

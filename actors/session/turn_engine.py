@@ -11,9 +11,17 @@ from retinue.actors.domain.errors import SessionEnded, StepInterrupted
 from retinue.actors.domain.permissions.action_ref import ActionRef
 from retinue.actors.domain.permissions.actions import argument_hash
 from retinue.actors.domain.permissions.decision import Decision
-from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session import state as session_state
+from retinue.actors.domain.session.commands import (
+    DescribeSession,
+    RecordDecision,
+    RecordStep,
+    Settlement,
+    SettleReservation,
+)
 from retinue.actors.domain.session.replay import Replay
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import Step
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.spawn import Spawner
 from retinue.actors.telemetry import metrics, tracing
@@ -61,14 +69,14 @@ class TurnEngine:
                 await self._entity.committed()  # or a crash could hide that it was begun
                 return begun
             case calls.EndStep(name, key, payload):
-                step = session.Step("step", name, payload)
-                self._entity.do(session.RecordStep(self._run_id, key, step))
+                step = Step("step", name, payload)
+                self._entity.do(RecordStep(self._run_id, key, step))
                 tracing.ended("step", self._began.pop(key, 0), step=name)
             case calls.Spawn():
                 with tracing.span("spawn", count=len(call.tasks)):
                     return calls.Results(await self._spawn(branch, call))
             case calls.Describe(title, tags, custom):
-                self._entity.do(session.Describe(title, tags, custom))
+                self._entity.do(DescribeSession(title, tags, custom))
         await self._entity.committed()
         return None
 
@@ -77,7 +85,7 @@ class TurnEngine:
         self._closed = True
 
     @property
-    def steps(self) -> dict[str, session.Step]:
+    def steps(self) -> dict[str, Step]:
         """The steps that the run has recorded, by their keys; SessionEnded if it is over."""
         run = self._entity.state.runs.get(self._run_id)
         if run is None:
@@ -95,7 +103,7 @@ class TurnEngine:
         if self._brakes.hold(self._workspace_id):
             await self._clear()
         activation = self._activation
-        operation = session.operation(self._run_id, key)
+        operation = session_state.operation(self._run_id, key)
         decision = await activation.authorizer.authorize(
             ActionRef(call.action, hash, operation),
             call.cost,
@@ -105,7 +113,7 @@ class TurnEngine:
         )
         try:
             shown = call.action.describe()[:_SHOWN]
-            self._entity.do(session.Authorize(self._run_id, key, label, decision, shown))
+            self._entity.do(RecordDecision(self._run_id, key, label, decision, shown))
         finally:
             activation.budget_lease.drop(decision.amount)
         await self._entity.committed()
@@ -131,8 +139,8 @@ class TurnEngine:
             raise SessionEnded("the turn is over: its run has ended or was cancelled")
 
     async def _settle(self, operation: str, actual: int | None) -> calls.Charge:
-        reply = self._entity.do(session.Settle(operation, actual))
-        charge = cast(session.Charge, reply)
+        reply = self._entity.do(SettleReservation(operation, actual))
+        charge = cast(Settlement, reply)
         await self._entity.committed()
         if charge.returned or charge.over:
             await self._activation.budget_lease.settled()
@@ -149,8 +157,8 @@ class TurnEngine:
                 step=name,
             )
         if step is None and not idempotent:
-            started = session.Step("step", name, None)
-            self._entity.do(session.RecordStep(self._run_id, key, started))
+            started = Step("step", name, None)
+            self._entity.do(RecordStep(self._run_id, key, started))
         return calls.StepState(key, step.payload if step else None)
 
     async def _spawn(self, branch: int, call: calls.Spawn) -> list[Result]:

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.budget.totals import Level
-from retinue.actors.domain.session.machine import Budget
 from retinue.actors.domain.session.settings import BudgetConfig
+from retinue.actors.domain.session.state import Budget
 from retinue.actors.domain.values.money import Usd, to_nano, to_usd, usd_text
 from retinue.cluster.client.calls import Calls
 

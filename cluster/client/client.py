@@ -23,8 +23,8 @@ from retinue.actors.domain.errors import (
 )
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Agent, Profile
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
+from retinue.actors.domain.session.state import Agent, Profile
 from retinue.actors.domain.values.ids import derived_id, parse_user, parse_uuid
 from retinue.actors.domain.values.money import Usd
 from retinue.actors.requests import Create

@@ -25,6 +25,7 @@ from retinue.actors.domain.permissions.allowances.allowance import Allowance, va
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.settings import BudgetConfig, Isolation, Limits
+from retinue.actors.domain.session.state import Agent, Imported, Metadata, Profile, the_profile
 from retinue.actors.domain.values.json_value import JsonValue
 from retinue.actors.requests import Last, SessionAt
 from retinue.cluster.client.budgets import budget_of
@@ -38,7 +39,7 @@ LABEL_LENGTH = 80
 async def export_document(calls: Calls, session_id: str) -> str:
     """The document of a session as it is now."""
     state = await calls.sessions.state(SessionAt(session_id))
-    profile = session.the_profile(state)
+    profile = the_profile(state)
     messages = await calls.sessions.messages(Last(session_id, count=None))
     stores = calls.stores(profile.workspace_id)
     level = (await stores.budget.levels([profile.family_id]))[0]
@@ -66,9 +67,9 @@ def read_document(
 def imported_profile(
     document: SessionDocument,
     workspace_id: str,
-    agent: session.Agent | None,
+    agent: Agent | None,
     isolation: Isolation,
-) -> session.Profile:
+) -> Profile:
     """The profile of the session that a document becomes; what it leaves out is as by default."""
     snapshot = document.budget_snapshot
     said = snapshot and {
@@ -77,7 +78,7 @@ def imported_profile(
         "warn_at_percent": snapshot.warn_at_percent,
     }
     known = {name: value for name, value in (said or {}).items() if value is not None}
-    return session.Profile(
+    return Profile(
         id=document.id,
         user_id=document.user_id,
         workspace_id=workspace_id,
@@ -94,7 +95,7 @@ def imported_profile(
     )
 
 
-def imported_state(document: SessionDocument) -> session.Imported:
+def imported_state(document: SessionDocument) -> Imported:
     """What the session takes over besides its profile."""
     metadata = document.metadata
     paths = document.escape_state.remembered_paths if document.escape_state else []
@@ -102,8 +103,8 @@ def imported_state(document: SessionDocument) -> session.Imported:
     extra = {name: msgspec.json.encode(value) for name, value in document.extra.items()}
     if metadata.extra:
         extra["metadata"] = msgspec.json.encode(metadata.extra)
-    return session.Imported(
-        metadata=session.Metadata(
+    return Imported(
+        metadata=Metadata(
             metadata.title,
             list(metadata.tags),
             metadata.turn_count,
@@ -125,7 +126,7 @@ def _document(
     spent: int,
     git: GitState | None,
 ) -> SessionDocument:
-    profile, metadata = session.the_profile(state), state.metadata
+    profile, metadata = the_profile(state), state.metadata
     extra = {name: _json(data) for name, data in state.extra.items()}
     metadata_extra = cast("dict[str, JsonValue]", extra.pop("metadata", {}))
     return SessionDocument(

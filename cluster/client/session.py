@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from retinue.actors.domain.budget.commands import SetCap
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue
-from retinue.actors.domain.session.machine import Describe
+from retinue.actors.domain.session.commands import DescribeSession
 from retinue.actors.domain.session.messages import Message, check_message
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.values.money import Usd, to_nano
@@ -95,7 +95,7 @@ class Session:
         custom: dict[str, str] | None = None,
     ) -> None:
         """Set title, tags or custom metadata."""
-        change = Describe(title, tags, custom)
+        change = DescribeSession(title, tags, custom)
         await self._calls.sessions.describe(Edit(self.id, change=change))
 
     async def family(self) -> list[SessionSummary]:

@@ -14,7 +14,7 @@ import msgspec
 from retinue.actors.domain.errors import CorruptState, InvalidAgent
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.state import Profile
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.codec import written_by_newer
 from retinue.actors.session.summary import decode_summary

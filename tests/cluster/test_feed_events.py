@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from retinue.actors.domain.session.machine import Closed
+from retinue.actors.domain.session.state import Closed
 from retinue.actors.views import EventKind
 
 ROOT = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ from retinue.actors.agent.shipping import Parcel
 from retinue.actors.domain.budget.state import Brake
 from retinue.actors.domain.permissions.allowances.allowance import Allowance, signing_bytes
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
-from retinue.actors.domain.session.machine import Profile
 from retinue.actors.domain.session.messages import Message
+from retinue.actors.domain.session.state import Profile
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.audit import AuditChain, Head

@@ -16,7 +16,7 @@ from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.budget.totals import level_of
 from retinue.actors.domain.errors import RetinueError, StoreUnavailable
 from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import Reservation
+from retinue.actors.domain.session.state import Reservation
 from retinue.actors.domain.values.money import NANO
 from retinue.actors.durable.journal import Key
 

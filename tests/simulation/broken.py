@@ -20,8 +20,10 @@ from retinue.actors.domain.budget import machine as budget
 from retinue.actors.domain.budget.commands import Lease, LeaseRequest
 from retinue.actors.domain.permissions.allowances import machine as allowances
 from retinue.actors.domain.permissions.capabilities import machine as capabilities
+from retinue.actors.domain.session import events
 from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.children import Children
+from retinue.actors.domain.session.state import the_profile
 from retinue.actors.durable.brakes import Brakes
 from retinue.actors.durable.committer import Committer
 from retinue.actors.durable.entity import Entity
@@ -225,14 +227,14 @@ def _tokens_come_later() -> Iterator[None]:
 @contextmanager
 def _comes_back() -> Iterator[None]:
     """A session that was closed takes new runs and steps."""
-    with patch.object(session, "_open", session.the_profile):
+    with patch.object(session, "_open", the_profile):
         yield
 
 
 @contextmanager
 def _forgets_messages() -> Iterator[None]:
     """A message that a client sends again is added again."""
-    with patch.object(session, "_remember", lambda state, op: None):
+    with patch.object(events, "_remember", lambda state, op: None):
         yield
 
 

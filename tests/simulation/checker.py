@@ -39,8 +39,21 @@ from retinue.actors.domain.permissions.approvals.state import Claimed, Decided
 from retinue.actors.domain.permissions.capabilities.state import TokenUsed
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session import state as session_state
+from retinue.actors.domain.session.events import (
+    AttemptEnded,
+    Authorized,
+    ChildrenFinished,
+    Created,
+    RunAccepted,
+    RunFinished,
+    RunStarted,
+    Settled,
+    StepRecorded,
+)
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import committed_money
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.brakes import FRESH_S
@@ -131,7 +144,7 @@ class Checker:
     def _before(self, key: Key, state: Any, event: object) -> None:
         """Look at an event and the state that it meets."""
         match event:
-            case session.Settled(operation, actual):
+            case Settled(operation, actual):
                 reserved = state.reservations[operation].amount
                 if operation in self._settled:
                     self.wrong(f"operation {operation} was settled twice")
@@ -141,8 +154,8 @@ class Checker:
                 for level in self._levels(key.id):
                     over = self._over.get(level, 0)
                     self._over[level] = over + max(actual - reserved, 0)
-            case session.Authorized(run, step):
-                self._before_authorized(key, state, session.operation(run, step))
+            case Authorized(run, step):
+                self._before_authorized(key, state, session_state.operation(run, step))
             case Reported(id, _, _, spent, lent):
                 self._before_reported(state, id, spent, lent)
             case UseConsumed(id, op):
@@ -184,28 +197,28 @@ class Checker:
                 self.wrong(f"budget: the loan to {id} takes {level} to {held} of {figures.max}")
 
     def _in_closed(self, key: Key, state: session.State, event: object) -> None:
-        if not isinstance(event, session.ChildrenFinished):
+        if not isinstance(event, ChildrenFinished):
             self.wrong(f"{key}: {type(event).__name__} after it was {state.closed}")
 
     def _after(self, key: Key, state: Any, event: object) -> None:
         """Look at an event and the state that it has led to."""
         match event:
-            case session.Created(profile):
+            case Created(profile):
                 if profile.family_id in self._cancelled_families:
                     self.wrong(f"{key}: came to be after its family was closed")
-            case session.RunStarted(run):
+            case RunStarted(run):
                 self._begun[key.id, run] = self.now()
-            case session.RunAccepted(run):
+            case RunAccepted(run):
                 self._accepted.add((key.id, run))
-            case session.RunFinished(run, result):
+            case RunFinished(run, result):
                 if (key.id, run) in self.results:
                     self.wrong(f"{key}: run {run} has two results")
                 self.results[key.id, run] = result
                 if result.status == "failed":
                     self.wrong(f"{key}: run {run} failed: {result.error}")
-            case session.AttemptEnded(run, cause) if cause == SWEPT:
+            case AttemptEnded(run, cause) if cause == SWEPT:
                 self.wrong(f"{key}: run {run} has noted that its agent was {cause}")
-            case session.StepRecorded(run, _, step) if step.payload is not None:
+            case StepRecorded(run, _, step) if step.payload is not None:
                 self._steps[key.id, run, step.label] = step.payload
             case CapSet(level, cap) if cap.max is not None:
                 self._caps[level] = max(cap.max, self._caps.get(level, 0))
@@ -219,7 +232,7 @@ class Checker:
 
     def _check_money(self, id: str, state: session.State) -> None:
         self._spent[id] = state.spent
-        now = session.committed_money(state)
+        now = committed_money(state)
         more = now - self._committed.get(id, 0)
         self._committed[id] = now
         if more <= 0:

@@ -18,9 +18,9 @@ from retinue.actors.domain.permissions.approvals.machine import Decide
 from retinue.actors.domain.permissions.approvals.request import Scope
 from retinue.actors.domain.permissions.capabilities.token import Token, mint
 from retinue.actors.domain.permissions.patterns import CommandPattern
-from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.messages import Message
 from retinue.actors.domain.session.settings import Isolation, Limits
+from retinue.actors.domain.session.state import Agent, Budget, Profile
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.money import NANO
 from retinue.actors.ports import SessionPort
@@ -59,7 +59,7 @@ class Client:
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
 
-    async def create(self, profile: session.Profile) -> None:
+    async def create(self, profile: Profile) -> None:
         """Make a root session."""
         while True:
             host = self.cluster.host(self.cluster.directory.host_of(profile.id))
@@ -211,16 +211,16 @@ async def _insist(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_PAUSE_S)
 
 
-def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) -> session.Profile:
-    return session.Profile(
+def _profile(id: str, session_max: int, limits: Limits, isolation: Isolation) -> Profile:
+    return Profile(
         id=id,
         user_id=USER,
         workspace_id=SCOPE,
         family_id=id,
         created_at=EPOCH_US,
-        agent=session.Agent(AGENT.digest, AGENT.name),
+        agent=Agent(AGENT.digest, AGENT.name),
         isolation=isolation,
-        budget=session.Budget(session_max, 25 * NANO, 80),
+        budget=Budget(session_max, 25 * NANO, 80),
         limits=limits,
         workspace_path=ROOT,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from retinue.actors.domain.errors import NotFound
-from retinue.actors.domain.session.machine import Profile
+from retinue.actors.domain.session.state import Profile
 from retinue.actors.ports import HostName
 from retinue.actors.requests import Acquire
 from retinue.actors.views import (

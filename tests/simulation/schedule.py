@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from retinue.actors.domain.session import machine as session
+from retinue.actors.domain.session import state
 from retinue.actors.durable import entity, singleton
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.leases import permission_leases, recall
@@ -158,8 +158,8 @@ def _out_of_reach(loop: Loop) -> Iterator[None]:
         patch.object(permission_leases, "time", clock),
         patch.object(agents, "Watchdog", _NoWatchdog),
         patch.object(catalog, "_PUBLISH_EVERY_S", 0.5),
-        patch.object(session, "SHARED_ATTEMPTS", _ATTEMPTS),
-        patch.object(session, "MAX_ATTEMPTS", _ATTEMPTS),
+        patch.object(state, "SHARED_ATTEMPTS", _ATTEMPTS),
+        patch.object(state, "MAX_ATTEMPTS", _ATTEMPTS),
         patch.object(entity, "_COMPACT_AFTER_ROWS", 6),
         patch.object(singleton, "UPKEEP_S", 0.3),
     ):

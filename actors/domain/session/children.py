@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from retinue.actors.domain.session.machine import Child, ChildSpec
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import Child, ChildSpec
 
 
 class _Place(NamedTuple):

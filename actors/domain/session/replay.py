@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retinue.actors.domain.errors import NonDeterministicTurn
-from retinue.actors.domain.session.machine import Step
+from retinue.actors.domain.session.state import Step
 
 ROOT_BRANCH = 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retinue.actors.domain.budget import lease as leases
 from retinue.actors.domain.budget.commands import CapWarning, Exceeded, LeaseGranted, LeaseRequest
 from retinue.actors.domain.errors import Fenced, RolledBack, StoreUnavailable
-from retinue.actors.domain.session.machine import committed_money
+from retinue.actors.domain.session.state import committed_money
 from retinue.actors.leases.batcher import Batcher
 from retinue.actors.leases.budget_lease import BudgetLease
 from tests.kit.money import Bank, Wallet

@@ -24,8 +24,8 @@ from retinue.actors.domain.permissions.approvals.question import (
 from retinue.actors.domain.permissions.approvals.request import Resolution, Scope, request_for
 from retinue.actors.domain.permissions.approvals.state import Entry, Status
 from retinue.actors.domain.permissions.boundary import EscapeState
-from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
 from retinue.actors.ports import BudgetPort, CapabilitiesPort, PermissionsPort, Stores
@@ -84,7 +84,7 @@ def _approval(request_id: str) -> Resolution:
 
 
 def _gate(permissions: Permissions) -> Authorizer:
-    profile = session.Profile(
+    profile = Profile(
         id="session",
         user_id="0123456789abcdef",
         workspace_id="workspace",
@@ -92,7 +92,7 @@ def _gate(permissions: Permissions) -> Authorizer:
         created_at=NOW,
         agent=None,
         isolation="shared",
-        budget=session.Budget(1, 1, 80),
+        budget=Budget(1, 1, 80),
         limits=Limits(),
     )
     policy = Policy(approval_required_tools=("guarded",))

@@ -15,9 +15,9 @@ from retinue.actors.domain.budget.commands import Admit, Child, OpenFamily, SetH
 from retinue.actors.domain.budget.state import Cap
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session.machine import Agent, Budget, ChildSpec, Profile
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Agent, Budget, ChildSpec, Profile
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.journal import Append, Key, Loaded, Outcomes
 from retinue.actors.durable.memory_journal import MemoryJournal

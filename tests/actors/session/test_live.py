@@ -10,8 +10,8 @@ import pytest
 
 from retinue.actors.agent.process import wire
 from retinue.actors.domain.errors import ClusterUnavailable, Fenced
-from retinue.actors.domain.session.machine import Agent, Child, ChildSpec, Run
 from retinue.actors.domain.session.result import Result
+from retinue.actors.domain.session.state import Agent, Child, ChildSpec, Run
 from retinue.actors.durable.runtime import Runtime
 from retinue.actors.ports import Batch, HostProvider, StoreProvider
 from retinue.actors.session import live

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.children import Children
-from retinue.actors.domain.session.machine import Agent, Budget, ChildSpec, Profile
+from retinue.actors.domain.session.commands import AcceptRun, Create, FinishChildren, SpawnChildren
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Agent, Budget, ChildSpec, Profile, children_of
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.memory_journal import MemoryJournal
 from retinue.actors.durable.runtime import Runtime
@@ -121,18 +121,18 @@ def _parent(*spawns: list[str]) -> SessionEntity:
     budget = Budget(10**9, 10**9, 80)
     profile = Profile("parent", "me", "space", "parent", 0, None, "shared", budget, Limits())
     entity = new_entity(runtime, profile, "creator")
-    entity.do(session.Create(profile))
-    entity.do(session.AcceptRun("run", "go"))
+    entity.do(Create(profile))
+    entity.do(AcceptRun("run", "go"))
     for at, ids in enumerate(spawns):
         specs = [ChildSpec(id, id, Agent("", ""), "", 0, "shared", "") for id in ids]
-        entity.do(session.Spawn("run", f"{at}", "", specs))
+        entity.do(SpawnChildren("run", f"{at}", "", specs))
     return entity
 
 
 def _spawn(
     parent: SessionEntity, cluster: Cluster, key: str, limit: int, siblings: dict[str, Spawn]
 ) -> Spawn:
-    children = Children(session.children_of(parent.state, "run", key))
+    children = Children(children_of(parent.state, "run", key))
     return Spawn(parent, cluster, siblings, f"parent/{key}", children, limit)
 
 
@@ -215,8 +215,8 @@ async def test_a_failure_that_came_before_a_death_takes_the_others_along_after_i
     begun: bool,
 ) -> None:
     parent, host = _parent(["failed", "left"]), FakeHost()
-    parent.do(session.FinishChildren([Result("failed", "failed")]))
-    children = Children(session.children_of(parent.state, "run", "0"), begun=begun)
+    parent.do(FinishChildren([Result("failed", "failed")]))
+    children = Children(children_of(parent.state, "run", "0"), begun=begun)
     cluster = Cluster(FakeDirectory(most=2), host)
     async with asyncio.timeout(LIMIT_S):
         results = await Spawn(parent, cluster, {}, "0", children, 2, fail_fast=True).run()

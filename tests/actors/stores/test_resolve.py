@@ -20,8 +20,8 @@ from retinue.actors.domain.permissions.boundary import Boundary, EscapeState
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.patterns import CommandPattern
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session import machine as session
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.leases.budget_lease import BudgetLease
 from retinue.actors.leases.permission_leases import PermissionLeases
@@ -55,7 +55,7 @@ class Session:
     def __init__(self, stores: MemoryStores) -> None:
         self.stores = stores
         self.calls: list[str] = []
-        profile = session.Profile(
+        profile = Profile(
             id=FAMILY,
             user_id=USER,
             workspace_id="scope",
@@ -63,7 +63,7 @@ class Session:
             created_at=START,
             agent=None,
             isolation="shared",
-            budget=session.Budget(1, 1, 80),
+            budget=Budget(1, 1, 80),
             limits=Limits(),
         )
         self.authorizer = Authorizer(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from retinue.actors.domain.errors import InvalidValue, NotFound
-from retinue.actors.domain.session.machine import Budget, Profile
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile
 from retinue.actors.domain.values.ids import uuid7
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.journal import Append, Key, Outcome, Summary

@@ -17,8 +17,8 @@ import pytest
 from redis.crc import key_slot
 
 from retinue.actors.domain.errors import InvalidValue, StoreUnavailable
-from retinue.actors.domain.session.machine import Budget, Profile
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile
 from retinue.actors.domain.values.ids import derived_id, uuid7
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.journal import Append, Key, Outcome

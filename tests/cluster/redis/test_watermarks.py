@@ -22,10 +22,16 @@ from retinue.actors.domain.errors import Fenced, RolledBack
 from retinue.actors.domain.permissions.boundary import Boundary
 from retinue.actors.domain.permissions.decision import Decision
 from retinue.actors.domain.permissions.policy import Policy
-from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import Budget, Profile
+from retinue.actors.domain.session.commands import (
+    AcceptRun,
+    FinishRun,
+    RecordDecision,
+    SettleReservation,
+    StartRun,
+)
 from retinue.actors.domain.session.result import Result
 from retinue.actors.domain.session.settings import Limits
+from retinue.actors.domain.session.state import Budget, Profile
 from retinue.actors.domain.values.ids import derived_id
 from retinue.actors.domain.values.keyring import Keyring
 from retinue.actors.durable.entity import Entity
@@ -123,13 +129,13 @@ async def spend(activation: Activation, amount: int) -> None:
     assert not isinstance(await activation.budget_lease.hold(amount), Exceeded)
     entity = activation.entity
     run = f"{entity.state.spent}"
-    entity.do(session.AcceptRun(run, "prompt"))
-    entity.do(session.StartRun(run, entity.epoch))
+    entity.do(AcceptRun(run, "prompt"))
+    entity.do(StartRun(run, entity.epoch))
     decision = Decision("allowed", amount=amount, operation=f"op {run}")
-    entity.do(session.Authorize(run, "0", "spend", decision))
+    entity.do(RecordDecision(run, "0", "spend", decision))
     activation.budget_lease.drop(amount)
-    entity.do(session.Settle(decision.operation, amount))
-    entity.do(session.FinishRun(run, Result(ME, "completed")))
+    entity.do(SettleReservation(decision.operation, amount))
+    entity.do(FinishRun(run, Result(ME, "completed")))
     await entity.committed()
     await activation.budget_lease.report()
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from retinue.actors.domain.session.children import Children
-from retinue.actors.domain.session.machine import Agent, Child, ChildSpec
 from retinue.actors.domain.session.result import Result, Status
 from retinue.actors.domain.session.settings import Isolation
+from retinue.actors.domain.session.state import Agent, Child, ChildSpec
 
 HOSTS = ["a", "b", "c"]
 ISOLATIONS: tuple[Isolation, ...] = ("process", "shared")

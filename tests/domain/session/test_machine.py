@@ -21,48 +21,50 @@ from retinue.actors.domain.errors import (
 )
 from retinue.actors.domain.permissions.decision import Decision, Kind
 from retinue.actors.domain.session import machine as session
-from retinue.actors.domain.session.machine import (
-    HOST_ENDED,
-    KEPT_OPERATIONS,
-    MAX_ATTEMPTS,
-    MAX_MESSAGE_BYTES,
-    MAX_QUEUED_RUNS,
-    MAX_STARTS,
-    SHARED_ATTEMPTS,
+from retinue.actors.domain.session.commands import (
     AcceptRun,
     AddMessages,
-    Agent,
-    Authorize,
-    Budget,
-    Charge,
-    ChildSpec,
     ClearMessages,
     Close,
     Command,
     Create,
-    Describe,
+    DescribeSession,
     EndAttempt,
-    Event,
     FinishChildren,
     FinishRun,
-    Imported,
-    Metadata,
-    Profile,
+    RecordDecision,
     RecordStep,
     RememberEscape,
     Reply,
-    Reservation,
-    Settle,
-    Spawn,
+    Settlement,
+    SettleReservation,
+    SpawnChildren,
     StartRun,
+)
+from retinue.actors.domain.session.events import HOST_ENDED, KEPT_OPERATIONS, Event
+from retinue.actors.domain.session.machine import MAX_MESSAGE_BYTES, MAX_QUEUED_RUNS
+from retinue.actors.domain.session.result import Result, Status
+from retinue.actors.domain.session.settings import Isolation, Limits
+from retinue.actors.domain.session.state import (
+    MAX_ATTEMPTS,
+    MAX_STARTS,
+    SHARED_ATTEMPTS,
+    Agent,
+    Budget,
+    ChildSpec,
+    Imported,
+    Metadata,
+    Profile,
+    Reservation,
     State,
     Step,
+    children_of,
+    committed_money,
     exhausted,
     isolation_of,
     operation,
+    the_profile,
 )
-from retinue.actors.domain.session.result import Result, Status
-from retinue.actors.domain.session.settings import Isolation, Limits
 from retinue.actors.domain.values.money import MAX_NANO, NANO
 
 ME = "me"
@@ -119,11 +121,11 @@ class Desk:
 
     def authorized(self, amount: int, key: str = "0.0", run: str = "run", **more: str) -> str:
         decision = Decision("allowed", amount=amount, proof=more.get("proof", "policy"))
-        self.do(Authorize(run, key, "file_read", decision))
+        self.do(RecordDecision(run, key, "file_read", decision))
         return operation(run, key)
 
-    def settle(self, operation: str, actual: int | None) -> Charge:
-        return cast(Charge, self.do(Settle(operation, actual)))
+    def settle(self, operation: str, actual: int | None) -> Settlement:
+        return cast(Settlement, self.do(SettleReservation(operation, actual)))
 
     def finish(
         self,
@@ -135,7 +137,7 @@ class Desk:
         return cast(Result, self.do(FinishRun(run, Result(ME, status, output, error))))
 
     def spawn(self, *children: str, key: str = "0.0", run: str = "run") -> None:
-        self.do(Spawn(run, key, "readers", [spec(id) for id in children]))
+        self.do(SpawnChildren(run, key, "readers", [spec(id) for id in children]))
 
     @property
     def metadata(self) -> Metadata:
@@ -267,8 +269,8 @@ def test_a_session_that_says_nothing_of_its_results_keeps_as_many_as_all_did_bef
         RecordStep("other", "0.0", Step("step", "", b"")),
         AddMessages(1, 1, "other", "0.0"),
         ClearMessages("other", "0.0"),
-        Authorize("other", "0.0", "", Decision("allowed")),
-        Spawn("other", "0.0", "", []),
+        RecordDecision("other", "0.0", "", Decision("allowed")),
+        SpawnChildren("other", "0.0", "", []),
     ],
 )
 def test_an_unknown_run_is_not_found(command: Command) -> None:
@@ -321,7 +323,7 @@ def test_a_closed_session_takes_nothing_more(reason: str) -> None:
         AcceptRun("late", "prompt"),
         AddMessages(1, 1),
         ClearMessages(),
-        Describe(title="late"),
+        DescribeSession(title="late"),
     ):
         with pytest.raises(SessionEnded, match=f"the session was {reason}"):
             desk.do(command)
@@ -364,7 +366,9 @@ def test_making_a_session_again_changes_nothing() -> None:
     desk.changes_nothing(Create(profile(depth=2)))
 
 
-@pytest.mark.parametrize("command", [AcceptRun("run", "prompt"), AddMessages(1, 1), Describe("x")])
+@pytest.mark.parametrize(
+    "command", [AcceptRun("run", "prompt"), AddMessages(1, 1), DescribeSession("x")]
+)
 def test_a_session_that_was_never_made_takes_nothing(command: Command) -> None:
     with pytest.raises(NotFound, match="no such session"):
         session.decide(session.initial(), command, 0)
@@ -430,7 +434,7 @@ def test_clearing_zeroes_the_count_and_keeps_the_prompt() -> None:
     desk.do(AddMessages(3, 30))
     desk.do(ClearMessages("run", "0.0"))
     assert (desk.state.token_count, desk.state.first_message, desk.state.messages) == (0, 3, 3)
-    assert session.the_profile(desk.state).system_prompt == "You are terse."
+    assert the_profile(desk.state).system_prompt == "You are terse."
     desk.do(AddMessages(1, 4))
     desk.changes_nothing(ClearMessages("run", "0.0"))
     assert desk.state.token_count == 4
@@ -453,24 +457,24 @@ def test_an_allowed_action_reserves_until_it_is_settled() -> None:
     desk = Desk()
     desk.running()
     action = desk.authorized(10)
-    assert (desk.state.spent, session.committed_money(desk.state)) == (0, 10)
-    assert desk.settle(action, 4) == Charge(charged=4, returned=6, over=0)
-    assert (desk.state.spent, session.committed_money(desk.state)) == (4, 4)
+    assert (desk.state.spent, committed_money(desk.state)) == (0, 10)
+    assert desk.settle(action, 4) == Settlement(charged=4, returned=6, over=0)
+    assert (desk.state.spent, committed_money(desk.state)) == (4, 4)
     assert desk.state.runs["run"].cost == 4
 
 
 @pytest.mark.parametrize(
     ("actual", "charge"),
     [
-        (None, Charge(10, 0, 0)),
-        (10, Charge(10, 0, 0)),
-        (0, Charge(0, 10, 0)),
-        (1, Charge(1, 9, 0)),
-        (15, Charge(15, 0, 5)),
+        (None, Settlement(10, 0, 0)),
+        (10, Settlement(10, 0, 0)),
+        (0, Settlement(0, 10, 0)),
+        (1, Settlement(1, 9, 0)),
+        (15, Settlement(15, 0, 5)),
     ],
 )
 def test_settling_says_what_it_charged_returned_and_overspent(
-    actual: int | None, charge: Charge
+    actual: int | None, charge: Settlement
 ) -> None:
     desk = Desk()
     desk.running()
@@ -484,7 +488,7 @@ def test_settling_again_changes_nothing(actual: int | None) -> None:
     desk.running()
     action = desk.authorized(10)
     desk.settle(action, 4)
-    assert desk.changes_nothing(Settle(action, actual)) == Charge(0, 0, 0)
+    assert desk.changes_nothing(SettleReservation(action, actual)) == Settlement(0, 0, 0)
 
 
 @pytest.mark.parametrize("actual", [-1, MAX_NANO + 1])
@@ -494,7 +498,7 @@ def test_an_impossible_cost_is_refused_and_the_reservation_stays(actual: int) ->
     action = desk.authorized(10)
     with pytest.raises(InvalidValue, match="actual_usd"):
         desk.settle(action, actual)
-    assert session.committed_money(desk.state) == 10
+    assert committed_money(desk.state) == 10
 
 
 @pytest.mark.parametrize("amount", [-1, MAX_NANO + 1])
@@ -510,7 +514,7 @@ def test_authorising_the_same_step_again_reserves_nothing_more() -> None:
     desk = Desk()
     desk.running()
     desk.authorized(10)
-    desk.changes_nothing(Authorize("run", "0.0", "", Decision("allowed", amount=20)))
+    desk.changes_nothing(RecordDecision("run", "0.0", "", Decision("allowed", amount=20)))
 
 
 @pytest.mark.parametrize("kind", ["denied", "exceeded", "deferred"])
@@ -518,10 +522,10 @@ def test_a_no_is_a_step_that_reserves_and_counts_nothing(kind: Kind) -> None:
     desk = Desk()
     desk.running()
     decision = Decision(kind, reason="so", amount=10, proof="approval:1")
-    desk.do(Authorize("run", "0.0", "file_read", decision))
+    desk.do(RecordDecision("run", "0.0", "file_read", decision))
     recorded = desk.state.runs["run"].steps["0.0"]
     assert msgspec.msgpack.decode(recorded.payload or b"", type=Decision) == decision
-    assert session.committed_money(desk.state) == 0
+    assert committed_money(desk.state) == 0
     assert (desk.metadata.tool_call_count, desk.metadata.approval_count) == (0, 0)
 
 
@@ -532,7 +536,7 @@ def test_what_is_left_open_when_a_run_ends_is_charged_in_full() -> None:
     left = desk.authorized(8, "0.1")
     assert desk.finish(status="failed", error="it broke").cost == 11
     assert (desk.state.spent, desk.state.reservations) == (11, {})
-    assert desk.changes_nothing(Settle(left, 0)) == Charge(0, 0, 0)
+    assert desk.changes_nothing(SettleReservation(left, 0)) == Settlement(0, 0, 0)
 
 
 def test_turns_tool_calls_and_approvals_are_counted() -> None:
@@ -555,15 +559,15 @@ def test_children_are_found_by_the_step_that_spawned_them() -> None:
     desk.running()
     desk.spawn("a", "b", key="0.0")
     desk.spawn("c", key="0.1")
-    assert [child.spec.id for child in session.children_of(desk.state, "run", "0.0")] == ["a", "b"]
-    assert [child.spec.id for child in session.children_of(desk.state, "run", "0.1")] == ["c"]
+    assert [child.spec.id for child in children_of(desk.state, "run", "0.0")] == ["a", "b"]
+    assert [child.spec.id for child in children_of(desk.state, "run", "0.1")] == ["c"]
 
 
 def test_a_spawn_is_one_step_however_often_it_is_sent() -> None:
     desk = Desk()
     desk.running()
     desk.spawn("a", "b")
-    desk.changes_nothing(Spawn("run", "0.0", "readers", [spec("a"), spec("b")]))
+    desk.changes_nothing(SpawnChildren("run", "0.0", "readers", [spec("a"), spec("b")]))
     assert desk.state.spawned == 2
 
 
@@ -646,10 +650,10 @@ def test_children_are_forgotten_with_their_run() -> None:
 
 def test_a_description_changes_what_is_given_and_nothing_else() -> None:
     desk = Desk()
-    desk.do(Describe(title="Orchard", tags=["a"], custom={"k": "v"}))
-    desk.do(Describe(tags=["b", "c"]))
+    desk.do(DescribeSession(title="Orchard", tags=["a"], custom={"k": "v"}))
+    desk.do(DescribeSession(tags=["b", "c"]))
     assert desk.metadata == Metadata(title="Orchard", tags=["b", "c"], custom={"k": "v"})
-    desk.changes_nothing(Describe(title="Orchard", custom={"k": "v"}))
+    desk.changes_nothing(DescribeSession(title="Orchard", custom={"k": "v"}))
 
 
 def test_escapes_are_remembered_once_each_in_its_place() -> None:
@@ -678,7 +682,7 @@ def test_an_event_is_not_changed_by_what_comes_after_it() -> None:
     for command in (
         AcceptRun("run", "prompt"),
         StartRun("run"),
-        Describe("Orchard", ["b"], {"k": "v"}),
+        DescribeSession("Orchard", ["b"], {"k": "v"}),
         RememberEscape("/more", True),
     ):
         for event in session.decide(state, command, 0)[0]:
@@ -723,9 +727,9 @@ results = st.builds(
 )
 
 
-def _spawn(run: str, key: str, count: int) -> Spawn:
+def _spawn(run: str, key: str, count: int) -> SpawnChildren:
     children = [spec(f"{run}/{key}/{number}") for number in range(count)]
-    return Spawn(run, key, "readers", children)
+    return SpawnChildren(run, key, "readers", children)
 
 
 children_results = st.builds(
@@ -740,8 +744,8 @@ steps = st.builds(
 commands = st.one_of(
     st.builds(AcceptRun, runs, st.text(max_size=3), st.none() | st.integers(1, 9)),
     st.builds(StartRun, runs, st.integers(0, 2)),
-    st.builds(Authorize, runs, keys, st.just("label"), decisions),
-    st.builds(Settle, operations, st.none() | amounts),
+    st.builds(RecordDecision, runs, keys, st.just("label"), decisions),
+    st.builds(SettleReservation, operations, st.none() | amounts),
     st.builds(RecordStep, runs, keys, steps),
     st.builds(AddMessages, st.integers(1, 3), amounts, runs, keys),
     st.builds(AddMessages, st.integers(1, 3), amounts),
@@ -751,7 +755,7 @@ commands = st.one_of(
     st.builds(FinishChildren, st.lists(children_results, max_size=3)),
     st.builds(FinishRun, runs, results),
     st.builds(
-        Describe,
+        DescribeSession,
         st.none() | st.text(max_size=3),
         st.none() | st.lists(st.text(max_size=2), max_size=2),
         st.none() | st.dictionaries(st.text(max_size=2), st.text(max_size=2), max_size=2),
@@ -828,7 +832,7 @@ def test_money_adds_up(history: tuple[list[Command], Close | None]) -> None:
         except RetinueError:
             continue
         gone = open_before.keys() - desk.state.reservations.keys()
-        if isinstance(reply, Charge):
+        if isinstance(reply, Settlement):
             charged += reply.charged
             assert reply.charged + reply.returned - reply.over == sum(
                 open_before[id] for id in gone
@@ -838,7 +842,7 @@ def test_money_adds_up(history: tuple[list[Command], Close | None]) -> None:
         assert desk.state.spent == charged >= spent_before >= 0
         assert all(one.amount > 0 for one in desk.state.reservations.values())
         assert all(one.run in desk.state.runs for one in desk.state.reservations.values())
-        assert session.committed_money(desk.state) >= desk.state.spent
+        assert committed_money(desk.state) >= desk.state.spent
     by_runs = sum(result.cost for result in desk.state.results.values())
     under_way = sum(run.cost for run in desk.state.runs.values())
     unfinished = sum(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.actors.domain.errors import NonDeterministicTurn
-from retinue.actors.domain.session.machine import Step
 from retinue.actors.domain.session.replay import ROOT_BRANCH, Replay
+from retinue.actors.domain.session.state import Step
 
 Call = tuple[int, str, str]
 """(caller, kind, label): callers number a turn's tasks in the order of their first calls."""
