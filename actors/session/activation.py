@@ -101,6 +101,10 @@ class Activation:
             OpenFamily(profile.family_id, cap, budget.per_action_max, most, spent)
         )
 
+    async def stand_still(self) -> None:
+        """Return when nobody holds the workspace: the agent is about to be called."""
+        await self.runtime.brakes.clear(self.entity.key.workspace_id)
+
     def keep_small(self) -> None:
         """Write a snapshot in the background when enough rows have come together."""
         if self.entity.wants_compaction and (self._compacting is None or self._compacting.done()):

@@ -45,7 +45,7 @@ class Agents:
         engine = partial(TurnEngine, activation, run.id, spawner)
         serve = partial(self._serve, activation, run)
         if self._always_replay:
-            return await AlwaysReplay(engine, serve).outcome()
+            return await AlwaysReplay(engine, serve, activation.stand_still).outcome()
         with closing(engine()) as served:
             return await serve(served)
 
@@ -90,15 +90,21 @@ class AlwaysReplay:
         self,
         engine: Callable[[], TurnEngine],
         serve: Callable[[Engine], Awaitable[wire.Outcome]],
+        stand_still: Callable[[], Awaitable[None]],
     ) -> None:
-        """``engine()`` makes one for each start; ``serve`` calls the agent."""
+        """``engine()`` makes one for each start; ``serve`` calls the agent.
+
+        ``stand_still`` returns when the workspace is not on hold.
+        """
         self._make = engine
         self._serve = serve
+        self._stand_still = stand_still
 
     async def outcome(self) -> wire.Outcome:
         """What the turn comes to when all its steps were recorded before it was started."""
         while True:
             with closing(self._make()) as self._engine:
+                await self._stand_still()
                 try:
                     async with asyncio.timeout(None) as self._start:
                         outcome = await self._serve(self)

@@ -199,10 +199,6 @@ class LiveSession:
         standing.result()
         return True
 
-    async def _stand_still(self) -> None:
-        """Return when nobody holds the workspace: the agent is about to be called."""
-        await self.activation.runtime.brakes.clear(self.entity.key.workspace_id)
-
     def _break_off(self) -> None:
         """The activation is fenced or broken: its agent must not go on."""
         if self._turn:
@@ -243,7 +239,7 @@ class LiveSession:
     async def _call(self, run: Run, spawner: Spawner, pause: float) -> wire.Outcome:
         if pause:  # what ended its process may be over by then
             await asyncio.sleep(pause)
-        await self._stand_still()
+        await self.activation.stand_still()
         with tracing.span("turn", session=self.id, attempt=run.attempts):
             return await self._agents.call(self.activation, run, spawner)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import sys
 from dataclasses import dataclass
+from unittest.mock import patch
 
 from retinue.actors.agent.shipping import ship
 from retinue.actors.agent.turn import Task, Turn
@@ -46,7 +48,8 @@ async def agent(turn: Turn, prompt: str) -> str:
     return await perform(turn, prompt)
 
 
-AGENT = ship(agent)
+with patch.object(sys, "path", []):  # whoever runs this: how many bytes it has makes a difference
+    AGENT = ship(agent)
 
 
 async def perform(turn: Turn, prompt: str) -> str:

@@ -341,7 +341,7 @@ def _begins_on_hold() -> Iterator[None]:
 
     with (
         patch.object(LiveSession, "_released", at_once),
-        patch.object(LiveSession, "_stand_still", at_once),
+        patch.object(activation.Activation, "stand_still", at_once),
     ):
         yield
 
