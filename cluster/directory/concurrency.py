@@ -6,6 +6,7 @@ could wait for itself. Where several spawns wait, they take turns.
 A spawn whose parent died with its host is an orphan until the parent, at another host, asks again.
 Nobody starts anything in its name meanwhile: it keeps the slots of those of its sub-agents that
 are seen running, and no others, or a family at its limit could wait for a parent that has died.
+One that was started again waits for nobody until it asks.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class _Family:
 
     @property
     def active(self) -> int:
-        waiting = {spawn.parent for spawn in self.spawns.values()} & self.holders
-        return len(self.holders) - len(waiting)
+        waiting = {spawn.parent for spawn in self.spawns.values() if not spawn.orphan}
+        return len(self.holders) - len(waiting & self.holders)
 
 
 class ConcurrencyLimit:
@@ -94,8 +95,8 @@ class ConcurrencyLimit:
         """A host is gone, with the slots there; spawns of the ``sessions`` there are orphans."""
         for name, spawn in list(self._spawns.items()):
             self._free(spawn, [child for child, where in spawn.held.items() if where == host])
-            if spawn.parent in sessions:
-                spawn.orphan = True
+            spawn.orphan = spawn.orphan or spawn.parent in sessions
+            if spawn.orphan:
                 self._close_if_over(name)
 
     def seen(self, host: str, sessions: Collection[str]) -> None:

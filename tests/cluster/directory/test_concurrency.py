@@ -30,6 +30,18 @@ def test_a_parent_that_waits_for_its_sub_agents_needs_no_slot() -> None:
     assert gate.active("root") == 1
 
 
+def test_a_spawn_whose_parent_and_sub_agents_died_is_over() -> None:
+    gate = ConcurrencyLimit()
+    gate.open(ROOT, "root", 2)
+    assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
+    gate.open(PARENT, "root", 2)
+    assert gate.grant(PARENT, ["child"], lambda n: ["b"] * n) == {"child": "b"}
+    gate.lost("a", ["parent"])
+    gate.lost("b", ["child"])
+    assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
+    assert gate.active("root") == 1  # the parent that came back waits for nobody
+
+
 async def test_a_parent_that_died_is_not_kept_waiting_for_the_slots_of_its_sub_agents() -> None:
     slots = Slots()
 
