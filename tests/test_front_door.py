@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections.abc
 import inspect
+import re
 import subprocess
 import sys
 import types
@@ -108,6 +109,24 @@ def public_annotations() -> Iterator[tuple[str, object]]:
                     yield from of(f"{name}.{key}", function)
 
 
+def public_functions() -> Iterator[tuple[str, types.FunctionType, str]]:
+    """Functions, methods and properties of the front door, with what is said of them."""
+    for name in retinue.__all__:
+        public = getattr(retinue, name)
+        if inspect.isfunction(public):
+            yield name, public, public.__doc__ or ""
+        elif inspect.isclass(public) and public.__module__.startswith("retinue."):
+            for key in vars(public):
+                member = inspect.getattr_static(public, key)
+                function = member.fget if isinstance(member, property) else member
+                function = getattr(function, "__func__", function)
+                made = key == "__init__" and name not in OURS_TO_MAKE
+                if inspect.isfunction(function) and (made or not key.startswith("_")):
+                    of_class = public.__doc__ if key == "__init__" else ""
+                    text = inspect.getdoc(getattr(public, key, function)) or ""
+                    yield f"{name}.{key}", function, f"{text} {of_class or ''}".strip()
+
+
 def of(name: str, thing: object) -> Iterator[tuple[str, object]]:
     for key, hint in typing.get_type_hints(thing, localns=NAMES).items():
         fact = typing.get_origin(hint) is typing.ClassVar  # of a class, for our rules
@@ -122,3 +141,13 @@ def classes(annotation: object) -> Iterator[type]:
     for part in typing.get_args(annotation):
         for one in part if isinstance(part, list) else [part]:
             yield from classes(one)
+
+
+@pytest.mark.parametrize(("name", "function", "text"), list(public_functions()))
+def test_every_public_function_is_explained_with_its_parameters(
+    name: str, function: types.FunctionType, text: str
+) -> None:
+    assert text, f"{name} has no docstring"
+    parameters = [one for one in inspect.signature(function).parameters if one != "self"]
+    unexplained = [one for one in parameters if not re.search(rf"\b{one}\b", text)]
+    assert unexplained == [], name

@@ -54,11 +54,20 @@ class Task:
         isolation: Isolation | None = None,
         label: str | None = None,
     ) -> None:
-        """``timeout`` in seconds; ``allotment_usd`` caps this sub-agent and all below it.
+        """Describes work for one sub-agent.
 
-        ``capabilities`` names the only tokens that it may use, ``isolation`` defaults to that of
-        the parent, ``label`` is what trees show. Raises InvalidValue or InvalidAgent, naming
-        what is wrong.
+        Args:
+            agent: An async callable of (turn, prompt).
+            prompt: What it is called with; empty by default.
+            timeout: How long it may run, in seconds (default: 300).
+            allotment_usd: Caps it and all below it, in USD (default: the session budget alone
+                does).
+            capabilities: The ids of the only tokens that it may use (default: the parent's).
+            model: The name of the model to use (default: none is named).
+            isolation: ``process`` or ``shared`` (default: the parent's).
+            label: What trees show, cut at 80 characters (default: the agent's name and the prompt).
+
+        Raises InvalidValue or InvalidAgent, naming what is wrong.
         """
         _require(isinstance(prompt, str), "prompt", "must be a str")
         _require(isinstance(timeout, int | float) and timeout > 0, "timeout", "must be over 0 s")
@@ -86,15 +95,20 @@ class Permit:
     """Leave to act, from ``turn.authorized``."""
 
     def __init__(self, decision: Decision) -> None:
+        """Wraps the ``decision`` that gave leave."""
         self.decision = decision
         self.actual: int | None = None
 
     def settle(self, actual_usd: Usd) -> None:
-        """Say what the action really cost, in USD; charged when the block ends.
+        """Says what the action really cost; that is charged when the block ends.
 
-        Less than reserved gives the rest back; more is charged in full, even past a cap, since
-        the money is gone. Without this the reservation is the cost. Raises InvalidValue for a
-        cost of an action that was authorised as free.
+        Without this the reservation is the cost.
+
+        Args:
+            actual_usd: The cost in USD. Less than reserved gives the rest back; more is charged in
+                full, even past a cap, since the money is gone.
+
+        Raises InvalidValue for a cost of an action that was authorised as free.
         """
         actual = to_nano(actual_usd, "actual_usd")
         free = self.decision.amount == 0
@@ -116,10 +130,12 @@ class Turn:
 
     @property
     def session_id(self) -> str:
+        """The id of this session."""
         return self._info.session_id
 
     @property
     def run_id(self) -> str:
+        """The id of this run."""
         return self._info.run_id
 
     @property
@@ -129,10 +145,12 @@ class Turn:
 
     @property
     def parent_id(self) -> str | None:
+        """The id of the session that spawned this one; None in a root session."""
         return self._info.parent_id
 
     @property
     def user_id(self) -> str:
+        """The user whose tokens this session may use."""
         return self._info.user_id
 
     @property
@@ -147,10 +165,12 @@ class Turn:
 
     @property
     def system_prompt(self) -> str:
+        """The session's system prompt; empty if it has none."""
         return self._info.system_prompt
 
     @property
     def model(self) -> str | None:
+        """The name of the model that was asked for; None if nobody did."""
         return self._info.model
 
     async def authorize(
@@ -161,11 +181,19 @@ class Turn:
         context: str = "",
         timeout: float = APPROVAL_TIMEOUT_S,
     ) -> Decision:
-        """Ask whether ``action`` is allowed, and reserve what it may cost.
+        """Asks whether ``action`` is allowed, and reserves what it may cost.
 
         The answer is a value, also when it is no. What is reserved stays so until `settle` or
-        `release`, and is charged in full when the run ends. ``timeout`` is how long to wait for
-        a person where one is needed, in seconds.
+        `release`, and is charged in full when the run ends.
+
+        Args:
+            action: What is about to be done; exactly this.
+            cost_usd: The most that it may cost, in USD (default: it is free).
+            context: Why, for the person who is asked; empty by default.
+            timeout: How long to wait for a person where one is needed, in seconds (default: 300).
+                After that the decision is ``deferred``.
+
+        Raises InvalidValue, naming the field, for an amount that is none.
         """
         cost = to_nano(cost_usd, "cost_usd")
         call = calls.Authorize(action, cost, context, int(timeout * 1_000_000))
@@ -181,9 +209,18 @@ class Turn:
         context: str = "",
         timeout: float = APPROVAL_TIMEOUT_S,
     ) -> AsyncIterator[Permit]:
-        """A block that runs only if ``action`` is allowed; NotAuthorized otherwise.
+        """Opens a block that runs only if ``action`` is allowed.
 
         At its end the cost is settled; an exception before `Permit.settle` releases it.
+
+        Args:
+            action: What is about to be done; exactly this.
+            cost_usd: The most that it may cost, in USD (default: it is free).
+            context: Why, for the person who is asked; empty by default.
+            timeout: How long to wait for a person where one is needed, in seconds (default: 300).
+
+        Raises NotAuthorized, with the decision, if it is not allowed; InvalidValue for an amount
+        that is none.
         """
         decision = await self.authorize(action, cost_usd=cost_usd, context=context, timeout=timeout)
         if not decision.allowed:
@@ -200,7 +237,11 @@ class Turn:
             await self._call(calls.Settle(decision.operation, permit.actual))
 
     async def settle(self, decision: Decision, actual_usd: Usd | None = None) -> None:
-        """Charge what an authorised action cost: ``actual_usd``, or all that was reserved.
+        """Charges what an authorised action cost.
+
+        Args:
+            decision: What `authorize` returned for it.
+            actual_usd: What it cost, in USD (default: all that was reserved).
 
         Raises InvalidValue for a cost of an action that was authorised as free.
         """
@@ -210,21 +251,21 @@ class Turn:
         await self._call(calls.Settle(decision.operation, actual))
 
     async def release(self, decision: Decision) -> None:
-        """Give back all that was reserved: the action was not taken."""
+        """Gives back all that was reserved for ``decision``: the action was not taken."""
         await self._call(calls.Settle(decision.operation, 0))
 
     async def add_message(self, message: Message) -> None:
-        """Append to the session's history."""
+        """Appends ``message`` to the session's history; durable when it returns."""
         _require(isinstance(message, Message), "message", "must be a Message")
         await self._call(calls.AddMessage(message))
 
     async def messages(self, last: int | None = None) -> list[Message]:
-        """The last messages of the history, or all; oldest first."""
+        """Returns the ``last`` messages of the history (default: all), oldest first."""
         answer = await self._call(calls.LastMessages(last))
         return cast(calls.Messages, answer).messages
 
     async def clear_messages(self) -> None:
-        """Forget the history; the system prompt stays."""
+        """Forgets the history; the system prompt stays."""
         await self._call(calls.ClearMessages())
 
     @overload
@@ -242,12 +283,18 @@ class Turn:
         *,
         idempotent: bool = True,
     ) -> T:
-        """Call ``function`` once in this turn, and journal its result.
+        """Calls ``function`` once in this turn, and journals its result.
 
-        A resumed turn gets the recorded result. The result must be made of what MessagePack
-        holds (None, bool, int, float, str, bytes, list, dict); tuples come back as lists. If the
-        process died while the function ran it runs again, unless ``idempotent=False``: then
-        StepInterrupted is raised, and the agent decides.
+        A resumed turn gets the recorded result.
+
+        Args:
+            name: What the step is called in errors and traces, and what a resumed turn knows it by.
+            function: What is done, sync or async. Its result must be made of what MessagePack holds
+                (None, bool, int, float, str, bytes, list, dict); tuples come back as lists.
+            idempotent: Whether it may run again if the process died while it ran (default). If not,
+                StepInterrupted is raised then, and the agent decides.
+
+        Raises InvalidValue for a result that can't be journaled; what ``function`` raises as it is.
         """
         state = cast(calls.StepState, await self._call(calls.BeginStep(name, idempotent)))
         payload = state.payload
@@ -268,14 +315,21 @@ class Turn:
         queue: bool = True,
         near: bool = True,
     ) -> list[Result]:
-        """Run sub-agents in parallel; their results in the order of the tasks.
+        """Runs sub-agents in parallel; their results are in the order of the tasks.
 
-        One that fails, times out or meets a cap is a result, not an exception. With
-        ``fail_fast`` the first failure cancels the rest. ``max_concurrent`` lets the family run
-        that many at once instead of its default; with ``queue=False`` a spawn that does not fit
-        at once raises LimitReached. They run on this node, where the session's data is, until
-        others have much less to do; with ``near=False`` all nodes are alike. Raises LimitReached,
-        naming the limit, if the family may have no such sub-agents; then none was started.
+        One that fails, times out or meets a cap is a result, not an exception.
+
+        Args:
+            tasks: What to run.
+            max_concurrent: How many of the family may run at once (default: the family's limit).
+            fail_fast: Whether the first failure cancels the rest.
+            queue: Whether tasks wait for room (default). If not, a spawn that does not fit at once
+                raises LimitReached.
+            near: Whether they run on this node, where the session's data is, until others have much
+                less to do (default). If not, all nodes are alike.
+
+        Raises LimitReached, naming the limit, if the family may have no such sub-agents; then none
+        was started. InvalidValue for a task or a number that is none.
         """
         for at, task in enumerate(tasks):
             _require(isinstance(task, Task), f"tasks[{at}]", "must be a Task")
@@ -297,7 +351,10 @@ class Turn:
         tags: Sequence[str] | None = None,
         custom: dict[str, str] | None = None,
     ) -> None:
-        """Set the session's title, tags or custom metadata."""
+        """Sets what is given of the session's ``title``, ``tags`` and ``custom`` metadata.
+
+        What is None stays as it is. Raises InvalidValue for text that is too long.
+        """
         await self._call(calls.Describe(title, None if tags is None else list(tags), custom))
 
     async def _call(self, call: calls.Call) -> calls.Answer:

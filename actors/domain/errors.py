@@ -36,6 +36,7 @@ class RetinueError(Exception):
     """The root: catch this to catch all that Retinue raises."""
 
     def __init__(self, message: str, **details: Detail) -> None:
+        """Carries a ``message`` of one line, and ``details`` by name for programs."""
         super().__init__(message)
         self.message = message
         self.details = details

@@ -24,14 +24,17 @@ class BudgetStatus(Struct, frozen=True):
 
     @property
     def spent_usd(self) -> Decimal:
+        """What was spent, in USD."""
         return to_usd(self.spent)
 
     @property
     def reserved_usd(self) -> Decimal:
+        """What is held for actions under way, in USD."""
         return to_usd(self.reserved)
 
     @property
     def max_usd(self) -> Decimal | None:
+        """The cap in USD; None where there is none."""
         return None if self.max is None else to_usd(self.max)
 
 

@@ -72,22 +72,26 @@ def connect(
     wait_for_disk: bool | DiskWait | None = None,
     actor: str | None = None,
 ) -> Retinue:
-    """A client, to be used with ``async with``.
+    """Returns a client, to be used with ``async with``.
 
-    ``address`` is that of Ray's head, HOST:6379, or ``auto`` on one of its nodes (default:
-    RAY_ADDRESS); with it goes the URL of a Redis that the nodes can reach. Without one it joins
-    what `retinue up` has started, else brings up Ray on this machine and takes it down again.
-    Ray's token is taken from RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, else from
-    ``~/.ray/auth_token``.
+    Args:
+        address: Ray's head, as HOST:6379, or ``auto`` on one of its nodes (default: RAY_ADDRESS).
+            Without one it joins what `retinue up` has started, else brings up Ray on this machine
+            and takes it down again. Ray's token is taken from RAY_AUTH_TOKEN or the file
+            RAY_AUTH_TOKEN_PATH, else from ``~/.ray/auth_token``.
+        redis_url: An outside Redis, which the nodes can reach (default: RETINUE_REDIS_URL, else an
+            embedded one).
+        namespace: Keeps several clusters apart on one Ray and one Redis (default: ``retinue``).
+        durable: Whether a Redis that does not keep its data is refused (default).
+        idle_s: After how many seconds without a call a session is written out (default: 600).
+        wait_for_disk: Whether every commit waits until it is on disk, also on those of replicas
+            where a `DiskWait` says so; Redis must be 7.2 or newer (default: RETINUE_WAIT_FOR_DISK,
+            else not).
+        actor: The name under which what this client decides, changes, holds and ends stands in the
+            audit log (default: the login name with that of the machine).
 
-    ``redis_url`` is an outside Redis (default: RETINUE_REDIS_URL, else an embedded one);
-    ``durable=False`` accepts one that does not keep its data. ``idle_s`` is after how many seconds
-    without a call a session is written out. ``wait_for_disk`` has every commit wait
-    until it is on disk (default: RETINUE_WAIT_FOR_DISK, else not), also of replicas where a
-    `DiskWait` says so; Redis must be 7.2 or newer.
-
-    ``actor`` is the name under which what this client decides, changes, holds and ends stands in
-    the audit log (default: the login name with that of the machine).
+    Entering the client raises ClusterUnavailable or StoreUnavailable, with the cause, if Ray or
+    Redis can't be joined or brought up; InvalidValue for an address or URL that is none.
     """
     if wait_for_disk is None:
         wait = disk_wait(os.environ.get("RETINUE_WAIT_FOR_DISK"))
@@ -155,11 +159,22 @@ class Retinue:
         policy: Policy | None = None,
         boundary: Boundary | None = None,
     ) -> Workspace:
-        """Register a workspace, or change its settings; what is not given stays as it is.
+        """Registers a workspace, or changes its settings; what is not given stays as it is.
 
-        ``path`` is a directory. ``max_usd`` caps what all its sessions may spend together, if
-        nobody has set a cap yet: from then on `Workspace.set_budget` and `retinue budget` change
-        it, and a program that gives another one is told in its log, once, which one holds.
+        Args:
+            path: A directory.
+            max_usd: Caps what all its sessions may spend together, in USD, if nobody has set a cap
+                yet (default: no cap). From then on `Workspace.set_budget` and `retinue budget`
+                change it, and a program that gives another one is told in its log, once, which one
+                holds.
+            warn_at_percent: The share of that cap from which a warning is logged, 0 to 100
+                (default: 80).
+            policy: Which actions are allowed, denied or asked about (default: as before, at first
+                `Policy()`).
+            boundary: What is outside of the directory, and what happens there (default: as before,
+                at first `Boundary()`).
+
+        Raises InvalidValue for a path that is no directory, or an amount that is none.
         """
         resolved = os.path.realpath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(resolved):
@@ -215,10 +230,24 @@ class Retinue:
         session_id: str | None = None,
         on_approval: ApprovalHandler | None = None,
     ) -> Session:
-        """A new root session for ``agent``; returns when it is durable.
+        """Makes a root session for ``agent``; it is durable when this returns.
 
-        ``on_approval`` is asked about every action of the family that needs a person, as long as
-        this client lives. InvalidValue and InvalidAgent name what is wrong with the call.
+        Args:
+            agent: An async callable of (turn, prompt).
+            user_id: The user whose tokens it may use, 16 hex digits (default: one of all zeros).
+            workspace: Where it belongs (default: nowhere, with no cap above its own).
+            system_prompt: Its system prompt (default: none).
+            budget: Its caps (default: `BudgetConfig()`).
+            isolation: ``process``: the agent has a process of its own (default); ``shared``: it
+                runs beside other I/O-bound agents.
+            limits: How deep and wide its family may grow (default: `Limits()`).
+            model: The name of the model to use (default: none is named).
+            title: What lists show, cut at 80 characters (default: the agent's name).
+            session_id: Its id, a UUID (default: a fresh one). The same id twice is one session.
+            on_approval: Is asked about every action of the family that needs a person, as long as
+                this client lives (default: they wait in the inbox).
+
+        Raises InvalidValue or InvalidAgent, naming what is wrong.
         """
         if isolation not in ("process", "shared"):
             raise InvalidValue(
@@ -257,11 +286,17 @@ class Retinue:
         isolation: Isolation = "process",
         skip_bad_messages: bool = False,
     ) -> Session:
-        """Take in a session document; nothing is stored if anything in it is wrong.
+        """Takes in a session document; nothing is stored if anything in it is wrong.
 
-        InvalidValue names field and index. With ``skip_bad_messages`` the messages that are wrong
-        are left out, and reported by `import_reporting`. Without ``agent`` the session can be read
-        and added to, but not run.
+        Args:
+            document: The document, as `Session.export` gives it, or parsed.
+            agent: Runs the session from now on (default: it can be read and added to, but not run).
+            isolation: ``process`` (default) or ``shared``, as in `create_session`.
+            skip_bad_messages: Whether messages that are wrong are left out; `import_reporting`
+                tells them.
+
+        Raises InvalidValue, with field and index, for what is wrong; Tampered for an allowance with
+        a wrong signature.
         """
         session, _ = await self.import_reporting(
             document, agent=agent, isolation=isolation, skip_bad_messages=skip_bad_messages
@@ -276,7 +311,16 @@ class Retinue:
         isolation: Isolation = "process",
         skip_bad_messages: bool = False,
     ) -> tuple[Session, list[SkippedMessage]]:
-        """As `import_session`, with the messages that were skipped and why."""
+        """Takes in a session document; also returns what was skipped and why.
+
+        Args:
+            document: As in `import_session`.
+            agent: As in `import_session`.
+            isolation: As in `import_session`.
+            skip_bad_messages: As in `import_session`.
+
+        Raises as `import_session` does.
+        """
         parsed, skipped, allowances = read_document(document, skip_bad_messages)
         shipped = ship(agent) if agent else None
         await self._require_new(parsed.id)
@@ -295,11 +339,21 @@ class Retinue:
         return await self._create(command), skipped
 
     def session(self, session_id: str) -> Session:
-        """A handle of a session, which is looked up when it is used."""
+        """Returns a handle of the session ``session_id``, which is looked up when it is used.
+
+        Raises InvalidValue for what is no id.
+        """
         return Session(self.calls, parse_uuid(session_id, "session"))
 
     async def answer(self, session_id: str, handler: ApprovalHandler) -> None:
-        """Ask ``handler`` about what a session's family wants approved, while this client lives."""
+        """Has ``handler`` asked about all that a family wants approved, while this client lives.
+
+        Args:
+            session_id: Any session of the family.
+            handler: An async callable of the request, which answers it or leaves it open.
+
+        Raises NotFound for an unknown session.
+        """
         place = await self.calls.registry.locate(parse_uuid(session_id, "session"))
         await keep_answering(
             self.calls, self._watchers, place.workspace_id, place.family_id, handler
@@ -316,11 +370,18 @@ class Retinue:
         limit: int = 1000,
         after: str | None = None,
     ) -> SessionList:
-        """Root sessions, the newest first; ``limit`` of them at most, and how to go on.
+        """Lists root sessions, the newest first, with a cursor for those that follow.
 
-        Only those of a workspace, of a user, in one of some states (``SessionView.status``), and
-        created from ``since`` on and before ``until``. ``after`` is the ``next`` of an earlier
-        answer to the same question: it gives those that follow. InvalidValue names what is wrong.
+        Args:
+            workspace: Only those of this one (default: of all).
+            user_id: Only those of this user (default: of all).
+            state: Only those whose ``SessionView.status`` is this or one of these (default: any).
+            since: Only those created then or later (default: from the first).
+            until: Only those created before (default: to the last).
+            limit: How many at most (default: 1,000).
+            after: The ``next`` of an earlier answer to the same question; gives those that follow.
+
+        Raises InvalidValue, naming what is wrong.
         """
         query = SessionQuery(
             workspace_id=workspace.id if workspace else None,

@@ -30,18 +30,22 @@ class InboxRequest:
 
     @property
     def id(self) -> str:
+        """The request's id."""
         return self._entry.request.id
 
     @property
     def session_id(self) -> str:
+        """The id of the session that asks."""
         return self._entry.request.session_id
 
     @property
     def family_id(self) -> str:
+        """The id of that session's root."""
         return self._entry.request.family_id
 
     @property
     def action(self) -> Action:
+        """What the session wants to do."""
         return self._entry.request.action
 
     @property
@@ -56,10 +60,12 @@ class InboxRequest:
 
     @property
     def risk(self) -> str:
+        """How dangerous the action is: ``low``, ``medium``, ``high`` or ``critical``."""
         return str(self._entry.request.risk)
 
     @property
     def priority(self) -> str:
+        """How urgent an answer is: ``low``, ``normal``, ``high`` or ``critical``."""
         return str(self._entry.request.priority)
 
     @property
@@ -79,11 +85,19 @@ class InboxRequest:
         pattern: Pattern | None = None,
         by: str | None = None,
     ) -> Resolution:
-        """Say yes: once, for the session's family, for the workspace, or always (a token, 1 h).
+        """Says yes.
 
-        With ``pattern`` the workspace gets an allowance for that instead. Actions that are never
-        granted wholesale fall back to once; the answer says what was granted. AlreadyDecided if
-        somebody was faster, or it has expired.
+        Actions that are never granted wholesale fall back to once; the answer says what was
+        granted.
+
+        Args:
+            scope: How far it reaches: ``once``, the ``session``'s family, the ``workspace``, or
+                ``always`` (a token for the user, for an hour).
+            pattern: Gives the workspace an allowance for this instead.
+            by: Who says so, for the audit log (default: the client's ``actor``).
+
+        Raises AlreadyDecided if somebody was faster, or the request has expired; InvalidValue for
+        an unknown scope.
         """
         if scope not in get_args(ApprovalScope):
             raise InvalidValue(
@@ -93,7 +107,14 @@ class InboxRequest:
         return await self._decide(chosen, by, "", pattern)
 
     async def deny(self, reason: str = "", *, by: str | None = None) -> Resolution:
-        """Say no. AlreadyDecided if somebody was faster, or it has expired."""
+        """Says no.
+
+        Args:
+            reason: What the agent is told; empty by default.
+            by: Who says so, for the audit log (default: the client's ``actor``).
+
+        Raises AlreadyDecided if somebody was faster, or the request has expired.
+        """
         return await self._decide(Scope.DENY, by, reason, None)
 
     async def _decide(

@@ -32,16 +32,31 @@ class Session:
     async def run(
         self, prompt: str, *, run_id: str | None = None, timeout: float | None = None
     ) -> Result:
-        """Run the agent on ``prompt`` and wait for the result; ``timeout`` in seconds.
+        """Runs the agent on ``prompt`` and waits for the result.
 
-        The same ``run_id`` twice is one run, whatever the second prompt.
+        Args:
+            prompt: What the agent is called with.
+            run_id: The run's id (default: a fresh one). The same id twice is one run, whatever the
+                second prompt.
+            timeout: How long the run may take, in seconds (default: no limit).
+
+        Raises Busy if 64 runs wait already, NotFound for an unknown session, SessionEnded for one
+        that is over, WorkspaceHeld while its workspace is on hold.
         """
         return await self.result(await self.start(prompt, run_id=run_id, timeout=timeout))
 
     async def start(
         self, prompt: str, *, run_id: str | None = None, timeout: float | None = None
     ) -> str:
-        """Queue a run and return its id once it is durable; Busy if 64 wait already."""
+        """Queues a run, and returns its id once that is durable.
+
+        Args:
+            prompt: What the agent is called with.
+            run_id: The run's id (default: a fresh one). The same id twice is one run.
+            timeout: How long the run may take, in seconds (default: no limit).
+
+        Raises as `run` does.
+        """
         if not isinstance(prompt, str):
             raise InvalidValue("prompt: must be a str", field="prompt")
         run_id = run_id or self._calls.new_id()
@@ -52,9 +67,10 @@ class Session:
         return run_id
 
     async def result(self, run_id: str) -> Result:
-        """Wait for a run's result, however long it takes, and however often its host dies.
+        """Waits for the result of the run ``run_id``, however often its host dies.
 
-        NotFound for an unknown run; ClusterUnavailable when the directory does not answer for 30 s.
+        Raises NotFound for an unknown run; ClusterUnavailable when the directory does not answer
+        for 30 s.
         """
         run = Await(self.id, run_id=run_id, timeout_s=_POLL_S)
         while True:
@@ -79,7 +95,7 @@ class Session:
         return await self._calls.sessions.messages(Last(self.id, count=last))
 
     async def add_message(self, message: Message) -> None:
-        """Append to the history from outside a turn."""
+        """Appends ``message`` to the history, between turns; durable when it returns."""
         post = Post(self.id, message=check_message(message), op=self._calls.new_id())
         await self._calls.sessions.add_message(post)
 
@@ -119,7 +135,14 @@ class Session:
         return await budget_status(self._calls, view.profile.workspace_id, view.profile.family_id)
 
     async def set_budget(self, max_usd: Usd, *, by: str | None = None) -> None:
-        """Raise or lower the session budget, in USD."""
+        """Raises or lowers the session budget; it holds for the whole family at once.
+
+        Args:
+            max_usd: The new cap, in USD. Below what is spent it blocks.
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Raises InvalidValue for an amount that is none, NotFound for an unknown session.
+        """
         view = await self.status()
         profile = view.profile
         cap = Cap(to_nano(max_usd, "max_usd"), profile.budget.warn_at_percent)
@@ -144,11 +167,25 @@ class Session:
                     return
 
     async def cancel(self, *, by: str | None = None) -> None:
-        """Cancel the session and all below it; returns when nothing of it runs any more."""
+        """Cancels the session and all below it; returns when nothing of it runs any more.
+
+        Args:
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Raises NotFound for an unknown session.
+        """
         await self._calls.sessions.cancel(Close(self.id, by=by or self._calls.actor))
 
     async def end(self, *, by: str | None = None) -> None:
-        """End the session and all below it; idempotent. Its session-only allowances are gone."""
+        """Ends the session and all below it, for good; its session-only permissions are gone.
+
+        Ended again, it stays so.
+
+        Args:
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Raises NotFound for an unknown session.
+        """
         await self._calls.sessions.end(Close(self.id, by=by or self._calls.actor))
 
     async def export(self) -> str:

@@ -13,17 +13,23 @@ from retinue.actors.views import SessionSummary
 
 @dataclass(frozen=True)
 class SessionTree:
-    """A session and its sub-agents. ``total`` (nano-USD) is its own spend and all below it."""
+    """A session and its sub-agents.
+
+    ``summary`` is the line about the session, ``children`` are the trees of those that it spawned,
+    in the order in which they were made.
+    """
 
     summary: SessionSummary
     children: list[SessionTree] = field(default_factory=list)
 
     @property
     def id(self) -> str:
+        """The session's id."""
         return self.summary.id
 
     @property
     def total(self) -> int:
+        """What the session and all below it have spent, in nano-USD."""
         return sum(node.summary.spent for node in self.walk())
 
     @property
@@ -47,7 +53,11 @@ class SessionTree:
 
 @dataclass(frozen=True)
 class FamilyStats:
-    """The sub-agents of a family by what became of them; ``available`` may start at once."""
+    """The sub-agents of a family by what became of them.
+
+    ``active`` ones run and ``queued`` ones wait; ``available`` may start at once; ``succeeded``,
+    ``failed``, ``cancelled`` and ``timed_out`` have ended so.
+    """
 
     active: int
     queued: int

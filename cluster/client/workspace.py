@@ -29,14 +29,17 @@ class Workspace:
 
     @property
     def id(self) -> str:
+        """The workspace's id, which its path gives."""
         return self._settings.workspace_id
 
     @property
     def path(self) -> str:
+        """The workspace's directory."""
         return str(self._settings.path)
 
     @property
     def settings(self) -> WorkspaceSettings:
+        """Path, policy and boundary, as they are stored."""
         return self._settings
 
     async def budget(self) -> BudgetStatus:
@@ -46,23 +49,43 @@ class Workspace:
     async def set_budget(
         self, max_usd: Usd | None, *, warn_at_percent: int = 80, by: str | None = None
     ) -> None:
-        """Raise or lower the cap, in USD (None: no cap). Below what is spent it blocks."""
+        """Raises or lowers the cap; it stays until somebody sets another one.
+
+        Args:
+            max_usd: The cap in USD; None for no cap. Below what is spent it blocks.
+            warn_at_percent: The share of the cap from which a warning is logged, 0 to 100.
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Raises InvalidValue for an amount that is none.
+        """
         command = SetCap(WORKSPACE, cap_of(max_usd, warn_at_percent), by or self._calls.actor)
         await self._stores.budget.set_cap(command)
 
     async def hold(self, why: str, *, cancel: bool = False, by: str | None = None) -> int:
-        """Put on the brake: no action is authorised, and no run or sub-agent begins, anywhere here.
+        """Puts on the brake: no action is authorised, no run or sub-agent begins, anywhere here.
 
-        What is at work stands still at its next such step, until `release`; meanwhile its time
-        does not run. With ``cancel`` all root sessions with runs are cancelled then; answers how
-        many. Who holds again changes who and why.
+        What is at work stands still at its next such step, until `release`; meanwhile its time does
+        not run. Who holds again changes who and why.
+
+        Args:
+            why: The reason, which everybody is told who is refused.
+            cancel: Whether all root sessions with runs are cancelled then, too.
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Returns how many sessions were cancelled. Raises InvalidValue for an empty reason.
         """
         by = by or self._calls.actor
         await self._stores.budget.set_hold(SetHold(why, by))
         return await self._cancel_all(by) if cancel else 0
 
     async def release(self, *, by: str | None = None) -> Hold | None:
-        """Let go of the brake: everything goes on where it stood. The hold that was, if any."""
+        """Lets go of the brake: everything goes on where it stood.
+
+        Args:
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Returns the hold that was, or None.
+        """
         return await self._stores.budget.set_hold(SetHold(None, by or self._calls.actor))
 
     async def held(self) -> Hold | None:
@@ -96,7 +119,20 @@ class Workspace:
         id: str | None = None,
         by: str | None = None,
     ) -> Allowance:
-        """Let every session of the workspace do what ``pattern`` matches without asking."""
+        """Lets every session of the workspace do what ``pattern`` matches without asking.
+
+        It is durable, and holds on every host, when this returns.
+
+        Args:
+            pattern: Which actions it covers.
+            max_uses: How often it may be used, by all together (default: without limit).
+            expires_in_s: For how long, in seconds (default: until `revoke`).
+            id: Its id (default: a fresh one); the same id twice is one allowance.
+            by: Who gives it, for the audit log (default: the client's ``actor``).
+
+        Raises InvalidValue for a pattern or a number that is none; LimitReached if the workspace
+        has too many.
+        """
         now = self._calls.now()
         allowance = Allowance(
             id=id or self._calls.new_id(),
@@ -114,7 +150,14 @@ class Workspace:
         return await self._stores.permissions.allowances()
 
     async def revoke(self, allowance_id: str, *, by: str | None = None) -> None:
-        """Withdraw an allowance: once this returns nobody passes through it; or NotFound."""
+        """Withdraws an allowance: once this returns nobody passes through it.
+
+        Args:
+            allowance_id: The allowance's id.
+            by: Who does it, for the audit log (default: the client's ``actor``).
+
+        Raises NotFound for an id that the workspace does not have.
+        """
         await self._stores.permissions.revoke(allowance_id, by or self._calls.actor)
 
     async def audit(self) -> list[Report]:

@@ -30,6 +30,7 @@ class Decision(Record, frozen=True):
 
     @property
     def allowed(self) -> bool:
+        """Whether the action may be taken."""
         return self.kind == "allowed"
 
     @property
@@ -42,6 +43,7 @@ class NotAuthorized(RetinueError):
     """The action was denied, deferred or over budget; ``decision`` says which and why."""
 
     def __init__(self, message: str, decision: Decision | None = None) -> None:
+        """Carries the ``decision``; ``message`` says it in one line."""
         super().__init__(message)
         self.decision = decision or Decision("denied", reason=message)
 

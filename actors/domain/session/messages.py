@@ -94,17 +94,17 @@ class Message(Record, frozen=True):
 
     @classmethod
     def system(cls, text: str) -> Message:
-        """A system message."""
+        """Returns a system message of ``text``; InvalidValue if that can't be stored."""
         return cls("system", check_text(text, "content"))
 
     @classmethod
     def user(cls, text: str) -> Message:
-        """A user's message."""
+        """Returns a user's message of ``text``; InvalidValue if that can't be stored."""
         return cls("user", check_text(text, "content"))
 
     @classmethod
     def assistant(cls, text: str) -> Message:
-        """An assistant's message."""
+        """Returns an assistant's message of ``text``; InvalidValue if that can't be stored."""
         return cls("assistant", check_text(text, "content"))
 
     @classmethod
@@ -114,12 +114,27 @@ class Message(Record, frozen=True):
 
     @classmethod
     def tool_result(cls, call_id: str, content: str, is_error: bool = False) -> Message:
-        """What a tool answered to the call ``call_id``."""
+        """Returns a tool's result.
+
+        Args:
+            call_id: The id of the call that it answers.
+            content: What came of it.
+            is_error: Whether the call failed (default: it did not).
+
+        Raises InvalidValue for text that can't be stored.
+        """
         return cls("tool", check_content(ToolResult(call_id, content, is_error), "content"))
 
     @classmethod
     def multipart(cls, role: Role, parts: Iterable[Part]) -> Message:
-        """A message of text and images, by any role."""
+        """Returns a message of text and images.
+
+        Args:
+            role: Whose it is.
+            parts: What it is made of, in order.
+
+        Raises InvalidValue, naming the part, for what can't be stored.
+        """
         content = check_content(Multipart(_listed(parts, "content")), "content")
         return cls(check_role(role, "role"), content)
 

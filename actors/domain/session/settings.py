@@ -27,9 +27,15 @@ class BudgetConfig:
         per_action_max_usd: Usd = 10,
         warn_at_percent: int = 80,
     ) -> None:
-        """Caps in USD; ``warn_at_percent`` is clamped to 0-100.
+        """Sets the caps of a root session and all its sub-agents together.
 
-        Raises InvalidValue, naming the field, for an amount that is none.
+        Args:
+            session_max_usd: What all may spend, in USD (default: 100).
+            per_action_max_usd: What one action may cost, in USD (default: 10).
+            warn_at_percent: The share of the session's cap from which a warning is logged (default:
+                80); clamped to 0 to 100.
+
+        Raises InvalidValue, naming the field, for an amount or percentage that is none.
         """
         self.session_max = to_nano(session_max_usd, "session_max_usd")
         self.per_action_max = to_nano(per_action_max_usd, "per_action_max_usd")
