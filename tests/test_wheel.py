@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -100,6 +101,27 @@ def test_both_ways_to_the_command_line(python: Path, tmp_path: Path) -> None:
             [*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert done.stdout.startswith("retinue ")
+
+
+def test_all_that_is_public_has_types(python: Path, tmp_path: Path) -> None:
+    checker = [str(Path(sys.executable).with_name("basedpyright")), "--verifytypes", "retinue"]
+    done = subprocess.run(
+        [*checker, "--ignoreexternal", "--outputjson"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)["typeCompleteness"]
+    problems = {
+        f"{symbol['name']}: {one['message']}"
+        for symbol in found["symbols"]
+        for one in symbol["diagnostics"]
+        if one["severity"] == "error"
+    }
+    assert problems == set()
+    assert found["completenessScore"] == 1
 
 
 @pytest.mark.own_cluster

@@ -35,9 +35,8 @@ Agent: TypeAlias = Callable[..., Awaitable[object]]
 """Any async callable; `retinue.actors.agent.turn.AgentFunction` says what it is called with."""
 
 _INSTALLED = tuple(
-    str(Path(path).resolve())
+    str(Path(sysconfig.get_path(name)).resolve())
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    if (path := sysconfig.get_path(name))
 )
 
 

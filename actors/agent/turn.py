@@ -72,8 +72,8 @@ class Task:
         _require(isinstance(prompt, str), "prompt", "must be a str")
         _require(isinstance(timeout, int | float) and timeout > 0, "timeout", "must be over 0 s")
         _require(isolation in (None, "process", "shared"), "isolation", "is process or shared")
-        self.agent = agent
-        self.spec = calls.TaskSpec(
+        self.agent: AgentFunction = agent
+        self.spec: calls.TaskSpec = calls.TaskSpec(
             agent=ship(agent),
             prompt=prompt,
             timeout=int(timeout * 1_000_000),

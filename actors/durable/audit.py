@@ -52,7 +52,7 @@ class AuditChain:
     """The writing end of one entity's chain."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self.head = Head()
+        self.head: Head = Head()
         self._keyring = keyring
 
     def row(self, at: int, epoch: int, events: Sequence[object]) -> bytes:

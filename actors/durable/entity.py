@@ -54,9 +54,9 @@ class Entity(Generic[S, C, E, R]):
     ) -> None:
         """A new entity, at epoch 1 if ``creator`` is given; `activate` makes an existing one."""
         self.key = key
-        self.state = machine.initial()
-        self.epoch = 1 if creator else 0
-        self.seq = 0
+        self.state: S = machine.initial()
+        self.epoch: int = 1 if creator else 0
+        self.seq: int = 0
         self.broken: RetinueError | None = None
         self.on_break: Callable[[], None] = lambda: None
         self._chain = AuditChain(keyring)

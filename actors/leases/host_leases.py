@@ -25,7 +25,7 @@ class HostLeases:
 
     def __init__(self, host: str, stores: Stores, brakes: Brakes, workspace_id: str) -> None:
         self.money: Batcher[LeaseRequest, LeaseGranted | Exceeded] = Batcher(stores.budget.lease)
-        self.permissions = PermissionLeases()
+        self.permissions: PermissionLeases = PermissionLeases()
         self._host = host
         self._stores = stores
         self._brakes = brakes

@@ -59,15 +59,15 @@ class Activation:
     ) -> None:
         self.entity = entity
         self.host = host
-        self.runtime = host.runtime
+        self.runtime: Runtime = host.runtime
         self.stores = stores
         self.workspace = workspace
-        self.history = History(entity)
+        self.history: History = History(entity)
         self.untold: dict[str, None] = {}
         """Operations that were decided, and of which no agent has been told."""
         self._compacting: asyncio.Task[None] | None = None
-        self.budget_lease = BudgetLease(entity, leases.money, slack=True)
-        self.authorizer = Authorizer(
+        self.budget_lease: BudgetLease = BudgetLease(entity, leases.money, slack=True)
+        self.authorizer: Authorizer = Authorizer(
             self.profile,
             workspace,
             stores,

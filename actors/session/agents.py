@@ -29,7 +29,7 @@ class Agents:
     """The agents that were called on one host; each is fetched once."""
 
     def __init__(self, registry: Registry, processes: Runner | None = None) -> None:
-        self.processes = processes or AgentProcesses()
+        self.processes: Runner | AgentProcesses = processes or AgentProcesses()
         self._registry = registry
         self._watchdog = Watchdog()
         self._agents: dict[str, AgentFunction] = {}

@@ -50,7 +50,7 @@ class Catalog:
         self.runtime = runtime
         self.hosts = hosts
         self.name = name
-        self.agents = Agents(runtime.registry, processes)
+        self.agents: Agents = Agents(runtime.registry, processes)
         self.live: dict[str, LiveSession] = {}
         self.outboxes: dict[str, Outbox] = {}
         """Results of the sub-agents that ran here, by the ids of their parents."""

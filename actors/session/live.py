@@ -16,6 +16,7 @@ from retinue.actors.durable.brakes import TimeLimit
 from retinue.actors.ports import Batch
 from retinue.actors.session.activation import Activation
 from retinue.actors.session.agents import Agents
+from retinue.actors.session.history import SessionEntity
 from retinue.actors.session.spawn import Spawner
 from retinue.actors.telemetry import metrics, tracing
 
@@ -34,9 +35,9 @@ class LiveSession:
     ) -> None:
         """``before`` is what was live of the session until now; its agent may not have ended."""
         self.activation = activation
-        self.id = activation.id
-        self.entity = activation.entity
-        self.last_used = activation.runtime.clock()
+        self.id: str = activation.id
+        self.entity: SessionEntity = activation.entity
+        self.last_used: int = activation.runtime.clock()
         self.calls = 0
         self.closing = False
         self.worker: asyncio.Task[None] | None = None

@@ -17,7 +17,9 @@ class Counter:
     """A number that only grows, for each value of its label."""
 
     def __init__(self, name: str, text: str, label: str = "") -> None:
-        self.name, self.text, self.label = name, text, label
+        self.name: str = name
+        self.text: str = text
+        self.label: str = label
         self.values: dict[str, float] = {}
 
     def add(self, amount: float = 1, label: str = "") -> None:
@@ -28,7 +30,9 @@ class Gauge:
     """A number as it is now, for each value of its label."""
 
     def __init__(self, name: str, text: str, label: str = "") -> None:
-        self.name, self.text, self.label = name, text, label
+        self.name: str = name
+        self.text: str = text
+        self.label: str = label
         self.values: dict[str, float] = {}
 
     def set(self, value: float, label: str = "") -> None:
@@ -39,9 +43,11 @@ class Histogram:
     """How often something came to at most each of ``bounds``, and to more than the last."""
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...] = _SECONDS) -> None:
-        self.name, self.text, self.bounds = name, text, bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.name: str = name
+        self.text: str = text
+        self.bounds: tuple[float, ...] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1

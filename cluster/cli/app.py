@@ -34,7 +34,7 @@ from retinue.cluster.terminal.render import Folding, say
 
 _SIBLINGS = 20
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="retinue",
     help="Trees of agents that share budgets and permissions, and survive crashes.",
     no_args_is_help=True,
@@ -287,7 +287,7 @@ def import_(
     return run_until_done(lambda: session_commands.import_(file, skip_bad_messages, agent, as_json))
 
 
-audit = typer.Typer(help="Read the audit log of a workspace, and check that nobody bent it.")
+audit: typer.Typer = typer.Typer(help="Read a workspace's audit log, and verify its hash chains.")
 app.add_typer(audit, name="audit", no_args_is_help=True)
 AuditOf = Annotated[
     Path | None, typer.Option("--workspace", help="The workspace's directory (default: this one)")

@@ -34,13 +34,17 @@ class Calls:
 
     def __init__(self, settings: ClusterSettings, actor: str | None = None) -> None:
         """``actor`` is who calls, for the audit log (default: the login name with the machine)."""
-        self.actor = actor_name(actor)
+        self.actor: str = actor_name(actor)
         self.settings = settings
-        self.directory = proxy(ClusterDirectoryPort, DIRECTORY, settings.namespace)
+        self.directory: ClusterDirectoryPort = proxy(
+            ClusterDirectoryPort, DIRECTORY, settings.namespace
+        )
         # through the directory: Redis may not be reached from here
-        self.queries = calling(Queries, functools.partial(self.directory.ask, "queries"))
-        self.registry = calling(Registry, functools.partial(self.directory.ask, "registry"))
-        self.sessions = calling(SessionPort, self._on_host)
+        self.queries: Queries = calling(Queries, functools.partial(self.directory.ask, "queries"))
+        self.registry: Registry = calling(
+            Registry, functools.partial(self.directory.ask, "registry")
+        )
+        self.sessions: SessionPort = calling(SessionPort, self._on_host)
         """Every session, wherever it is: its host is found, and found again if it has moved.
 
         Each of these calls may be repeated. ClusterUnavailable when no host answers for 30 s.

@@ -51,7 +51,7 @@ class Hosts:
         stores: Stores,
         tasks: Tasks,
     ) -> None:
-        self.placement = Placement(pool, warm, self._start)
+        self.placement: Placement = Placement(pool, warm, self._start)
         self._runtime = runtime
         self._launcher = launcher
         self._pool = pool

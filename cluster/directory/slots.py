@@ -17,7 +17,7 @@ class Slots:
         self.waiting: dict[str, int] = {}
         """How many sessions each spawn, and each caller for a root session, waits for."""
         self._gate = ConcurrencyLimit()
-        self.changed = Changed()
+        self.changed: Changed = Changed()
         """Whether there may be room for those that wait."""
 
     async def acquire(

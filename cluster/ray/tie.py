@@ -32,7 +32,7 @@ class Tie:
     def __init__(self) -> None:
         self.lost: str | None = None
         self.on_stuck: Callable[[str], None] | None = None
-        self.joined = 0
+        self.joined: int = 0
         """How often a cluster was joined here: what was found in one means nothing in the next."""
         self._watch: _Watch | None = None
         self._last: _Watch | None = None

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from retinue.actors.domain.errors import StoreUnavailable
-from retinue.cluster.redis.deployment import deployment
+from retinue.cluster.redis.deployment import Deployment, deployment
 from retinue.cluster.redis.errors import explain, is_outage, shown
 from retinue.cluster.redis.raw_connections import Argument, RawConnections
 from retinue.cluster.settings import ClusterSettings, DiskWait
@@ -43,8 +43,8 @@ class Script:
     """A Lua file of this package, called by its digest and loaded where it is not yet known."""
 
     def __init__(self, name: str) -> None:
-        self.text = resources.files(__package__).joinpath(f"{name}.lua").read_text()
-        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.text: str = resources.files(__package__).joinpath(f"{name}.lua").read_text()
+        self.digest: str = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 @functools.lru_cache(maxsize=65536)
@@ -78,7 +78,7 @@ class Connection:
         self.wait_for_disk = wait_for_disk
         self._prefix = namespace
         self._patience_s = patience_s
-        self.deployment = deployment(url)
+        self.deployment: Deployment = deployment(url)
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Connection:

@@ -84,7 +84,7 @@ class Server:
     fails_over = False
 
     def __init__(self, client: redis.Redis) -> None:
-        self.lines = RawConnections(client)
+        self.lines: RawConnections = RawConnections(client)
 
     async def at(self, key: str) -> RawConnections:
         return self.lines

@@ -39,9 +39,9 @@ class EmbeddedRedis:
         Raises ClusterUnavailable if another run holds the state directory, StoreUnavailable if
         there is no server binary or it does not start.
         """
-        self.directory = _private(state / "redis").resolve()
-        self.socket = _socket_path(self.directory)
-        self.url = f"unix://{quote(str(self.socket))}"
+        self.directory: Path = _private(state / "redis").resolve()
+        self.socket: Path = _socket_path(self.directory)
+        self.url: str = f"unix://{quote(str(self.socket))}"
         self._stopped = False
         lock = _lock(self.directory, self.socket, state)
         try:

@@ -50,7 +50,7 @@ def waiting(text: str) -> Iterator[None]:
 class LiveDisplay:
     """Redraws a few lines in place."""
 
-    period_s = 0.2
+    period_s: float = 0.2
 
     def __init__(self) -> None:
         self._spinner = Spinner("dots")
@@ -85,7 +85,7 @@ class LiveDisplay:
 class PlainDisplay:
     """A line when anything has changed."""
 
-    period_s = 2.0
+    period_s: float = 2.0
 
     def __init__(self) -> None:
         self._started = time.monotonic()

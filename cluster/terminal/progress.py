@@ -44,9 +44,9 @@ class Progress:
     """The state of one or more root sessions and all below them. ``spent`` in nano-USD."""
 
     def __init__(self, roots: Iterable[str]) -> None:
-        self.roots = frozenset(roots)
+        self.roots: frozenset[str] = frozenset(roots)
         self.sessions: dict[str, Seen] = {}
-        self.spent = 0
+        self.spent: int = 0
         self._spawned = 0
 
     def reset(self, summaries: Iterable[SessionSummary]) -> None:

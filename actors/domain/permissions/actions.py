@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from typing import Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -36,7 +36,7 @@ class FileAction(BaseAction, frozen=True):
 
     asked = ""
     lasting = True
-    path_fields = ("path",)
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str
 
@@ -95,7 +95,7 @@ class ExecuteCommand(BaseAction, frozen=True, tag="execute_command"):
     risk = Risk.HIGH
     asked = "commands need approval"
     lasting = True
-    operation = None
+    operation: ClassVar[None] = None
 
     command: str
     args: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class NetworkRequest(BaseAction, frozen=True, tag="network_request"):
     risk = Risk.MEDIUM
     asked = "network requests need approval"
     lasting = True
-    operation = None
+    operation: ClassVar[None] = None
 
     host: str
     port: int | None = None
@@ -151,7 +151,7 @@ class TransmitData(BaseAction, frozen=True, tag="transmit_data"):
     risk = Risk.HIGH
     asked = _ALWAYS
     lasting = False
-    operation = None
+    operation: ClassVar[None] = None
 
     destination: str
     data_type: str = ""
@@ -176,7 +176,7 @@ class FinancialTransaction(BaseAction, frozen=True, tag="financial_transaction")
     risk = Risk.CRITICAL
     asked = _ALWAYS
     lasting = False
-    operation = None
+    operation: ClassVar[None] = None
 
     amount_usd: str
     recipient: str
@@ -198,7 +198,7 @@ class AccessControlChange(BaseAction, frozen=True, tag="access_control_change"):
     risk = Risk.CRITICAL
     asked = _ALWAYS
     lasting = False
-    operation = None
+    operation: ClassVar[None] = None
 
     resource: str
     change: str
@@ -220,7 +220,7 @@ class CapabilityGrant(BaseAction, frozen=True, tag="capability_grant"):
     risk = Risk.HIGH
     asked = _ALWAYS
     lasting = False
-    operation = None
+    operation: ClassVar[None] = None
 
     resource: str
     permissions: tuple[str, ...]
@@ -250,7 +250,7 @@ class McpToolCall(BaseAction, frozen=True, tag="mcp_tool_call"):
     risk = Risk.MEDIUM
     asked = ""
     lasting = True
-    operation = None
+    operation: ClassVar[None] = None
 
     server: str
     tool: str
@@ -294,7 +294,7 @@ class PluginAction(BaseAction, frozen=True):
 class PluginExecution(PluginAction, frozen=True, tag="plugin_execution"):
     """Let a plugin use one of its capabilities."""
 
-    operation = None
+    operation: ClassVar[None] = None
 
     capability: str
 
@@ -313,7 +313,7 @@ class PluginExecution(PluginAction, frozen=True, tag="plugin_execution"):
 class PluginHttpRequest(PluginAction, frozen=True, tag="plugin_http_request"):
     """Let a plugin make an HTTP request."""
 
-    operation = None
+    operation: ClassVar[None] = None
     uses = "http_request"
 
     url: str
@@ -334,7 +334,7 @@ class PluginHttpRequest(PluginAction, frozen=True, tag="plugin_http_request"):
 class PluginFileAccess(PluginAction, frozen=True, tag="plugin_file_access"):
     """Let a plugin read, write or delete a file."""
 
-    path_fields = ("path",)
+    path_fields: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str
     mode: FileMode

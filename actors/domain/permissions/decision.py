@@ -45,7 +45,7 @@ class NotAuthorized(RetinueError):
     def __init__(self, message: str, decision: Decision | None = None) -> None:
         """Carries the ``decision``; ``message`` says it in one line."""
         super().__init__(message)
-        self.decision = decision or Decision("denied", reason=message)
+        self.decision: Decision = decision or Decision("denied", reason=message)
 
     def __reduce__(self) -> tuple[object, ...]:
         return NotAuthorized, (self.message, self.decision)

@@ -43,7 +43,7 @@ class Children:
 
     def __init__(self, children: Iterable[Child], *, begun: bool = False) -> None:
         """``begun`` if hosts may have been told to start them before."""
-        self.cancelling = False
+        self.cancelling: bool = False
         self.freed: list[str] = []
         self._rows: dict[str, _Row] = {}
         self._at: dict[_Place, dict[str, ChildSpec]] = {}  # an index of the rows

@@ -37,13 +37,13 @@ class BudgetConfig:
 
         Raises InvalidValue, naming the field, for an amount or percentage that is none.
         """
-        self.session_max = to_nano(session_max_usd, "session_max_usd")
-        self.per_action_max = to_nano(per_action_max_usd, "per_action_max_usd")
+        self.session_max: int = to_nano(session_max_usd, "session_max_usd")
+        self.per_action_max: int = to_nano(per_action_max_usd, "per_action_max_usd")
         if isinstance(warn_at_percent, bool) or not isinstance(warn_at_percent, int | float):
             raise InvalidValue("warn_at_percent: not a number", field="warn_at_percent")
         if isinstance(warn_at_percent, float) and math.isnan(warn_at_percent):
             raise InvalidValue("warn_at_percent: NaN is not a percentage", field="warn_at_percent")
-        self.warn_at_percent = int(min(max(warn_at_percent, 0), 100))
+        self.warn_at_percent: int = int(min(max(warn_at_percent, 0), 100))
 
 
 class Limits(Record, frozen=True):

@@ -29,7 +29,7 @@ class State(Struct, array_like=True, dict=True):
     swept: int = 0
 
     def __post_init__(self) -> None:
-        self.index = Index(self)
+        self.index: Index = Index(self)
 
 
 class Index:
@@ -37,7 +37,7 @@ class Index:
 
     def __init__(self, state: State) -> None:
         self._by_key: dict[str, dict[str, None]] = {}
-        self.by_operation = {op: id for id, ops in state.uses.items() for op in ops}
+        self.by_operation: dict[str, str] = {op: id for id, ops in state.uses.items() for op in ops}
         for allowance in state.allowances.values():
             self.add(allowance)
 

@@ -31,7 +31,7 @@ class State(Struct, array_like=True, dict=True):
     forgotten: int = 0
 
     def __post_init__(self) -> None:
-        self.index = Index(self.tokens.values())
+        self.index: Index = Index(self.tokens.values())
 
 
 class Index:
