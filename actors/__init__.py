@@ -1,1 +1,1 @@
-"""What Retinue's sessions do. `retinue` has what users need of it."""
+"""The implementation of Retinue's sessions. Users import its public names from `retinue`."""

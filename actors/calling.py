@@ -1,4 +1,4 @@
-"""Calls to an actor that is elsewhere, as methods of the protocol that it is known by."""
+"""Calls to a remote actor, as methods of its protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Send(Protocol):
 
 
 def calling(port: type[P], send: Send) -> P:
-    """A ``port`` that passes each call of a method to ``send``, by name."""
+    """A ``port`` that passes each method call to ``send``, by name."""
     return cast(P, _Caller(send))
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Changed:
-    """Wakes everybody who waits, to look again at what may have changed."""
+    """Wakes everybody who waits, to look again at data that may have changed."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
@@ -28,7 +28,7 @@ class Changed:
                 await self._next.wait()
 
     async def until(self, look: Callable[[], T], limit_s: float) -> T:
-        """Returns what ``look`` finds: as soon as it finds something true, else once time is up."""
+        """Returns the result of ``look()`` once it is true, or its last one when time is up."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         while not (found := look()):

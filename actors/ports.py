@@ -1,6 +1,7 @@
-"""What actors ask of one another. Calls go down the tree or to stores; stores call nobody.
+"""The calls between actors. They go down the tree or to stores; stores call nobody.
 
-But for one: permissions have capabilities make the tokens that people grant. These call nobody.
+There is one exception: permissions have capabilities make the tokens that people grant, and
+those call nobody.
 """
 
 from __future__ import annotations
@@ -119,20 +120,20 @@ class Stores:
 
 
 class StoreProvider(Protocol):
-    """Gives the stores of a workspace, and starts them where they are not running."""
+    """Gives the stores of a workspace, and starts those that are not running."""
 
     async def stores(self, workspace_id: str) -> Stores: ...
 
 
 class Batch(Struct, frozen=True):
-    """Sub-agents to run for ``parent``, whether they were started before or not."""
+    """Sub-agents to run for ``parent``, started before or not."""
 
     parent: Profile
     children: list[ChildSpec]
 
 
 class SessionPort(Protocol):
-    """What clients ask of sessions, wherever these are."""
+    """The calls of clients to sessions, on any host."""
 
     async def start(self, run: Start) -> None: ...
     async def result(self, run: Await) -> Result | None: ...
@@ -148,7 +149,7 @@ class SessionPort(Protocol):
 
 
 class PeerPort(Protocol):
-    """What hosts ask of one another."""
+    """The calls between hosts."""
 
     async def start_children(self, batch: Batch) -> None: ...
     async def collect(
@@ -159,7 +160,7 @@ class PeerPort(Protocol):
 
 
 class ManagedPort(Protocol):
-    """What the directory asks of hosts."""
+    """The calls of the directory to hosts."""
 
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]: ...
     async def working(self) -> list[str]: ...
@@ -202,7 +203,7 @@ class HostProvider(Protocol):
 
 
 class Registry(Protocol):
-    """What is found by name and not by activation: agents, workspaces, where sessions belong."""
+    """Lookups by name and not by activation: agents, workspaces, the places of sessions."""
 
     async def put_agent(self, digest: str, blob: bytes) -> None: ...
     async def agent(self, digest: str) -> bytes: ...

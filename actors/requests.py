@@ -1,4 +1,4 @@
-"""What is asked of session hosts and of the directory, as data: one argument for each call."""
+"""The requests to session hosts and to the directory, as data: one argument for each call."""
 
 from __future__ import annotations
 

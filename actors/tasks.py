@@ -1,4 +1,4 @@
-"""Tasks in the background of an object."""
+"""Background tasks of an object."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tasks:
         return task
 
     def repeat(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
-        """Does ``work`` after each pause of ``every_s`` seconds, also after it was Unavailable."""
+        """Does ``work`` after each pause of ``every_s`` seconds, even if it raised Unavailable."""
         self.start(_repeat(work, every_s))
 
     async def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""What the actors' answers are made of: plain data for clients and listings."""
+"""The parts of the actors' answers: plain data for clients and listings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WorkspaceSettings(Record, frozen=True):
 
 
 class SessionSummary(Record, frozen=True):
-    """A line about a session: what listings and trees are made of. Money in nano-USD."""
+    """A line about a session, of which listings and trees are made. Money in nano-USD."""
 
     id: str
     family_id: str
@@ -53,9 +53,9 @@ class SessionSummary(Record, frozen=True):
 
 
 class SessionQuery(Struct, frozen=True):
-    """Which root sessions a listing is of; what is not given does not matter.
+    """A filter of root sessions for a listing; fields not given do not matter.
 
-    ``states`` are the statuses that will do (none: all). Created from ``since`` on and before
+    ``states`` are the accepted statuses (none: all). Created from ``since`` on and before
     ``until``, in microseconds since the epoch.
     """
 
@@ -88,14 +88,14 @@ EventKind: TypeAlias = Literal[
     "ended",
     "cancelled",
 ]
-"""What can happen to a session; the last two are the end of it."""
+"""The kinds of events of a session; the last two end it."""
 
 
 class FeedEvent(Struct, frozen=True):
-    """Something that happened in a family, for those who watch; not durable.
+    """An event in a family, for those who watch it; not durable.
 
-    ``at`` in microseconds since the epoch, ``cost`` in nano-USD; ``count`` is how many sub-agents
-    were spawned.
+    ``at`` in microseconds since the epoch, ``cost`` in nano-USD; ``count`` is the number of
+    sub-agents spawned.
     """
 
     kind: EventKind
@@ -109,7 +109,7 @@ class FeedEvent(Struct, frozen=True):
 
     @property
     def cost_usd(self) -> Decimal:
-        """What it cost, in USD."""
+        """The cost, in USD."""
         return to_usd(self.cost)
 
 
@@ -136,16 +136,16 @@ class SessionView(Struct, frozen=True):
 
     @property
     def duration_s(self) -> float:
-        """How long the session has been there, in seconds."""
+        """The session's age, in seconds."""
         return (self.seen_at - self.profile.created_at) / 1_000_000
 
     def is_near_limit(self, max_tokens: int, threshold: float) -> bool:
-        """Whether the estimated tokens are over ``threshold`` (a fraction) of ``max_tokens``."""
+        """True if the estimated tokens exceed ``threshold`` (a fraction) of ``max_tokens``."""
         return self.token_count > max_tokens * threshold
 
 
 class SessionKey(Record, frozen=True):
-    """Where a session belongs: its workspace's id, and its family."""
+    """A session's place: its workspace's id, and its family."""
 
     workspace_id: str
     family_id: str

@@ -1,1 +1,1 @@
-"""What an agent's author meets: turns, tasks, and how an agent travels."""
+"""The side of the runtime that agents see: turns, tasks, and how an agent is shipped."""

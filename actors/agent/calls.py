@@ -1,7 +1,7 @@
 """The calls of agent code to the runtime, as data.
 
-They are the same whether it runs in the actor's process or in one of its own, where they travel
-over a socket.
+They are the same whether the agent runs in the actor's process or in one of its own, in which
+case they travel over a socket.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TaskSpec(Struct, frozen=True):
 
 
 class Authorize(Struct, frozen=True, tag=True):
-    """Answered with a Decision. ``timeout`` is how long to wait for a person, in microseconds."""
+    """Answered with a Decision. ``timeout`` is the longest wait for a person, in microseconds."""
 
     action: Action
     cost: int
@@ -55,7 +55,7 @@ class Settle(Struct, frozen=True, tag=True):
 
 
 class AddMessage(Struct, frozen=True, tag=True):
-    """Adds a message to the session's."""
+    """Adds a message to the session."""
 
     message: Message
 
@@ -78,7 +78,7 @@ class BeginStep(Struct, frozen=True, tag=True):
 
 
 class EndStep(Struct, frozen=True, tag=True):
-    """Records what a step came to, under the key that `StepState` gave."""
+    """Records the result of a step under the key that `StepState` gave."""
 
     name: str
     key: str
@@ -96,12 +96,12 @@ class Spawn(Struct, frozen=True, tag=True):
 
     @property
     def label(self) -> str:
-        """A line for people: how many tasks, and for which agent."""
+        """A line for people: the number of tasks and the agent's name."""
         return f"{len(self.tasks)} x {self.tasks[0].agent.name}"
 
 
 class Describe(Struct, frozen=True, tag=True):
-    """Changes what the session is called; None leaves a field as it is."""
+    """Changes the session's title, tags or metadata; None leaves a field as it is."""
 
     title: str | None
     tags: list[str] | None
@@ -122,14 +122,14 @@ Call: TypeAlias = (
 
 
 class StepState(Struct, frozen=True, tag=True):
-    """Where to record a step; ``payload`` is its recorded result, if there is one."""
+    """The key to record a step under; ``payload`` is its recorded result, if there is one."""
 
     key: str
     payload: bytes | None
 
 
 class Charge(Struct, frozen=True, tag=True):
-    """What settling charged, in nano-USD, and how much of it is beyond the reservation."""
+    """The amount charged by settling, in nano-USD, and how much of it exceeds the reservation."""
 
     charged: int
     over: int
@@ -157,7 +157,7 @@ Answer: TypeAlias = StepState | Charge | Decided | Results | Messages | None
 
 
 class TurnInfo(Struct, frozen=True):
-    """What a turn knows about itself."""
+    """The facts that a turn knows about itself."""
 
     session_id: str
     run_id: str

@@ -4,8 +4,8 @@ An agent's own module travels by value unless it is installed, so that a script 
 on every worker. Other modules it imports must be importable there; the sender's import path goes
 along for workers that share its disk.
 
-Agents are kept, and outlive the layout of this code: a pickle names what is public of ours by its
-public name alone, and what it names by module is looked up in `MOVED`.
+Agents are kept, and outlive the layout of this code: a pickle names public objects of Retinue by
+their public names alone, and modules that it names are looked up in `MOVED`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from retinue.actors.agent.versions import PYTHON, installed
 from retinue.actors.domain.errors import InvalidAgent
 
 Agent: TypeAlias = Callable[..., Awaitable[object]]
-"""Any async callable; `retinue.actors.agent.turn.AgentFunction` says what it is called with."""
+"""Any async callable; `retinue.actors.agent.turn.AgentFunction` has its parameters."""
 
 _INSTALLED = tuple(
     str(Path(sysconfig.get_path(name)).resolve())
@@ -41,7 +41,7 @@ _INSTALLED = tuple(
 
 
 _FRONT_DOOR = "retinue"
-"""Where public names are found; the client's are imported when they are asked for."""
+"""The package of the public names; those of the client are imported on demand."""
 
 MOVED: Mapping[str, str] = {
     "retinue.actors.domain.budget": "retinue.actors.domain.budget.machine",
@@ -51,7 +51,7 @@ MOVED: Mapping[str, str] = {
     "retinue.actors.domain.budget:Hold": "retinue.actors.domain.budget.state:Hold",
     "retinue.actors.domain.budget:Level": "retinue.actors.domain.budget.totals:Level",
 }
-"""Where a module that pickles name is now, or a name of it (``module:name``)."""
+"""The present place of each module, or name in one (``module:name``), that old pickles may name."""
 BEFORE: Mapping[str, str] = {
     "actors": "retinue",
     "actors.agents": "retinue.actors.agent.shipping",
@@ -104,18 +104,18 @@ BEFORE: Mapping[str, str] = {
     "cluster.handles:cap_text": "retinue.cluster.client.budgets:cap_text",
     "cluster.tree": "retinue.cluster.client.tree",
 }
-"""The same, of those that were made before `retinue`; others mean their own by these names."""
+"""As `MOVED`, for pickles made before `retinue`; others use these names for modules of theirs."""
 _WAY_OUT = "submit it again from what the worker runs, or run the same versions on both sides"
 
 
 class Parcel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A pickled agent as it is stored, with the versions of what it was made with."""
+    """A pickled agent as it is stored, with the versions that it was made with."""
 
     python: str
     paths: list[str]
     pickle: bytes
     cloudpickle: str = ""
-    troupe: str = ""  # what we were called when those were made that say it
+    troupe: str = ""  # version, in parcels made under the former name
     retinue: str = ""
 
 
@@ -185,7 +185,7 @@ def _foreign(what: str, sender: str, worker: str) -> InvalidAgent:
 
 
 def _unlike(parcel: Parcel) -> str:
-    """What else may be why a parcel does not open: other versions than those here."""
+    """Other possible reasons why a parcel does not open: versions that differ from those here."""
     pairs = (
         ("cloudpickle", parcel.cloudpickle, cloudpickle.__version__),
         ("Retinue", parcel.retinue, installed("retinue")),
@@ -236,7 +236,7 @@ def _dumps(agent: Agent) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing about its types
-    """Writes what is public of ours by its public name, and all else as cloudpickle does."""
+    """Pickles public names of Retinue by those names, and everything else as cloudpickle does."""
 
     def persistent_id(self, value: object) -> str | None:
         if isinstance(value, type | FunctionType) and _of_ours(value):
@@ -245,7 +245,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing ab
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what `_Pickler` has written, and what was written before modules moved."""
+    """Reads pickles written by `_Pickler`, and those written before modules moved."""
 
     def __init__(self, file: io.BytesIO, moved: Mapping[str, str]) -> None:
         super().__init__(file)

@@ -1,4 +1,4 @@
-"""The versions of what runs here, as what is shipped elsewhere is marked with them."""
+"""The versions installed here, with which shipped agents are marked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import metadata
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""What decides whether code that was pickled elsewhere means the same here."""
+"""The version that decides whether code pickled elsewhere means the same here."""
 
 
 @lru_cache

@@ -58,7 +58,7 @@ class InvalidValue(CallError):
 
 
 class NotFound(CallError):
-    """What you named does not exist here."""
+    """The thing that the call names does not exist here."""
 
 
 class AlreadyDecided(CallError):
@@ -70,7 +70,7 @@ class SessionEnded(CallError):
 
 
 class LimitReached(CallError):
-    """A limit of the family of sub-agents; ``details`` has its name and value."""
+    """A limit of the family of sub-agents is reached; ``details`` has its name and value."""
 
 
 class InvalidAgent(CallError):
@@ -86,11 +86,11 @@ class CorruptState(CallError):
 
 
 class StepInterrupted(CallError):
-    """A step marked ``idempotent=False`` was running when its process died; maybe it happened."""
+    """A step with ``idempotent=False`` was running when its process died; it may have happened."""
 
 
 class NonDeterministicTurn(CallError):
-    """On resumption the agent took another step than the journal has."""
+    """A resumed agent took a different step from the one in the journal."""
 
 
 class Unavailable(RetinueError):
@@ -102,7 +102,7 @@ class StoreUnavailable(Unavailable):
 
 
 class RolledBack(StoreUnavailable):
-    """Redis has lost what it had confirmed. Nobody goes on in this workspace by itself."""
+    """Redis has lost writes it had confirmed. Nothing goes on in this workspace by itself."""
 
 
 class ClusterUnavailable(Unavailable):
@@ -114,7 +114,7 @@ class Busy(Unavailable):
 
 
 class WorkspaceHeld(Unavailable):
-    """Somebody has put the workspace on hold; ``details`` has who, why and since when."""
+    """The workspace is on hold; ``details`` has the hold's author, reason and start."""
 
 
 class Fenced(Unavailable):

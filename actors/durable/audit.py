@@ -1,10 +1,10 @@
-"""The audit log: what was allowed, decided, granted and revoked, in chains that can't be bent.
+"""The audit log: all that was allowed, decided, granted and revoked, in tamper-evident chains.
 
 Every entity has a chain of its own, written in the same step as the journal row with the events
-it tells of, so it never lags behind what a caller was told. A row holds its number and time, and
+it tells of, so it never lags behind a reply to a caller. A row holds its number and time, and
 its mark covers the mark of the row before. The newest mark and the number of rows are part of
 every journal row and snapshot. So a row that was changed, removed or moved shows, and so does a
-chain that was cut short. What does not show is an entity that was rolled back as a whole.
+chain that was cut short. Only an entity that was rolled back as a whole does not show.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Decoder: TypeAlias = msgspec.msgpack.Decoder[tuple[int, int, int, list[msgspec.
 
 
 class Head(NamedTuple):
-    """How far a chain goes: the number of its rows, and the mark of the last."""
+    """The end of a chain: the number of its rows, and the mark of the last."""
 
     rows: int = 0
     mark: bytes = b""
@@ -41,7 +41,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A chain that was read: its entries up to the first that is wrong, and what is wrong."""
+    """A chain that was read: its entries up to the first wrong one, and its fault."""
 
     chain: str
     entries: list[AuditEntry]

@@ -1,12 +1,12 @@
-"""What this process knows of the brakes of its workspaces, and how its sessions stand still.
+"""The brakes of workspaces as known to this process, and the pausing of its sessions.
 
 A workspace's budget keeps its brake, and writes it to the journal along with its row. Every append
-of that workspace is answered with it, so each commit tells whether the workspace was on hold when
-it was made, at no further cost. Whoever stands still asks again now and then, one for all of a
-workspace.
+in that workspace is answered with it, so each commit tells whether the workspace was on hold when
+it was made, at no further cost. For all paused sessions of a workspace one task asks again now and
+then.
 
-The brake is sealed with its number: one that was bent keeps everything still, and one that is older
-than what is known is an answer that came late.
+The brake is sealed with its number: one that was tampered with keeps everything paused, and one
+older than the one known is an answer that came late.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BRAKE_FORM = 1
 """The version of the stored form of a brake: its number, then [version, brake] sealed."""
 
 FRESH_S = 0.5
-"""How long an answer that says that nobody holds the workspace is good for, in seconds."""
+"""Seconds for which an answer that the workspace is not on hold may be used."""
 
 _POLL_S = 0.5
 _NUMBER_BYTES = 8
@@ -65,7 +65,7 @@ def open_brake(keyring: Keyring, workspace_id: str, stored: bytes) -> Brake:
 
 
 def held_error(hold: Hold, path: str | None) -> WorkspaceHeld:
-    """For somebody who wants to begin something in a workspace that is on hold."""
+    """The error for starting something in a workspace that is on hold."""
     return WorkspaceHeld(
         f"workspace {path} has been on hold since {to_rfc3339(hold.since)} by {hold.by}: "
         f"{hold.why}. Nothing begins there until `retinue release --workspace {path}`",
@@ -78,7 +78,7 @@ def held_error(hold: Hold, path: str | None) -> WorkspaceHeld:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of one workspace, as of a request that was sent at ``asked``."""
+    """The facts known of one workspace, as of a request that was sent at ``asked``."""
 
     stored: bytes = b""
     brake: Brake = field(default_factory=Brake)
@@ -94,7 +94,7 @@ class _Seen:
 
 
 class Brakes:
-    """The brakes of all workspaces that this process has to do with."""
+    """The brakes of all workspaces that this process deals with."""
 
     def __init__(self, journal: Journal, keyring: Keyring) -> None:
         self._journal = journal
@@ -102,7 +102,7 @@ class Brakes:
         self._seen: dict[str, _Seen] = {}
 
     def learn(self, brakes: Mapping[str, bytes], asked: float) -> None:
-        """Take in what the journal has answered to a request that was sent at ``asked``."""
+        """Takes in the journal's answers to a request that was sent at ``asked``."""
         for workspace_id, stored in brakes.items():
             seen = self._of(workspace_id)
             seen.asked = max(seen.asked, asked)
@@ -110,36 +110,36 @@ class Brakes:
                 self._look(workspace_id, seen, stored)
 
     def hold(self, workspace_id: str) -> Hold | None:
-        """Who holds the workspace, as far as is known here."""
+        """The hold on the workspace, as far as is known here; None if there is none."""
         seen = self._seen.get(workspace_id)
         return seen.hold if seen else None
 
     def refusal(self, workspace_id: str, path: str | None) -> RetinueError | None:
-        """What to tell somebody who wants to begin something in the workspace of ``path``."""
+        """The error for starting something in the workspace of ``path``; None if it may start."""
         seen = self._of(workspace_id)
         if seen.bent:
             return seen.bent
         return held_error(seen.hold, path) if seen.hold else None
 
     def held(self, workspace_id: str, now: int) -> int:
-        """For how long the workspace was on hold in all, as far as is known, in microseconds."""
+        """The workspace's total time on hold, as far as is known, in microseconds."""
         return self._of(workspace_id).brake.held(now)
 
     async def refresh(self, workspace_id: str) -> Hold | None:
-        """Who holds the workspace now."""
+        """Asks the journal for the hold on the workspace; None if there is none."""
         asked = asyncio.get_running_loop().time()
         self.learn({workspace_id: await self._journal.brake(workspace_id)}, asked)
         return self.hold(workspace_id)
 
     async def released(self, workspace_id: str) -> None:
-        """Return when nobody is known to hold the workspace: at once if that is so."""
+        """Returns once the workspace is not known to be on hold: at once if that is so already."""
         while self.hold(workspace_id):
             await self._news(self._of(workspace_id), workspace_id)
 
     async def clear(self, workspace_id: str) -> None:
-        """As `released`, and what is known is no older than `FRESH_S`.
+        """As `released`, by knowledge no older than `FRESH_S`.
 
-        A process that slept does not go by what it knew before.
+        A process that was suspended does not rely on older knowledge.
         """
         while not self.is_clear(workspace_id):
             await self.released(workspace_id)
@@ -147,7 +147,7 @@ class Brakes:
                 await self.refresh(workspace_id)
 
     def is_clear(self, workspace_id: str) -> bool:
-        """Whether nobody held the workspace just now."""
+        """Returns whether the workspace was not on hold just now."""
         return self.hold(workspace_id) is None and self._is_fresh(workspace_id)
 
     def _is_fresh(self, workspace_id: str) -> bool:
@@ -196,7 +196,7 @@ class Brakes:
 
 
 class TimeLimit:
-    """The time that a run has, from now on; while its workspace is on hold it stands still."""
+    """The time limit of a run, from now on; it stops counting while its workspace is on hold."""
 
     def __init__(
         self, limit_s: float | None, brakes: Brakes, workspace_id: str, clock: Callable[[], int]

@@ -29,11 +29,11 @@ _PARTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Machine(Generic[S, C, E, R]):
-    """A state machine and how it is stored.
+    """A state machine and its storage.
 
     ``version`` is that of the newest stored form; events of the ``audited`` types also go to the
-    audit log, which outlives compaction. ``upkeep`` is what its store sends by itself, from time to
-    time, where it would change anything.
+    audit log, which outlives compaction. ``upkeep`` gives the commands that its store sends by
+    itself, from time to time, if they would change anything.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Machine(Generic[S, C, E, R]):
     validate: Callable[[S], None] = lambda state: None
     audited: tuple[type, ...] = ()
     brake: Callable[[S, Sequence[E]], Brake | None] = lambda state, events: None
-    """The brake of the workspace, where this is what keeps it, if a row of ``events`` shows it."""
+    """The brake of the workspace, if this machine keeps it and a row of ``events`` shows it."""
     upkeep: tuple[C, ...] = ()
     rows: msgspec.msgpack.Decoder[tuple[int, list[E], Head]] = field(init=False)
     """Decodes a row."""
@@ -59,7 +59,7 @@ class Machine(Generic[S, C, E, R]):
         object.__setattr__(self, "states", decoder(tuple[int, self.state, Head]))  # type: ignore[name-defined]
 
     def due(self, state: S, now: int) -> list[C]:
-        """The upkeep that would change something by now."""
+        """The upkeep commands that would change something by now."""
         return [command for command in self.upkeep if self.decide(state, command, now)[0]]
 
 
@@ -76,7 +76,7 @@ class Codec(Generic[S, E]):
         self._rows, self._states = machine.rows, machine.states
 
     def encoded(self, event: E) -> msgspec.Raw:
-        """An event as rows hold it; InvalidValue if there is something in it that they can't."""
+        """An event as stored in rows; raises InvalidValue for a value that rows can't hold."""
         try:
             return msgspec.Raw(self._encode(event))
         except (TypeError, ValueError, OverflowError) as error:
@@ -127,7 +127,7 @@ class Codec(Generic[S, E]):
 
 
 def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
-    """What an older node says of a stored form that it can't read. It changes nothing."""
+    """The error of an older node for a stored form that it can't read. It changes nothing."""
     return CorruptState(
         f"{what} was written by a newer version of Retinue (stored form {version}; "
         f"this node reads up to {newest}): upgrade this node, or ask one that is",
@@ -137,7 +137,7 @@ def written_by_newer(what: str, version: int, newest: int) -> CorruptState:
 
 
 def _squeezed(data: bytes) -> bytes:
-    """Compressed but for the head of the list and the version, which are read where they are."""
+    """The data compressed, except the list head and the version, which are read in place."""
     return data[:_CLEAR] + zlib.compress(data[_CLEAR:], level=1)
 
 
@@ -149,7 +149,7 @@ def _restored(data: bytes) -> bytes:
 
 
 def _version_of(data: bytes) -> int:
-    """The version that stored bytes say they are of; 0 if they don't say it."""
+    """The version that stored bytes claim; 0 if they have none."""
     try:
         return msgspec.msgpack.decode(_PARTS.decode(data)[0], type=int)
     except (msgspec.MsgspecError, IndexError):

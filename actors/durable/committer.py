@@ -15,13 +15,13 @@ from retinue.actors.durable.journal import Append, Journal, Key, Outcome
 from retinue.actors.telemetry import metrics
 
 Learn = Callable[[Mapping[str, bytes], float], None]
-"""Takes in the brakes of workspaces as of a request, which was sent at that time of the loop."""
+"""Takes in the brakes of workspaces, and the event loop's time when they were requested."""
 
 _MOST_PER_FLUSH = 256
 
 
 class Writes(Protocol):
-    """What the committer needs from an entity."""
+    """The part of an entity that the committer needs."""
 
     def take(self) -> Append: ...
     def settle(self, outcome: Outcome) -> None: ...
@@ -74,7 +74,7 @@ class Committer:
                     await self._stop(lost)
 
     async def _stop(self, key: Key) -> None:
-        """Nobody else may go on from what is left of the workspace that ``key`` is in."""
+        """Stops the workspace of ``key``: nobody else may go on from the rows left there."""
         with contextlib.suppress(RetinueError):
             await self.journal.stop(key.workspace_id, went_back(key).message)
 
@@ -87,7 +87,7 @@ class Committer:
 
 
 def went_back(key: Key) -> RolledBack:
-    """For an entity that knows of more than is stored."""
+    """The error for an entity that knows of more rows than are stored."""
     return RolledBack(
         f"{key}: Redis has lost rows that it had confirmed: it was restored from an older copy, or "
         "a replica took over that did not have them. Nothing goes on here until somebody has looked"

@@ -35,7 +35,7 @@ _COMPACT_AFTER_ROWS = 512
 
 
 class Confirms(Protocol):
-    """An entity, whatever it is of, as one whose state a reply rests on."""
+    """An entity of any type, whose state a reply depends on."""
 
     def confirmation(self) -> asyncio.Future[None]: ...
 
@@ -52,7 +52,7 @@ class Entity(Generic[S, C, E, R]):
         clock: Clock,
         creator: str = "",
     ) -> None:
-        """A new entity, at epoch 1 if ``creator`` is given; `activate` makes an existing one."""
+        """A new entity, at epoch 1 if ``creator`` is given; `activate` loads an existing one."""
         self.key = key
         self.state: S = machine.initial()
         self.epoch: int = 1 if creator else 0
@@ -84,9 +84,9 @@ class Entity(Generic[S, C, E, R]):
         keyring: Keyring,
         clock: Clock,
     ) -> Entity[S, C, E, R]:
-        """Take the entity over and recover its state.
+        """Takes the entity over and recovers its state.
 
-        Raises Tampered or CorruptState, naming the entity, if what is stored can't be trusted,
+        Raises Tampered or CorruptState, naming the entity, if the stored data can't be trusted,
         or was written by a newer version, in which case nothing is taken over.
         """
         entity = cls(machine, key, committer, keyring, clock)
@@ -94,7 +94,7 @@ class Entity(Generic[S, C, E, R]):
         return entity
 
     def summarise(self, summary: Callable[[], Summary | None]) -> None:
-        """Have ``summary()`` written with every flush from now on."""
+        """Writes ``summary()`` with every flush from now on."""
         self._summary = summary
 
     def do(self, command: C) -> R:
@@ -121,7 +121,7 @@ class Entity(Generic[S, C, E, R]):
         return [self._codec.open_message(start + at, data) for at, data in enumerate(sealed)]
 
     async def committed(self) -> None:
-        """Return when all that was done so far is durable.
+        """Returns when everything done so far is durable.
 
         Raises Fenced or StoreUnavailable if it is not, or may not be.
         """
@@ -138,15 +138,15 @@ class Entity(Generic[S, C, E, R]):
         await future
 
     async def confirmed(self) -> None:
-        """As `committed`, and when it was called this was still the newest activation.
+        """As `committed`, and this was still the newest activation when the call was made.
 
-        For replies that may rest on no write of their own: one that was overtaken must not answer
-        from its memory.
+        For replies that may depend on no write of their own: an overtaken activation must not
+        answer from its memory.
         """
         await self.confirmation()
 
     def confirmation(self) -> asyncio.Future[None]:
-        """What `confirmed` waits for: of several entities these come with one flush."""
+        """The future that `confirmed` awaits: those of several entities come with one flush."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.broken:
             future.set_exception(self.broken)
@@ -178,7 +178,7 @@ class Entity(Generic[S, C, E, R]):
 
     @property
     def wants_compaction(self) -> bool:
-        """Whether enough has come together since the last snapshot.
+        """True if enough rows have come together since the last snapshot.
 
         A snapshot is written for as many bytes of rows as it has itself, so that the cost of
         writing does not grow with the state.
@@ -189,7 +189,7 @@ class Entity(Generic[S, C, E, R]):
         )
 
     def take(self) -> Append:
-        """For the committer: the queued events as one row, or a question if there are none."""
+        """The queued events as one row for the committer, or a question if there are none."""
         if not self._events:
             self._in_flight, self._waiting = self._waiting, []
             return Append(self.key, self.epoch, self.seq, b"")
@@ -218,7 +218,7 @@ class Entity(Generic[S, C, E, R]):
         return append
 
     def settle(self, outcome: Outcome) -> None:
-        """For the committer: what became of the row."""
+        """Takes in the outcome of the row, for the committer."""
         if outcome is Outcome.FENCED:
             metrics.FENCED.add()
             self.fail(Fenced(f"{self.key} has been taken over by a newer activation"))
@@ -232,7 +232,7 @@ class Entity(Generic[S, C, E, R]):
                 future.set_result(None)
 
     def fail(self, error: RetinueError) -> None:
-        """Memory and journal may differ from here on: refuse everything."""
+        """Refuses everything from here on: memory and journal may differ."""
         self.broken = error
         for future in (*(self._in_flight or ()), *self._waiting):
             if not future.done():

@@ -1,16 +1,16 @@
-"""The journal port: what an entity needs from durable storage, and nothing more.
+"""The journal port: the durable storage that an entity needs, and nothing more.
 
 The contract, which `tests/actors/durable/test_journal.py` holds for every implementation:
 
 1. ``activate`` raises the entity's epoch and returns snapshot and tail in one atomic step.
 2. ``append`` takes rows only from the current epoch and only in sequence. An older epoch gets
    `Outcome.FENCED`, and an epoch or row that the journal has never reached gets `Outcome.GAP`:
-   what is stored went back. Rows that are there already (a repeated call) get `Outcome.OK` and are
+   stored rows were lost. Rows that are there already (a repeated call) get `Outcome.OK` and are
    not written again, so a caller whose connection broke may simply send the same batch once more.
 3. Rows, messages, audit rows and the summary of one append become visible together, and so does
    the summary's place in the index of root sessions: a position has one state at a time.
 4. An append without a row writes nothing, and tells whether its epoch is the current one.
-5. After ``stop`` nobody goes on in that workspace until somebody has looked: ``activate`` raises
+5. After ``stop`` nothing goes on in that workspace until somebody intervenes: ``activate`` raises
    RolledBack, and ``append`` answers `Outcome.GAP`.
 6. ``snapshot`` replaces the rows up to its sequence number; it never touches messages or audit.
 7. A workspace has one brake, empty at first. A row brings a new one along, in the same step, if it
@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 VERSION_AT = 21
-"""Where the version stands in a row: behind its mark and the head of a list. One byte, below 128.
+"""The offset of the version in a row, after its mark and the list head. One byte, below 128.
 
-`retinue.actors.durable.codec.Codec` makes rows, and ``activate.lua`` looks there too."""
+`retinue.actors.durable.codec.Codec` makes rows, and ``activate.lua`` looks there too.
+"""
 
 SNAPSHOT_HEADER = 8
-"""A snapshot is a row behind its sequence number, which takes so many bytes."""
+"""The bytes of the sequence number in front of a snapshot, which is a row otherwise."""
 
 
 class Key(NamedTuple):
@@ -45,7 +46,7 @@ class Key(NamedTuple):
 
 
 class Outcome(enum.Enum):
-    """What became of an append or a snapshot."""
+    """The outcome of an append or a snapshot."""
 
     OK = "ok"
     FENCED = "fenced"
@@ -65,7 +66,7 @@ class Summary(NamedTuple):
 
 
 class Outcomes(list[Outcome]):
-    """The outcomes of a batch in order, and the brake of each workspace that it has to do with."""
+    """The outcomes of a batch in order, and the brake of each workspace involved."""
 
     def __init__(self, outcomes: Iterable[Outcome], brakes: dict[str, bytes]) -> None:
         super().__init__(outcomes)
@@ -103,7 +104,7 @@ class Loaded:
 
 
 def stored_version(loaded: Loaded) -> int:
-    """The version of what was written last, as its bytes say; 0 if they don't."""
+    """The version of the latest stored bytes, as they claim; 0 if they have none."""
     if loaded.rows:
         return int.from_bytes(loaded.rows[-1][VERSION_AT : VERSION_AT + 1], "big")
     start = SNAPSHOT_HEADER + VERSION_AT
@@ -117,10 +118,10 @@ class Journal(Protocol):
     """
 
     async def activate(self, key: Key, newest: int | None = None) -> Loaded:
-        """Take the entity over: raise its epoch and load it.
+        """Takes the entity over: raises its epoch and loads it.
 
-        If what was written last is of a version above ``newest`` it is only loaded: whoever can't
-        read it must not end the activation of one who can.
+        If the latest data is of a version above ``newest`` the entity is only loaded: a node that
+        can't read it must not end the activation of one that can.
         """
         ...
 
@@ -137,7 +138,7 @@ class Journal(Protocol):
         ...
 
     async def stop(self, workspace_id: str, why: str) -> None:
-        """Let nobody go on in this workspace, for good, and say ``why``."""
+        """Stops this workspace for everybody, permanently, with the reason ``why``."""
         ...
 
     async def snapshot(self, key: Key, epoch: int, seq: int, data: bytes) -> Outcome:

@@ -1,7 +1,7 @@
 """The state machines that are stored, each with the version of its stored form.
 
-Every change to what a machine stores raises its version, so that older nodes refuse what they
-would lose; the files in `tests/golden` hold each version to its bytes.
+Every change to a machine's stored form raises its version, so that older nodes refuse data that
+they would lose; the files in `tests/golden` hold each version to its bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from retinue.actors.domain.session.events import Authorized, ChildrenSpawned, Cr
 from retinue.actors.durable.codec import Machine
 
 AnyMachine: TypeAlias = Machine[Any, Any, Any, Any]
-"""One of them, whatever its state, commands and events are."""
+"""Any of them, with any state, commands and events."""
 
 SESSION: Machine[session.State, session.Command, session.Event, session.Reply] = Machine(
     "session",

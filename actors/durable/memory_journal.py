@@ -1,4 +1,4 @@
-"""The journal in memory: for tests, and for the simulation, which adds its faults around it."""
+"""The journal in memory, for tests and for the simulation, which adds its faults around it."""
 
 from __future__ import annotations
 

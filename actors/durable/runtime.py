@@ -1,4 +1,4 @@
-"""What every actor of a process stands on: journal, key, clock and source of ids."""
+"""The base of every actor of a process: journal, key, clock and source of ids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def system_clock() -> int:
 
 @dataclass
 class Runtime:
-    """One for each process; its entities share the committer, and so the group commit.
+    """The runtime of a process; its entities share the committer, and so the group commit.
 
     ``on_fenced`` is called when a store of this process finds that another actor has taken over:
     the process should end, and be restarted if it is the one that should be there.

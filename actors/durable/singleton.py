@@ -19,7 +19,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 UPKEEP_S = 60.0
-"""How long between two looks at what is due, in seconds."""
+"""Seconds between two checks for due upkeep."""
 
 
 async def _nothing(sent: Sequence[object]) -> None:
@@ -29,12 +29,12 @@ async def _nothing(sent: Sequence[object]) -> None:
 class SingletonEntity(Generic[S, C, E, R]):
     """The entity of a named actor: activated at the first call and again after a failed write.
 
-    Once Redis went back it stays broken: to start anew from what is left would forget what was
-    spent. Once fenced it stays so too, and its process is told to end: the actor that took over is
-    the one to ask.
+    Once Redis has lost writes it stays broken: a fresh start from the rows left would forget
+    spending. Once fenced it stays so too, and its process is told to end: the actor that took over
+    is the one to ask.
 
-    From the first call on it looks once a minute what is due by its machine, and sends that. While
-    nothing is it asks nothing of Redis.
+    From the first call on it checks once a minute for upkeep due by its machine, and sends that.
+    While none is due it asks nothing of Redis.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SingletonEntity(Generic[S, C, E, R]):
         runtime: Runtime,
         after_upkeep: Callable[[Sequence[C]], Awaitable[None]] = _nothing,
     ) -> None:
-        """``after_upkeep`` is called after each look, with what was sent."""
+        """Takes ``after_upkeep``, to be called after each check with the commands sent."""
         self._machine = machine
         self._key = Key(workspace_id, machine.kind, id)
         self._runtime = runtime
@@ -76,7 +76,7 @@ class SingletonEntity(Generic[S, C, E, R]):
             await self.committed(entity)
 
     async def query(self, read: Callable[[S], T]) -> T:
-        """What ``read`` makes of the state, or raises, once it is sure that it is the newest."""
+        """The result of ``read`` on the state, or its error, once it is sure to be the newest."""
         entity = await self.entity()
         try:
             return read(entity.state)
@@ -84,16 +84,16 @@ class SingletonEntity(Generic[S, C, E, R]):
             await entity.confirmed()
 
     async def upkeep(self) -> None:
-        """Send what is due by now."""
+        """Sends the upkeep commands that are due by now."""
         due = self._machine.due((await self.entity()).state, self._runtime.clock())
         for command in due:
             await self.execute(command)
         await self._after_upkeep(due)
 
     async def committed(self, entity: Entity[S, C, E, R], *beside: Confirms) -> None:
-        """Wait until what was done, or read, is durable; compact when it is time.
+        """Waits until all that was done, or read, is durable; compacts when it is time.
 
-        ``beside`` are entities on which the reply rests as well. Raises Fenced, whatever was read,
+        ``beside`` are entities on which the reply depends as well. Raises Fenced, for any read,
         if another actor has taken over.
         """
         if beside:
@@ -114,7 +114,7 @@ class SingletonEntity(Generic[S, C, E, R]):
         return entity
 
     async def _keep_up(self) -> None:
-        """Look after the entity until another actor does; what fails is due the next time."""
+        """Looks after the entity until another actor does; failed upkeep is due the next time."""
         while True:
             try:
                 await self.upkeep()

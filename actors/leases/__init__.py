@@ -1,1 +1,1 @@
-"""What stores lend for a time: money and permissions."""
+"""Money and permissions that stores lend for a time."""

@@ -1,4 +1,4 @@
-"""Many small requests, one call: what comes in while a call is under way goes with the next."""
+"""Many small requests in one call: those that come in during a call go with the next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batcher(Generic[Item, Answer]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
-        """Send ``item`` with the next batch; raises what the batch raised.
+        """Sends ``item`` with the next batch; raises the error of the batch.
 
         A batch that is refused with a CallError is sent again item by item: only an item that is
         wrong by itself gets the error.

@@ -1,4 +1,4 @@
-"""A session's money in hand: sends what its `LeaseMachine` has to say, and wakes who waits."""
+"""A session's money in hand: sends the messages of its `LeaseMachine`, and wakes those who wait."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Journaled(Protocol):
 
 
 class BudgetLease:
-    """One for each activation of a session."""
+    """The lease of one activation of a session."""
 
     def __init__(self, session: Journaled, lend: Lend, slack: bool = False) -> None:
-        """``slack`` allows it to ask for more than it needs."""
+        """``slack`` allows the lease to ask for more than it needs."""
         self._session = session
         self._lend = lend
         self._machine = LeaseMachine(session.key.id, session.epoch, slack)
@@ -40,7 +40,7 @@ class BudgetLease:
         self._waiting = 0  # wanted by those who wait for an answer
 
     async def hold(self, amount: int) -> CapWarning | Exceeded | None:
-        """Set ``amount`` nano-USD aside, or say at which level there is no room.
+        """Sets ``amount`` nano-USD aside, or returns the level at which there is no room.
 
         Raises Fenced if the budget has heard from a newer activation of the session, and
         RolledBack if it knows more of the session than its journal does.
@@ -58,21 +58,21 @@ class BudgetLease:
             self._waiting -= amount
 
     def drop(self, amount: int) -> None:
-        """The decision that held ``amount`` is recorded, or will never be."""
+        """Releases ``amount``: the decision that held it is recorded, or never will be."""
         self._machine.drop(amount)
 
     async def give_back(self, amount: int) -> None:
-        """Return what was held for a decision that came out as no."""
+        """Gives back the amount held for a decision that was a refusal."""
         self.drop(amount)
         await self.report()
 
     async def report(self) -> None:
-        """Tell the budget what was spent, and keep no more than is needed; raises as `hold`."""
+        """Reports the spend to the budget, and keeps no more than is needed; raises as `hold`."""
         async with self._asking:
             await self._end_of(self._machine.report(self._session.state))
 
     async def settled(self) -> None:
-        """Less, or more, was spent than reserved: without slack the budget is told at once."""
+        """Called when spend and reservation differ: without slack the budget is told at once."""
         if self._machine.is_exact(_now()):
             await self.report()
 

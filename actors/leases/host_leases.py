@@ -1,4 +1,4 @@
-"""What a host borrows from the stores of one workspace, and gives back when they call for it.
+"""The money and permissions that a host borrows from one workspace's stores, until called back.
 
 The stores call nobody: a host that has borrowed waits for their call, and answers it.
 """
@@ -21,7 +21,7 @@ _OUTAGE_PAUSE_S = 1.0
 
 
 class HostLeases:
-    """Money for the leases of a host's sessions, asked for together, and kept permissions."""
+    """A host's money for its sessions' leases, requested together, and the permissions it keeps."""
 
     def __init__(self, host: str, stores: Stores, brakes: Brakes, workspace_id: str) -> None:
         self.money: Batcher[LeaseRequest, LeaseGranted | Exceeded] = Batcher(stores.budget.lease)
@@ -33,7 +33,7 @@ class HostLeases:
         self._waiting: list[asyncio.Task[None]] = []
 
     def begin(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
-        """From now on give back when called: slack and permissions."""
+        """Starts giving slack and permissions back when called."""
         loop = asyncio.get_running_loop()
         self._waiting = [
             loop.create_task(self._drop_permissions()),
@@ -41,14 +41,14 @@ class HostLeases:
         ]
 
     def end(self) -> None:
-        """Nothing is borrowed any more, and nothing will be."""
+        """Ends the leases: nothing is borrowed any more, and nothing will be."""
         for waiting in self._waiting:
             waiting.cancel()
         self.permissions.ready = False
         self.permissions.drop()
 
     async def _drop_permissions(self) -> None:
-        """For ever: forget kept permissions whenever the store calls them back."""
+        """Forever: forgets kept permissions whenever the store calls them back."""
         store, seen = self._stores.permissions, 0
         while True:
             try:
@@ -62,9 +62,9 @@ class HostLeases:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     async def _return_slack(self, budget_leases: Callable[[], Iterable[BudgetLease]]) -> None:
-        """For ever: give slack back whenever the budget calls for it.
+        """Forever: gives slack back whenever the budget calls for it.
 
-        It also calls when somebody has pulled its brake, or let go of it.
+        It also calls when the workspace is put on hold or released.
         """
         store, seen = self._stores.budget, 0
         while True:

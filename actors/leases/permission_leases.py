@@ -1,8 +1,8 @@
 """Allowances that a host may pass actions through by itself, for a short time.
 
-Only allowances without a limited number of uses are kept. `LEASE_S` after the question was sent the
-answer is forgotten, by a clock that also runs while the process is paused; and at once when the
-store calls its answers back, which it does before a revocation returns.
+Only allowances with unlimited uses are kept. The answer is forgotten `LEASE_S` after the question
+was sent, by a clock that also runs while the process is paused; and at once when the store calls
+its answers back, which it does before a revocation returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from retinue.actors.domain.permissions.allowances.allowance import Allowance, va
 from retinue.actors.domain.permissions.patterns import matches
 
 LEASE_S = 3.0
-"""For how long a positive answer may be used again, in seconds."""
+"""Seconds for which a positive answer may be used again."""
 
 _MOST = 1000
 
@@ -31,12 +31,12 @@ class PermissionLeases:
 
     def __init__(self) -> None:
         self.ready = False
-        """Whether the store knows that this host keeps answers, and will call them back."""
+        """True if the store knows that this host keeps answers, and will call them back."""
         self._leases: dict[str, _Lease] = {}
         self._generation = 0
 
     def question(self) -> tuple[int, float]:
-        """To be taken before the store is asked, and given to `keep` with its answer."""
+        """A question's number and time: taken before the store is asked, passed to `keep` later."""
         return self._generation, time.monotonic()
 
     def keep(self, question: tuple[int, float], allowance: Allowance) -> None:

@@ -1,4 +1,4 @@
-"""Calling back what hosts were lent. They wait for the call, since stores call nobody."""
+"""Calling back loans from hosts. Hosts wait for the call, since stores call nobody."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _GONE_AFTER_S = 25.0
 
 
 class Recall:
-    """The calls of one store, by number, and which hosts have answered."""
+    """The calls of one store, by number, and the hosts that have answered."""
 
     def __init__(self, limit_s: float, once: bool = False) -> None:
-        """``limit_s`` is how long to wait for a host that does not answer, in seconds.
+        """``limit_s`` is the time to wait for a host that does not answer, in seconds.
 
-        With ``once`` it is waited for no second time until it is heard of again. That is for what
-        may stay lent to a host that is dead, and not for what it might still use.
+        With ``once`` such a host is not waited for again until it is heard of again. That is for
+        loans that may stay with a dead host, not for those that it might still use.
         """
         self._limit_s = limit_s
         self._once = once
@@ -29,11 +29,11 @@ class Recall:
 
     @property
     def any_lent(self) -> bool:
-        """Whether any host may hold something."""
+        """True if any host may hold a loan."""
         return bool(self._heard)
 
     async def wait_for_call(self, host: str, seen: int, timeout_s: float) -> int:
-        """The number of the newest call, as soon as it is another than ``seen``.
+        """The number of the newest call, as soon as it differs from ``seen``.
 
         With ``seen=0`` a host makes itself known and is answered at once.
         """
@@ -57,7 +57,7 @@ class Recall:
             self._changed.notify()
 
     async def call_back(self) -> None:
-        """Call back, and return when all hosts have answered or had their time.
+        """Calls back, and returns when all hosts have answered or their time is up.
 
         A store that was just restarted has not heard of all hosts: it gives them the same time.
         """

@@ -1,1 +1,1 @@
-"""A live session: its host, its runs, and what its turns ask for."""
+"""A live session: its host, its runs, and the services that its turns ask for."""

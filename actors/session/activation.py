@@ -1,4 +1,4 @@
-"""What a session has while it is live under one epoch: its state, messages, money and leave."""
+"""A session's possessions while live under one epoch: state, messages, money and permissions."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from retinue.actors.views import (
 
 
 class HostServices(Protocol):
-    """What a session needs of the host that it is live on."""
+    """The services that a live session needs from its host."""
 
     runtime: Runtime
     hosts: HostProvider
     name: str
 
     def note(self, event: FeedEvent) -> None:
-        """Tells an event to those who watch its family."""
+        """Passes an event on to those who watch its family."""
 
 
 class Activation:
@@ -64,7 +64,7 @@ class Activation:
         self.workspace = workspace
         self.history: History = History(entity)
         self.untold: dict[str, None] = {}
-        """Operations that were decided, and of which no agent has been told."""
+        """Operations that were decided, but of which no agent has been told."""
         self._compacting: asyncio.Task[None] | None = None
         self.budget_lease: BudgetLease = BudgetLease(entity, leases.money, slack=True)
         self.authorizer: Authorizer = Authorizer(
@@ -102,7 +102,7 @@ class Activation:
         )
 
     async def stand_still(self) -> None:
-        """Return when nobody holds the workspace: the agent is about to be called."""
+        """Returns once the workspace is not on hold: the agent is about to be called."""
         await self.runtime.brakes.clear(self.entity.key.workspace_id)
 
     def keep_small(self) -> None:
@@ -115,7 +115,7 @@ class Activation:
             await self.entity.compact()
 
     def notify(self, kind: EventKind, text: str = "", cost: int = 0, count: int = 0) -> None:
-        """Tell those who watch the family; not durable."""
+        """Tells the family's watchers; not durable."""
         profile, now = self.profile, self.runtime.clock()
         self.host.note(
             FeedEvent(kind, profile.id, profile.family_id, now, text, cost, profile.label, count)
@@ -126,7 +126,7 @@ class Activation:
         return summarise(self.entity.state, self.runtime.clock())
 
     def view(self) -> SessionView:
-        """What a client may see."""
+        """The view of the session for clients."""
         state = self.entity.state
         running = next((run.id for run in state.runs.values() if run.started is not None), None)
         return SessionView(
@@ -155,7 +155,7 @@ class Activation:
         return final
 
     def release_untold(self) -> None:
-        """Nothing is done any more that nobody was told of: it has cost nothing."""
+        """Releases the reservations of decisions that no agent was told of: they cost nothing."""
         for operation in self.untold:
             self.entity.do(SettleReservation(operation, 0))
         self.untold.clear()
@@ -164,7 +164,7 @@ class Activation:
         self.entity.do(RememberEscape(path, always))
 
     def _summary(self) -> Summary | None:
-        """The line for listings, where it says something new."""
+        """The line for listings, if it has changed."""
         seen = shown(self.entity.state)
         if seen == self._shown:
             return None
@@ -173,7 +173,7 @@ class Activation:
         return Summary(summary.family_id, encode_summary(summary), self._newly_listed(summary))
 
     def _newly_listed(self, summary: SessionSummary) -> tuple[bytes, bytes] | None:
-        """Where the index of root sessions has this one, if that is another place than before."""
+        """The place of this session in the index of root sessions, if it has changed."""
         if summary.parent_id is not None or summary.status == self._listed:
             return None
         self._listed = summary.status
@@ -181,7 +181,7 @@ class Activation:
 
 
 def new_entity(runtime: Runtime, profile: Profile, creator: str) -> SessionEntity:
-    """A session that is not there yet; it comes to be with its first commit."""
+    """A session that does not exist yet; its first commit creates it."""
     key = Key(profile.workspace_id, SESSION.kind, profile.id)
     return Entity(SESSION, key, runtime.committer, runtime.keyring, runtime.clock, creator)
 
@@ -193,6 +193,6 @@ async def stored_entity(runtime: Runtime, workspace_id: str, session_id: str) ->
 
 
 def require_known(entity: SessionEntity) -> None:
-    """NotFound if the journal has no such session."""
+    """Raises NotFound if the journal has no such session."""
     if entity.state.profile is None:
         raise NotFound(f"session {entity.key.id}: there is no such session")

@@ -26,7 +26,7 @@ ALWAYS_REPLAY = "RETINUE_ALWAYS_REPLAY"
 
 
 class Agents:
-    """The agents that were called on one host; each is fetched once."""
+    """The agents called on one host; each is fetched once."""
 
     def __init__(self, registry: Registry, processes: Runner | None = None) -> None:
         self.processes: Runner | AgentProcesses = processes or AgentProcesses()
@@ -101,7 +101,7 @@ class AlwaysReplay:
         self._stand_still = stand_still
 
     async def outcome(self) -> wire.Outcome:
-        """What the turn comes to when all its steps were recorded before it was started."""
+        """The outcome of the turn, once all its steps were recorded before it was started."""
         while True:
             with closing(self._make()) as self._engine:
                 await self._stand_still()
@@ -115,7 +115,7 @@ class AlwaysReplay:
                         raise
 
     async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
-        """As the engine does, but for new steps: nobody hears the answer."""
+        """As the engine does, except that the answer to a new step is discarded."""
         known = len(self._engine.steps)
         answer = await self._engine.handle(branch, call)
         if len(self._engine.steps) > known:

@@ -1,6 +1,6 @@
 """The gate in front of every sensitive action: policy, capability, budget, allowance, approval.
 
-A "no" at any step, and a deferral, gives back what was reserved. A capability or an allowance
+A "no" at any step, and a deferral, gives back the reserved money. A capability or an allowance
 stands in for a person's approval, never for policy or budget.
 """
 
@@ -40,7 +40,7 @@ _REMEMBERED = frozenset({Scope.SESSION, Scope.ALWAYS})
 
 @dataclass(frozen=True)
 class Authorizer:
-    """Decides for one session."""
+    """Decides on the actions of one session."""
 
     profile: Profile
     workspace: WorkspaceSettings
@@ -53,9 +53,9 @@ class Authorizer:
     async def authorize(
         self, ref: ActionRef, cost: int, context: str, timeout: int, escapes: EscapeState
     ) -> Decision:
-        """The decision; where it is yes, ``cost`` nano-USD are held in the lease for it.
+        """The decision; if it is yes, ``cost`` nano-USD are held in the lease for it.
 
-        Its operation identifies the request: asked again, it uses up nothing a second time.
+        The action's operation identifies the request: repeated, it uses up nothing a second time.
         """
         action, operation = resolved(ref.action, self.workspace.path), ref.operation
         verdict = judge(self.workspace, action, escapes)
@@ -126,7 +126,7 @@ class Authorizer:
 
 
 def judge(workspace: WorkspaceSettings, action: Action, escapes: EscapeState) -> Verdict:
-    """What policy and boundary together say of a resolved action."""
+    """The joint verdict of policy and boundary on a resolved action."""
     verdict = policies.check(workspace.policy, action)
     operation, boundary = action.operation, workspace.boundary
     if operation is None:
@@ -145,7 +145,7 @@ def resolved(action: Action, workspace: str | None) -> Action:
 
 
 def real_path(path: str) -> str:
-    """As `os.path.realpath`, in half the time where nothing on the way is a link."""
+    """As `os.path.realpath`, in half the time if nothing on the way is a link."""
     if not path.startswith("/") or path.startswith("//") or os.path.normpath(path) != path:
         return os.path.realpath(path)
     end = 0

@@ -1,4 +1,4 @@
-"""The sessions that are live on one host: how they come to life, and how they are let go."""
+"""The sessions that are live on one host: their activation, and their release."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Catalog:
         idle_s: float,
         processes: Runner | None,
     ) -> None:
-        """``idle_s`` is the time in seconds after which a session that nobody calls is let go."""
+        """``idle_s`` is the time in seconds after which a session without calls is released."""
         self.runtime = runtime
         self.hosts = hosts
         self.name = name
@@ -106,11 +106,11 @@ class Catalog:
         return live
 
     def has(self, session_id: str) -> bool:
-        """Whether a session is live here, or about to be."""
+        """Returns whether a session is live here, or about to be."""
         return session_id in self.live or session_id in self._activating
 
     async def surroundings(self, workspace_id: str) -> tuple[Stores, WorkspaceSettings]:
-        """What sessions of a workspace have in common: its stores and its settings."""
+        """The things that a workspace's sessions share: its stores and its settings."""
         return await asyncio.gather(
             self._stores.stores(workspace_id), self.runtime.registry.workspace(workspace_id)
         )
@@ -118,7 +118,7 @@ class Catalog:
     def enter(
         self, entity: SessionEntity, stores: Stores, workspace: WorkspaceSettings
     ) -> LiveSession:
-        """Make a session live that was created, or recovered from its journal."""
+        """Makes a session live that was created, or recovered from its journal."""
         leases = self._host_leases(workspace.workspace_id, stores)
         activation = Activation(entity, stores, workspace, leases, self)
         live = LiveSession(activation, self.agents, self.live.get(activation.id))
@@ -127,7 +127,7 @@ class Catalog:
         return live
 
     async def _catch_up(self, live: LiveSession) -> None:
-        """Report what the activation before may have died without reporting."""
+        """Reports spend that the last activation may have died without reporting."""
         while not live.entity.broken:
             try:
                 return await live.activation.budget_lease.report()
@@ -137,7 +137,7 @@ class Catalog:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     def _host_leases(self, workspace_id: str, stores: Stores) -> HostLeases:
-        """What this host has borrowed in a workspace; gives back when called."""
+        """The loans of this host in a workspace, which it gives back when called."""
         found = self._leases.get(workspace_id)
         if found is None:
             found = self._leases[workspace_id] = HostLeases(
@@ -147,7 +147,7 @@ class Catalog:
         return found
 
     def budget_leases(self, workspace_id: str) -> list[BudgetLease]:
-        """Those of the sessions of a workspace that are live here."""
+        """The budget leases of a workspace's sessions that are live here."""
         return [
             one.activation.budget_lease
             for one in self.live.values()
@@ -157,7 +157,7 @@ class Catalog:
     # --- at work -------------------------------------------------------------------------
 
     def work(self, live: LiveSession) -> None:
-        """Have the session's runs go on."""
+        """Continues the session's runs."""
         if not live.at_work:
             live.worker = asyncio.create_task(self._work(live))
             live.worker.add_done_callback(lambda done: done.cancelled() or done.result())
@@ -174,7 +174,7 @@ class Catalog:
             await self._lost(live, error)
 
     async def _done(self, live: LiveSession) -> None:
-        """A session has no more runs. What another call does with it may not be stored yet."""
+        """Handles a session with no more runs. Effects of other calls may not be stored yet."""
         result = live.result_for_parent
         await live.entity.committed()
         await live.activation.budget_lease.report()
@@ -184,9 +184,9 @@ class Catalog:
             await self.runtime.registry.unmark_running(live.id)
 
     def hand_over(self, live: LiveSession, result: Result | None) -> None:
-        """A sub-agent is done: its result goes to the parent's outbox, and it is let go.
+        """Puts a finished sub-agent's result into its parent's outbox, and releases the sub-agent.
 
-        By then the result is stored, and what it cost was reported.
+        By then the result is stored, and its cost was reported.
         """
         parent_id = live.profile.parent_id
         if result is not None and parent_id is not None:
@@ -195,9 +195,9 @@ class Catalog:
             self.drop(live)
 
     async def _lost(self, live: LiveSession, error: Unavailable) -> None:
-        """The activation can't go on. After an outage it is brought back here; otherwise it ends.
+        """Ends an activation that can't go on; after an outage the session is brought back here.
 
-        Those are the ones that were fenced, and those of which Redis has lost something.
+        Not so those that were fenced, and those of which Redis has lost something.
         """
         self.drop(live)
         if isinstance(error, Fenced | RolledBack):
@@ -213,7 +213,7 @@ class Catalog:
     # --- letting go ----------------------------------------------------------------------
 
     async def deactivate(self, session_id: str) -> bool:
-        """Write a session out and let it go, if nothing runs in it."""
+        """Writes a session out and releases it, if nothing runs in it."""
         live = self.live.get(session_id)
         if live is None or not live.idle:
             return live is None
@@ -224,14 +224,14 @@ class Catalog:
         return live.idle
 
     def drop(self, live: LiveSession) -> None:
-        """Let a session go as it is."""
+        """Releases a session as it is."""
         if self.live.get(live.id) is live:
             del self.live[live.id]
             self._gone.append(live.id)
             self.tidy()
 
     def note(self, event: FeedEvent) -> None:
-        """Tell those who watch, soon."""
+        """Passes an event on to those who watch, soon."""
         self._feed.append(event)
         self.tidy()
 
@@ -241,7 +241,7 @@ class Catalog:
             self._tidying = asyncio.create_task(self._housekeeping())
 
     async def _housekeeping(self) -> None:
-        """Publish what happened, and let go what is idle, for as long as anything is live."""
+        """Publishes events, and releases idle sessions, for as long as anything is live."""
         quiet = 0.0
         while self.live or self._feed or self._gone or self._leases:
             metrics.LIVE_SESSIONS.set(len(self.live))
@@ -274,7 +274,7 @@ class Catalog:
                 await self.deactivate(session_id)
 
     def _end_leases(self) -> None:
-        """Where nothing is live any more the stores need not know of this host."""
+        """Ends leases of workspaces without live sessions: their stores need not know this host."""
         live = {one.profile.workspace_id for one in self.live.values()}
         for workspace_id in self._leases.keys() - live:
             self._leases.pop(workspace_id).end()

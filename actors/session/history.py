@@ -13,10 +13,10 @@ from retinue.actors.domain.session.messages import Message, estimated_tokens
 from retinue.actors.durable.entity import Entity
 
 WINDOW = 64
-"""How many of the newest messages are kept in memory."""
+"""The number of newest messages kept in memory."""
 
 MAX_MESSAGE = 8 * 1024 * 1024
-"""How large one message may be, in bytes as stored."""
+"""The largest size of one message, in bytes as stored."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
@@ -46,7 +46,7 @@ class History:
         self._append(message, data, AddMessages(1, tokens, run, key, len(data), op))
 
     def restore(self, messages: list[Message]) -> None:
-        """Put in the messages of an imported session, whose tokens are counted already."""
+        """Restores the messages of an imported session, whose tokens are counted already."""
         for message in messages:
             self._append(message, _ENCODER.encode(message), AddMessages(1, 0))
 

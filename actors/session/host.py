@@ -1,4 +1,4 @@
-"""A SessionActor: what clients and other hosts may ask of the sessions that are live in it."""
+"""A SessionActor: the calls of clients and other hosts to the sessions that are live in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from retinue.actors.session.outbox import Outbox
 from retinue.actors.views import SessionView, WorkspaceSettings
 
 IDLE_S = 600.0
-"""After this time without a call a session is deactivated, in seconds."""
+"""Seconds without a call after which a session is deactivated."""
 
 _ABANDON_LIMIT_S = 5.0
 
@@ -53,9 +53,9 @@ class SessionHost:
     # --- what clients call ---------------------------------------------------------------
 
     async def create(self, command: Create) -> None:
-        """Make a root session; repeated, it changes nothing. WorkspaceHeld if that is so.
+        """Makes a root session; repeated, it changes nothing. Raises WorkspaceHeld during a hold.
 
-        One that is imported begins nothing.
+        An imported session begins nothing, so a hold does not stop it.
         """
         profile, imported = command.profile, command.imported
         if imported is None:
@@ -70,9 +70,9 @@ class SessionHost:
         live.activation.notify("session_started")
 
     async def start(self, run: Start) -> None:
-        """Queue a run; the same run id twice is one run. Returns once it is durable.
+        """Queues a run; the same run id twice is one run. Returns once it is durable.
 
-        WorkspaceHeld for a new one where that is so.
+        Raises WorkspaceHeld for a new run during a hold.
         """
         live = await self._catalog.get(run.session_id, run.workspace_id)
         registry = self._runtime.registry
@@ -89,7 +89,7 @@ class SessionHost:
         self._catalog.work(live)
 
     async def result(self, run: Await) -> Result | None:
-        """The run's result, or None if it is not there in time. NotFound for an unknown run."""
+        """The run's result, None if not there in time; raises NotFound for an unknown run."""
         live, run_id = await self._catalog.get(run.session_id, run.workspace_id), run.run_id
         live.calls += 1
         try:
@@ -108,9 +108,9 @@ class SessionHost:
             live.calls -= 1
 
     async def resume(self, at: SessionAt) -> list[str]:
-        """Go on with the runs that were queued or under way; their ids.
+        """Continues the runs that were queued or under way; returns their ids.
 
-        WorkspaceHeld if there are any, and that is so.
+        Raises WorkspaceHeld if there are any and the workspace is on hold.
         """
         runs = await self._go_on(at.session_id, at.workspace_id)
         if runs:
@@ -118,7 +118,7 @@ class SessionHost:
         return runs
 
     async def _go_on(self, session_id: str, workspace_id: str) -> list[str]:
-        """In a workspace that is on hold they stand still."""
+        """Continues a session's runs; during a hold they stand still."""
         live = await self._catalog.get(session_id, workspace_id)
         self._catalog.work(live)
         return list(live.entity.state.runs)
@@ -130,12 +130,12 @@ class SessionHost:
                 raise refusal
 
     async def resume_all(self, sessions: list[tuple[str, str]]) -> None:
-        """Go on with the runs of many sessions, by id and workspace, as far as that works."""
+        """Continues the runs of many sessions, by id and workspace, as far as that works."""
         resumed = (self._go_on(session_id, workspace_id) for session_id, workspace_id in sessions)
         await asyncio.gather(*resumed, return_exceptions=True)
 
     async def view(self, at: SessionAt) -> SessionView:
-        """The session as a client may see it."""
+        """The view of the session for clients."""
         live = await self._catalog.get(at.session_id, at.workspace_id)
         view = live.activation.view()
         await live.entity.confirmed()
@@ -171,12 +171,12 @@ class SessionHost:
         await live.entity.execute(edit.change)
 
     async def report(self, workspace_id: str) -> None:
-        """Tell the budget what was really spent, so that its figures are exact."""
+        """Reports the actual spend to the budget, so that its figures are exact."""
         leases = self._catalog.budget_leases(workspace_id)
         await asyncio.gather(*(lease.report() for lease in leases))
 
     async def ping(self) -> tuple[int, list[tuple[str, Isolation]]]:
-        """Process id, and (session id, isolation) of what is live here."""
+        """The process id, and (session id, isolation) of each session that is live here."""
         self._catalog.tidy()
         live = self._catalog.live.values()
         return os.getpid(), [(one.id, one.profile.isolation) for one in live]
@@ -187,14 +187,14 @@ class SessionHost:
         return [one.id for one in live if one.at_work and one.profile.parent_id is None]
 
     async def leave(self) -> None:
-        """Write out what is idle, and report what was spent: this process is about to be ended."""
+        """Writes out idle sessions, and reports the spend: this process is about to be ended."""
         live = self._catalog.live
         await asyncio.gather(*map(self.deactivate, list(live)), return_exceptions=True)
         reports = (one.activation.budget_lease.report() for one in live.values())
         await asyncio.gather(*reports, return_exceptions=True)
 
     async def stay(self) -> None:
-        """Does not return: who calls this hears at once when the process has ended."""
+        """Never returns: the caller learns at once that the process has ended."""
         await asyncio.get_running_loop().create_future()
 
     async def warm(self) -> None:
@@ -202,13 +202,13 @@ class SessionHost:
         self._catalog.agents.processes.warm()
 
     async def deactivate(self, session_id: str) -> bool:
-        """Write a session out and let it go, if nothing runs in it."""
+        """Writes a session out and releases it, if nothing runs in it."""
         return await self._catalog.deactivate(session_id)
 
     # --- what other hosts call -----------------------------------------------------------
 
     async def start_children(self, batch: Batch) -> None:
-        """Start sub-agents, or go on with those that are there; returns when they are durable.
+        """Starts sub-agents, or continues existing ones; returns when they are durable.
 
         Their results go to the outbox.
         """
@@ -221,9 +221,9 @@ class SessionHost:
     async def collect(
         self, parent_id: str, epoch: int, seen: list[str], timeout_s: float
     ) -> list[Result]:
-        """Results of a parent's sub-agents as they come; ``seen`` have arrived and may go.
+        """The results of a parent's sub-agents as they come; ``seen`` have arrived and may go.
 
-        Fenced for an ``epoch``, that of the parent's activation, that is not its newest.
+        Raises Fenced if ``epoch``, that of the parent's activation, is not the newest.
         """
         outboxes = self._catalog.outboxes
         outbox = outboxes.setdefault(parent_id, Outbox())
@@ -234,16 +234,16 @@ class SessionHost:
                 del outboxes[parent_id]
 
     async def cancel_children(self, batch: Batch) -> None:
-        """Cancel sub-agents and all below them; returns when nothing of them runs.
+        """Cancels sub-agents and all below them; returns when nothing of them runs.
 
-        One that is not there comes to be cancelled: a start that is still under way finds it so.
+        A missing one is created as cancelled, so that a start still under way finds it so.
         """
         cancelled = (self._cancel_child(batch.parent, spec) for spec in batch.children)
         if again := [id for id, epoch in await asyncio.gather(*cancelled) if epoch > 1]:
             await self._stop_elsewhere(again)
 
     async def abandon(self, session_ids: list[str]) -> None:
-        """Another host has taken sessions over: nothing of them runs here when this returns."""
+        """Abandons sessions taken over by another host: returns when nothing of them runs here."""
         live = [self._catalog.live[id] for id in session_ids if id in self._catalog.live]
         await asyncio.gather(*(one.stop() for one in live))
 
@@ -260,7 +260,7 @@ class SessionHost:
     async def _child(
         self, parent: Profile, spec: ChildSpec, stores: Stores, workspace: WorkspaceSettings
     ) -> None:
-        """Create a sub-agent by its first write; go on with it if that finds it there already."""
+        """Creates a sub-agent by its first write, or continues it if it turns out to exist."""
         if not self._catalog.has(spec.id):
             profile = _child_profile(parent, spec, self._runtime.clock())
             entity = new_entity(self._runtime, profile, self._runtime.new_id())
@@ -283,7 +283,7 @@ class SessionHost:
         return live
 
     async def _cancel_child(self, parent: Profile, spec: ChildSpec) -> tuple[str, int]:
-        """Its id, and in which activation it was cancelled."""
+        """Cancels a sub-agent; returns its id, and the activation in which it was cancelled."""
         child = await self._known_child(parent, spec)
         _accept(child, spec)  # so that it has a result
         await self._close(spec.id, parent.workspace_id, "cancelled", BY_PARENT)
@@ -320,11 +320,11 @@ class SessionHost:
             self._catalog.hand_over(live, live.result_for_parent)
 
     async def _stop_elsewhere(self, session_ids: list[str]) -> None:
-        """Have all other hosts end what runs of sessions that have had several activations.
+        """Makes all other hosts end their runs of sessions that have had several activations.
 
-        A caller with old news may have come here while an agent runs on another host, which will
-        only find out that it is fenced when the agent asks for something. Nobody knows which: the
-        directory hears of activations later. A host that is paused ends it when it wakes.
+        A caller with old news may have come here while an agent runs on another host, which only
+        finds out that it is fenced when the agent asks for something. Nobody knows the host: the
+        directory hears of activations later. A host that is paused ends the runs when it wakes.
         """
 
         async def at(host: str) -> None:
@@ -338,7 +338,7 @@ class SessionHost:
 
 
 class _Near:
-    """Hosts by name, this one without a detour."""
+    """Finds hosts by name; this one is called directly."""
 
     def __init__(self, hosts: HostProvider, name: str, here: PeerPort) -> None:
         self._hosts = hosts

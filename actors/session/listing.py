@@ -1,8 +1,8 @@
-"""Where a root session stands in listings, and which sessions a query wants.
+"""The places of root sessions in listings, and the sessions that match a query.
 
-Listings go by time of creation, the newest first. A session's `position` is that time and its id,
-as bytes that sort so; a cursor is a position as text. It points between sessions and at none, so
-it stays good whatever comes, goes or changes.
+Listings are in order of creation, the newest first. A session's `position` is that time and its id,
+as bytes that sort in this order; a cursor is a position as text. It points between sessions and at
+none, so it stays valid whatever comes, goes or changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODES = {
     "cancelled": b"x",
     "ended": b"e",
 }
-"""The letter that an index keeps for each status of a session; never one again for another."""
+"""The letter that an index keeps for each status of a session; none is ever reused."""
 
 POSITION_BYTES = 22
 _MILLISECONDS = 6  # bytes
@@ -37,7 +37,7 @@ def position(created_at: int, id: str) -> bytes:
 
 
 def moment(at: int) -> bytes:
-    """Where the positions of sessions begin that were created at ``at``, in microseconds."""
+    """The first position of sessions created at ``at``, in microseconds."""
     return min(max(at // 1000, 0), _LATEST).to_bytes(_MILLISECONDS, "big")
 
 
@@ -47,13 +47,13 @@ def id_at(where: bytes) -> str:
 
 
 def made_here(where: bytes) -> bool:
-    """Whether the id is of version 7 and begins with the time of its position."""
+    """Returns whether the id is of version 7 and begins with the time of its position."""
     milliseconds, id = where[:_MILLISECONDS], where[_MILLISECONDS:]
     return id.startswith(milliseconds) and id[_MILLISECONDS] >> 4 == 7
 
 
 def parse_cursor(text: str | None, field: str = "after") -> bytes | None:
-    """The position that a cursor stands for. InvalidValue if it is none."""
+    """The position of a cursor; raises InvalidValue if the text is not a cursor."""
     if text is None:
         return None
     if not _CURSOR.fullmatch(text):
@@ -62,7 +62,7 @@ def parse_cursor(text: str | None, field: str = "after") -> bytes | None:
 
 
 def check_states(states: list[str]) -> list[str]:
-    """``states`` if all of them are statuses of sessions, or InvalidValue."""
+    """Returns ``states`` if all of them are statuses of sessions; raises InvalidValue otherwise."""
     for state in states:
         if state not in CODES:
             raise InvalidValue(f"state: {state!r} is not one of {', '.join(CODES)}", field="state")
@@ -70,7 +70,7 @@ def check_states(states: list[str]) -> list[str]:
 
 
 def wanted(query: SessionQuery, one: SessionSummary) -> bool:
-    """Whether a session is what ``query`` asks for."""
+    """Returns whether a session matches ``query``."""
     return (
         (query.workspace_id is None or one.workspace_id == query.workspace_id)
         and (query.user_id is None or one.user_id == query.user_id)

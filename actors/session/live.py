@@ -1,4 +1,4 @@
-"""A session that is live on a host: its activation, and the runs that it works off one by one."""
+"""A session that is live on a host: its activation, and its runs, done one by one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class LiveSession:
-    """Owns what one activation of a session is at: its worker, turn, sub-agents and callers."""
+    """Owns the work of one activation of a session: its worker, turn, sub-agents and callers."""
 
     def __init__(
         self, activation: Activation, agents: Agents, before: LiveSession | None = None
     ) -> None:
-        """``before`` is what was live of the session until now; its agent may not have ended."""
+        """``before`` is the session's last activation here; its agent may not have ended."""
         self.activation = activation
         self.id: str = activation.id
         self.entity: SessionEntity = activation.entity
@@ -56,17 +56,17 @@ class LiveSession:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nobody waits for an answer."""
+        """True if nothing runs and nobody waits for an answer."""
         return not self.entity.state.runs and self.calls == 0
 
     @property
     def at_work(self) -> bool:
-        """Whether its runs are under way."""
+        """True if its runs are under way."""
         return self.worker is not None and not self.worker.done()
 
     @property
     def has_work(self) -> bool:
-        """Whether a run is queued or under way, and may go on."""
+        """True if a run is queued or under way, and may go on."""
         return bool(self.entity.state.runs) and not self._is_over
 
     @property
@@ -88,7 +88,7 @@ class LiveSession:
                 finished.set()
 
     async def left(self) -> None:
-        """Return when nothing of the session's last agent runs any more."""
+        """Returns when nothing of the session's last agent runs any more."""
         await self._agents.processes.left(self.id)
 
     async def stop(self) -> None:
@@ -101,9 +101,9 @@ class LiveSession:
         await self.left()
 
     async def cancel_children(self) -> None:
-        """Cancel what was spawned and has no result yet, wherever it runs, until that is done.
+        """Cancels sub-agents without a result, wherever they run, until that is done.
 
-        Raises what says that this activation can't go on; its children are not its own then.
+        Raises the error that ends this activation; the children are not its own then.
         """
         children = self.entity.state.children.values()
         left = [child.spec for child in children if child.result is None]
@@ -119,7 +119,7 @@ class LiveSession:
     async def _cancelled_not(
         self, specs: list[ChildSpec], where: dict[str, str]
     ) -> list[ChildSpec]:
-        """Cancel children; those whose host did not say that it has done it."""
+        """Cancels children; returns those whose host did not confirm it."""
         hosts = self.activation.host.hosts
         by_host: dict[str, list[ChildSpec]] = {}
         try:
@@ -140,7 +140,7 @@ class LiveSession:
         return [spec for group in left for spec in group]
 
     async def work(self) -> None:
-        """Run what is queued, until nothing is or the session is closed.
+        """Does the queued runs, until none is left or the session is closed.
 
         Raises Unavailable if it can't go on; by then nothing of it runs.
         """
@@ -182,11 +182,11 @@ class LiveSession:
 
     @property
     def _is_over(self) -> bool:
-        """Whether what the turn comes to is nobody's business any more."""
+        """True if the outcome of the turn no longer matters to anybody."""
         return bool(self.closing or self.entity.state.closed or self.entity.broken)
 
     async def _released(self) -> bool:
-        """Stand still while the workspace is on hold; False if it was woken before that."""
+        """Waits while the workspace is on hold; False if woken before its release."""
         brakes = self.activation.runtime.brakes
         standing = asyncio.ensure_future(brakes.clear(self.entity.key.workspace_id))
         self._standing = standing
@@ -201,18 +201,18 @@ class LiveSession:
         return True
 
     def _break_off(self) -> None:
-        """The activation is fenced or broken: its agent must not go on."""
+        """Breaks off the agent: the activation is fenced or broken, so it must not go on."""
         if self._turn:
             self._turn.cancel()
         self._wake()
 
     def _wake(self) -> None:
-        """It need not wait for its workspace's release any more."""
+        """Ends the wait for the workspace's release."""
         if self._standing:
             self._standing.cancel()
 
     async def _attempt(self, run: Run, spawner: Spawner) -> Result:
-        """Call the agent, and again from the start while its process ends without a result."""
+        """Calls the agent, again from the start whenever its process ends without a result."""
         limit = None if run.timeout is None else run.timeout / 1_000_000
         runtime = self.activation.runtime
         time_limit = TimeLimit(limit, runtime.brakes, self.entity.key.workspace_id, runtime.clock)
@@ -248,7 +248,7 @@ class LiveSession:
 async def _outcome(
     turn: asyncio.Task[wire.Outcome], session_id: str, limit: float | None, time_limit: TimeLimit
 ) -> Result:
-    """What a turn came to. What is no outcome goes through: Fenced, StoreUnavailable, AgentDied."""
+    """The result of a turn; raises errors that are none: Fenced, StoreUnavailable, AgentDied."""
     await time_limit.wait(turn)
     if not turn.done():
         await _cancelled(turn)
@@ -268,7 +268,7 @@ async def _outcome(
 
 
 async def _cancelled(turn: asyncio.Task[wire.Outcome]) -> None:
-    """Cancel until it is done. An agent that will not be cancelled takes this process along."""
+    """Cancels a turn until it has ended. An agent that resists takes this process along."""
     for _ in range(_CANCEL_TRIES):
         turn.cancel()
         await asyncio.wait([turn], timeout=_CANCEL_PAUSE_S)

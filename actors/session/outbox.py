@@ -10,7 +10,7 @@ from retinue.actors.domain.session.result import Result
 
 
 class Outbox:
-    """The results of one parent's sub-agents on this host. Its newest activation has them."""
+    """The results of one parent's sub-agents on this host, for its newest activation."""
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -24,7 +24,7 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is in it, and nobody waits for something."""
+        """True if it is empty and nobody waits for a result."""
         return self.empty and not self._waiting
 
     def put(self, result: Result) -> None:
@@ -33,9 +33,9 @@ class Outbox:
         self._arrived.set()
 
     async def collect(self, epoch: int, seen: list[str], timeout_s: float) -> list[Result]:
-        """Drop what was ``seen``; the rest as soon as there is any, or nothing when time is up.
+        """Drops the results ``seen``; returns the rest once there are any, or none when time is up.
 
-        Fenced if a newer activation of the parent collects: two would take it from each other.
+        Raises Fenced if a newer activation of the parent collects: two would compete for results.
         """
         if epoch > self._epoch:
             self._epoch = epoch

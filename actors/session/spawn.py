@@ -2,7 +2,7 @@
 
 Slots come from the directory, children run on the hosts named there, and results are collected
 in batches. A host that dies loses nothing: its children are placed again, and go on from their
-journals. Which child is where stands in one table, `retinue.actors.domain.session.children`.
+journals. One table has the place of each child, `retinue.actors.domain.session.children`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Spawner:
 
     @property
     def running(self) -> dict[str, HostName]:
-        """Which sub-agent runs on which host."""
+        """The host of each running sub-agent."""
         return dict(ChainMap(*(one.children.hosts("started") for one in self._open.values())))
 
     async def spawn(
@@ -77,10 +77,10 @@ class Spawner:
         begun: bool,
         clear: Callable[[], Awaitable[None]],
     ) -> list[Result]:
-        """Run the sub-agents of the step ``key``, or go on with those ``begun``; their results.
+        """Runs the sub-agents of the step ``key``, or continues those ``begun``; their results.
 
-        They start when the step is recorded and ``clear()`` has returned. LimitReached, naming the
-        limit, and none is started.
+        They start when the step is recorded and ``clear()`` has returned. Raises LimitReached,
+        naming the limit, and then starts none.
         """
         parent = self._activation
         state = parent.entity.state
@@ -120,12 +120,12 @@ class Spawner:
         return results
 
     def close(self) -> None:
-        """The run is over, and so are its spawns."""
+        """Ends the run's spawns: the run is over."""
         for spawn in list(self._open.values()):
             self._release_later(spawn)
 
     async def _prepare(self, spawn: Spawn, call: calls.Spawn, specs: list[ChildSpec]) -> None:
-        """Have all that the children need, or raise and have nothing."""
+        """Prepares everything that the children need, or raises and leaves nothing."""
         parent = self._activation
         place = SessionKey(parent.profile.workspace_id, parent.profile.family_id)
         try:
@@ -143,7 +143,7 @@ class Spawner:
             raise
 
     async def _admit(self, specs: Sequence[ChildSpec]) -> None:
-        """Open the children's accounts; LimitReached, naming the limit, and none is opened."""
+        """Opens the children's accounts; opens none if it raises LimitReached, naming the limit."""
         profile = self._activation.profile
         children = [budget.Child(spec.id, spec.allotment) for spec in specs]
         reply = await self._activation.stores.budget.admit(
@@ -176,7 +176,7 @@ class Spawner:
 
 @dataclass(eq=False)
 class Spawn:
-    """One spawn under way: does what its table of children calls for, and keeps that up to date.
+    """One spawn under way: carries out its table of children, and keeps the table up to date.
 
     ``siblings`` are the run's spawns by name, and this becomes one of them.
     """
@@ -198,7 +198,7 @@ class Spawn:
         self.siblings[self.name] = self
 
     async def run(self) -> list[Result]:
-        """Have all children done; their results in order."""
+        """Completes all children; returns their results in order."""
         self._over = asyncio.get_running_loop().create_future()
         try:
             self._heed(self.children.results())
@@ -214,7 +214,7 @@ class Spawn:
         return self.children.results()
 
     async def reserve(self, *, all_at_once: bool) -> None:
-        """Take the slots that are free now; LimitReached if it must be all of them and is not."""
+        """Takes the free slots; raises LimitReached if all are required and some are not free."""
         for isolation in _ISOLATIONS:
             if want := self.children.waiting(isolation):
                 await self._acquire(isolation, want, 0.0)
@@ -232,13 +232,13 @@ class Spawn:
             await self.hosts.directory.release(self.name)
 
     def take(self, results: list[Result]) -> None:
-        """Take in those of recorded results that belong to this spawn."""
+        """Takes in the recorded results that belong to this spawn."""
         first = self.children.finish(results)
         if self._over and not self._over.done():
             self._heed(first)
 
     def _heed(self, results: list[Result]) -> None:
-        """Do what results call for: the first failure may take the others along."""
+        """Acts on results: the first failure may cancel the other children."""
         failed = any(not result.success for result in results)
         if failed and self.fail_fast and not self.children.cancelling:
             self.entity.do(FinishChildren(self.children.cancel()))
@@ -272,7 +272,7 @@ class Spawn:
             self._work(self._place, isolation)
 
     async def _place(self, isolation: Isolation) -> None:
-        """Start what holds a slot, and get slots for what waits, until nothing does."""
+        """Starts children that hold a slot, and gets slots for those that wait, until none do."""
         while True:
             if starts := self.children.start():
                 await asyncio.gather(*(self._send(*start) for start in starts.items()))
@@ -282,7 +282,7 @@ class Spawn:
                 return
 
     async def _send(self, host: HostName, specs: list[ChildSpec]) -> None:
-        """Have a host go on with children, new or not, or cancel them if that is what happens."""
+        """Tells a host to start or continue children, or to cancel them if the spawn does."""
         self._work(self._collect, host)  # now: a result may be faster than the reply
         batch, port = Batch(self._profile, specs), self.hosts.host(host)
         try:
@@ -333,7 +333,7 @@ class Spawn:
         self._place_all()
 
     def _work(self, work: Callable[[T], Coroutine[None, None, None]], at: T) -> None:
-        """Have a task do this work for a host or an isolation, if none does."""
+        """Starts a task for this work on a host or an isolation, unless one does it already."""
         name = f"{work.__name__} {at}"
         if name not in self._tasks or self._tasks[name].done():
             self._tasks[name] = task = asyncio.create_task(work(at), name=f"{self.name}{name}")
@@ -346,7 +346,7 @@ class Spawn:
 
 
 async def _all(*work: Awaitable[None]) -> None:
-    """Do everything at once; the first error is raised when all of it has ended."""
+    """Does everything at once; raises the first error when all of it has ended."""
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if outcome is not None:
             raise outcome
@@ -372,7 +372,7 @@ def _child_spec(parent: Profile, task: calls.TaskSpec, at: int, name: str) -> Ch
 
 
 def _narrowed(held: list[str] | None, given: list[str] | None) -> list[str] | None:
-    """The tokens a child may use: never one that its parent may not (None: any)."""
+    """The tokens that a child may use: only those that its parent may use (None: any)."""
     if held is None or given is None:
         return held if given is None else given
     return [token for token in given if token in held]

@@ -1,4 +1,4 @@
-"""The line about a session that listings and trees are made of."""
+"""The line about a session, of which listings and trees are made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def summarise(state: session.State, now: int) -> SessionSummary:
 
 
 def shown(state: session.State) -> tuple[object, ...]:
-    """What a listing shows that changes: a line with the same need not be written again."""
+    """The changing part of a listing's line: an equal line need not be written again."""
     return (
         state.spent,
         state.messages,
@@ -56,12 +56,12 @@ def shown(state: session.State) -> tuple[object, ...]:
 
 
 def encode_summary(summary: SessionSummary) -> bytes:
-    """As stored, without what its place says: the ids of the session, family and workspace."""
+    """The summary as stored, without the ids that its place has: session, family, workspace."""
     return _ENCODER.encode(structs.replace(summary, id="", family_id="", workspace_id=""))
 
 
 def decode_summary(data: bytes, id: str, family_id: str, workspace_id: str) -> SessionSummary:
-    """From storage, and from the place where it was stored."""
+    """The summary from its stored form, and from the place where it was stored."""
     summary = _DECODER.decode(data)
     return structs.replace(summary, id=id, family_id=family_id, workspace_id=workspace_id)
 

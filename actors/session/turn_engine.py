@@ -1,4 +1,4 @@
-"""Carries out what a turn asks for: finds the step in the record, or takes it and records it."""
+"""Carries out the calls of a turn: finds the step in the record, or takes it and records it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TurnEngine:
         self._closed = False
 
     async def handle(self, branch: int, call: calls.Call) -> calls.Answer:
-        """Does what ``call`` asks, durably, and answers it; SessionEnded once it is closed."""
+        """Carries out ``call`` durably, and answers it; raises SessionEnded once it is closed."""
         self._require_open()
         self._activation.keep_small()
         match call:
@@ -123,13 +123,13 @@ class TurnEngine:
         return await self._told(decision)
 
     async def _told(self, decision: Decision) -> Decision:
-        """The decision for the agent, as soon as nobody holds the workspace."""
+        """The decision for the agent, once the workspace is not on hold."""
         await self._clear()
         self._activation.untold.pop(decision.operation, None)
         return decision
 
     async def _clear(self) -> None:
-        """Stand still while the workspace is on hold."""
+        """Waits while the workspace is on hold."""
         if not self._brakes.is_clear(self._workspace_id):
             await self._brakes.clear(self._workspace_id)
             self._require_open()

@@ -32,7 +32,7 @@ from retinue.actors.leases.recall import Recall
 from retinue.actors.telemetry import metrics
 
 _SLACK_LIMIT_S = 2.0
-"""How long the budget waits for a host to return its slack, in seconds."""
+"""Seconds that the budget waits for a host to return its slack."""
 
 
 class BudgetActor:
@@ -51,7 +51,7 @@ class BudgetActor:
         return cast("Admitted | Refused", await self._holder.execute(command))
 
     async def lease(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
-        """Decide each wish. Before one is refused, slack that others hold is called back."""
+        """Decides each wish. Before one is refused, slack held by others is called back."""
         command = Lease(wants)
         if self._recall.any_lent and await self._would_refuse(command):
             await self._recall.call_back()
@@ -81,11 +81,11 @@ class BudgetActor:
         metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._workspace_id)
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
-        """Answered when slack is called back. A host that has lent slack on always waits here."""
+        """Answers when slack is called back. A host that has slack on loan always waits here."""
         return await self._recall.wait_for_call(host, seen, timeout_s)
 
     async def return_slack(self, host: str, call: int, wants: list[LeaseRequest]) -> None:
-        """A host's answer to call number ``call``: the reports of all its leases."""
+        """Records a host's answer to call number ``call``: the reports of all its leases."""
         await self._holder.execute(Lease(wants))
         self._recall.returned(host, call)
 
@@ -93,27 +93,27 @@ class BudgetActor:
         await self._holder.execute(command)
 
     async def open_workspace(self, command: OpenWorkspace) -> Standing:
-        """The cap that holds: the one that is given, if none was ever named."""
+        """The cap in force: the one given here, if none was ever named."""
         return cast(Standing, await self._holder.execute(command))
 
     async def set_hold(self, command: SetHold) -> Hold | None:
-        """Pull the brake or let go of it. From now on every commit in the workspace is told.
+        """Puts the workspace on hold or releases it. From now on every commit there is told.
 
-        Hosts are called all the same: those that have little to commit learn of it, too.
+        Hosts are called as well, so that those with few commits learn of it, too.
         """
         hold = cast("Hold | None", await self._holder.execute(command))
         self._recall.announce()
         return hold
 
     async def held(self) -> Hold | None:
-        """Who holds the workspace, if anybody does."""
+        """The hold on the workspace, or None."""
         entity = await self._holder.entity()
         hold = entity.state.brake.hold
         await entity.confirmed()
         return hold
 
     async def children(self, family_id: str) -> int:
-        """How many sub-agents a family has had so far."""
+        """The number of sub-agents that a family has had so far."""
         entity = await self._holder.entity()
         family = entity.state.families.get(family_id)
         await entity.confirmed()

@@ -21,7 +21,7 @@ class CapabilitiesActor:
         self._holder = SingletonEntity(CAPABILITIES, workspace_id, "capabilities", runtime)
 
     async def add(self, token: Token) -> None:
-        """Accept a token; Tampered or InvalidValue if it is not one of ours or not valid."""
+        """Accepts a token; raises Tampered if it is not one of ours, InvalidValue if not valid."""
         verify(self._runtime.keyring, token, self._runtime.clock())
         await self._holder.execute(capabilities.Add(token))
 
@@ -49,7 +49,7 @@ class CapabilitiesActor:
         return not isinstance(reply, capabilities.UseRefused)
 
     async def issue(self, request: ApprovalRequest, decided_at: int) -> Token:
-        """The token of an approval "always", made once: for what was asked, and nothing more."""
+        """The token of an approval "always", made once: for the requested action, no more."""
         uri, permission = request.action.wanted()
         token = mint(
             self._runtime.keyring,

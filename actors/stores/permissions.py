@@ -1,4 +1,4 @@
-"""The store of what people have allowed, and of what waits for them."""
+"""The store of people's allowances, and of the requests that wait for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from retinue.actors.ports import CapabilitiesPort
 
 _WATCHER_GONE_S = 10.0
 _COME_BACK_S = 3.0
-"""How long after its last poll a watcher counts as being there."""
+"""Seconds after its last poll for which a watcher counts as present."""
 
 
 class PermissionsActor:
@@ -56,7 +56,7 @@ class PermissionsActor:
         self._since: float | None = None
 
     async def resolve(self, question: Question) -> Answer:
-        """Whether an operation may go on, or has to wait for a person, who is asked by this."""
+        """The answer: the operation may go on, or must wait for a person, whom this call asks."""
         granted, asked = await self._allowances.entity(), await self._approvals.entity()
         reply: allowances.Reply | approvals.Reply = None
         try:
@@ -82,16 +82,16 @@ class PermissionsActor:
         return signed
 
     async def revoke(self, allowance_id: str, by: str = "") -> None:
-        """Once this returns nobody passes through it, by an answer kept from before either."""
+        """Revokes an allowance: afterwards nothing passes through it, or through a kept answer."""
         await self._allowances.execute(allowances.Revoke(allowance_id, by))
         await self._recall.call_back()
 
     async def await_recall(self, host: str, seen: int, timeout_s: float) -> int:
-        """Answered when kept answers are called back. A host that keeps any always waits here."""
+        """Answers when kept answers are called back. A host that keeps any always waits here."""
         return await self._recall.wait_for_call(host, seen, timeout_s)
 
     async def leases_dropped(self, host: str, call: int) -> None:
-        """A host's answer to call number ``call``: it keeps none of the answers from before."""
+        """Records a host's answer to call number ``call``: it keeps none of the earlier answers."""
         self._recall.returned(host, call)
 
     async def allowances(self) -> list[Allowance]:
@@ -133,10 +133,10 @@ class PermissionsActor:
         await self._announce()
 
     async def decide(self, command: approvals.Decide) -> Resolution:
-        """Decide a request, and grant what the decision says: an allowance, or a token.
+        """Decides a request, and grants what the decision says: an allowance, or a token.
 
         The grant comes second: stores may be taken over one by one, and a grant without its
-        decision would be nobody's. If it fails, the same decision sent again brings it; a token
+        decision would belong to nobody. If it fails, the same decision sent again makes it; a token
         also comes by itself.
         """
         root = (await self._runtime.registry.workspace(self._workspace_id)).path
@@ -161,7 +161,7 @@ class PermissionsActor:
     ) -> tuple[int, list[Entry]]:
         """Open requests (of one family, or all) as soon as anything changed after ``seen``.
 
-        Whoever watches counts as being there to answer.
+        The watcher counts as present to answer.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -178,12 +178,12 @@ class PermissionsActor:
         return version, entries
 
     async def unwatch(self, family_id: str | None) -> None:
-        """The watcher has left: requests that wait for it are deferred at once."""
+        """Removes a watcher: requests that wait for it are deferred at once."""
         self._watchers.pop(family_id, None)
         await self._announce()
 
     async def _is_watched(self, family_id: str) -> bool:
-        """Who watched the actor before this one counts until they had time to come back."""
+        """True if watched; an earlier actor's watchers count until they had time to come back."""
         now = asyncio.get_running_loop().time()
         if self._since is None:
             first = (await self._approvals.entity()).epoch == 1
@@ -205,7 +205,7 @@ class PermissionsActor:
                 await self._issue_token(request_id)
 
     async def _issue_token(self, request_id: str) -> None:
-        """Have the token of a decision made that is stored, unless it is over."""
+        """Requests the token of a stored decision, unless the decision is over."""
         state = (await self._approvals.entity()).state
         due = approvals.tokens_due(state, self._runtime.clock())
         if request_id in due:
@@ -237,7 +237,7 @@ _LASTING = frozenset({Scope.SESSION, Scope.WORKSPACE, Scope.CUSTOM})
 def _allowance_for(
     request: ApprovalRequest, decision: Resolution, pattern: Pattern | None, root: str | None
 ) -> Allowance | None:
-    """What an approval grants beyond the one action; its id makes a repeat harmless."""
+    """The allowance that an approval grants beyond one action; its id makes a repeat harmless."""
     if not decision.approved or decision.scope not in _LASTING:
         return None
     session_only = decision.scope is Scope.SESSION or root is None  # no workspace: the family's

@@ -1,4 +1,4 @@
-"""The stores, each an entry in a table: what is started, called, audited and compared follows it.
+"""The table of stores: everything started, called, audited and compared follows from it.
 
 Another store is one more entry here, with the port that `retinue.actors.ports.Stores` has of it.
 """
@@ -19,7 +19,7 @@ from retinue.actors.stores.capabilities import CapabilitiesActor
 from retinue.actors.stores.permissions import PermissionsActor
 
 THE_CLUSTER = "cluster"
-"""The workspace of what belongs to no workspace."""
+"""The workspace of everything that belongs to no workspace."""
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -27,10 +27,10 @@ P_co = TypeVar("P_co", covariant=True)
 
 @dataclass(frozen=True)
 class StoreSpec(Generic[P_co]):
-    """A kind of store: its name, how it is called, its actor, and what that keeps.
+    """A kind of store: its name, its calls, its actor, and the entities that it keeps.
 
-    The actor is made with a runtime, a workspace's id, and what calls the stores in ``calls``. One
-    that is ``shared`` is there once; of the others each workspace has its own.
+    The actor is made with a runtime, a workspace's id, and the ports of the stores in ``calls``. A
+    ``shared`` store is there once; of the others each workspace has its own.
     """
 
     name: str
@@ -49,7 +49,7 @@ class StoreSpec(Generic[P_co]):
         return THE_CLUSTER if self.shared else workspace_id
 
     def make(self, runtime: Runtime, workspace_id: str, find: Find) -> P_co:
-        """The actor that serves a workspace; ``find`` gives what calls other stores."""
+        """The actor that serves a workspace; ``find`` gives the ports of other stores."""
         called = (find(spec) for spec in self.calls)
         return self.actor(runtime, self.owner(workspace_id), *called)
 
@@ -75,11 +75,11 @@ STORES: tuple[StoreSpec[object], ...] = (BUDGET, PERMISSIONS, CAPABILITIES)
 MACHINES: dict[str, AnyMachine] = {
     one.kind: one for one in (machines.SESSION, *(one for spec in STORES for one in spec.machines))
 }
-"""All that is stored, by kind."""
+"""The machines of everything stored, by kind."""
 
 
 class Find(Protocol):
-    """Gives what calls a store."""
+    """Returns the port through which a store is called."""
 
     def __call__(self, spec: StoreSpec[P], /) -> P: ...
 

@@ -1,4 +1,4 @@
-"""What this process has counted and measured. To count costs an addition, so hot paths may.
+"""The counts and measurements of this process. Counting costs an addition, so hot paths may.
 
 The figures stay here until somebody exports them; `retinue.cluster.ray.metrics` does so for Ray's
 endpoint. Times are in seconds. Names and labels are those of Prometheus.
@@ -40,7 +40,7 @@ class Gauge:
 
 
 class Histogram:
-    """How often something came to at most each of ``bounds``, and to more than the last."""
+    """Counts values up to each of ``bounds``, and above the last."""
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...] = _SECONDS) -> None:
         self.name: str = name
@@ -54,12 +54,12 @@ class Histogram:
         self.total += value
 
     def timed(self) -> Timed:
-        """Observe how long a block takes that ends without an error."""
+        """Measures the time of a block that ends without an error."""
         return Timed(self)
 
 
 class Timed:
-    """The block that a histogram times; what ``contextlib`` makes costs three times as much."""
+    """The block that a histogram times; one made by ``contextlib`` costs three times as much."""
 
     __slots__ = ("_begin", "_histogram")
 

@@ -1,9 +1,9 @@
-"""Spans of OpenTelemetry: run, turn, and below it step, spawn and authorize, across all processes.
+"""OpenTelemetry spans: run, turn, and below it step, spawn and authorize, across all processes.
 
 Off unless the environment variable `TRACING` names a function, as ``package.module:function``. It
 is called once in every process of a host, and sets up OpenTelemetry there as anybody would: a
-tracer provider and its exporters. The context of whoever starts a run, and of the turn that spawns
-a sub-agent, goes with what they start.
+tracer provider and its exporters. The context of a run's starter, and of the turn that spawns a
+sub-agent, goes along to the run.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def span(
 
 
 def now() -> int:
-    """When a span begins that `ended` is told of later; 0 while tracing is off."""
+    """The start time of a span that `ended` is told of later; 0 while tracing is off."""
     return 0 if _tracer is None else time.time_ns()
 
 
 def ended(name: str, began: int, **attributes: str | int) -> None:
-    """A span that ``began`` then and ends now."""
+    """Records a span that ``began`` then and ends now."""
     if _tracer is not None and began:
         _tracer.start_span(name, attributes=attributes, start_time=began).end()
 
@@ -69,7 +69,7 @@ def ended(name: str, began: int, **attributes: str | int) -> None:
 def current() -> str:
     """The current span for another process (a W3C ``traceparent``); '' if there is none.
 
-    It works for a client, too, that uses OpenTelemetry without this module's help.
+    Works also for a client that uses OpenTelemetry without this module's help.
     """
     if "opentelemetry.trace" not in sys.modules:
         return ""

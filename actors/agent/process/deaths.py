@@ -1,4 +1,4 @@
-"""Why a process ended without a word, and whether memory was the reason, as far as is told."""
+"""The likely reason why a process ended without a result, and whether memory was to blame."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retinue.actors.domain.values.record import Record
 _MIB = 1024 * 1024
 _LOOK_EVERY_S = 1.0
 _NEAR = 0.9
-"""From this part of its limit on memory counts as the likely reason."""
+"""The share of its memory limit from which on memory counts as the likely reason."""
 
 
 class Death(Record, frozen=True):
-    """The end of a process: its wait status, and the most memory that it had, in bytes.
+    """The end of a process: its wait status, and its peak memory in bytes.
 
-    ``killer`` says whether the kernel's memory killer ended anything while it ran.
+    ``killer`` tells whether the kernel's memory killer ended anything while the process ran.
     """
 
     status: int
@@ -29,7 +29,7 @@ class Death(Record, frozen=True):
 
 
 def cause(death: Death, limit: int) -> str:
-    """One line for a person; ``limit`` is how much memory it might have had, in bytes."""
+    """One line for a person; ``limit`` is the memory that the process was allowed, in bytes."""
     code = os.waitstatus_to_exitcode(death.status)
     if code >= 0:
         return f"the agent's process exited with code {code} before the agent returned"
@@ -43,7 +43,7 @@ def cause(death: Death, limit: int) -> str:
 
 
 class MemoryKiller:
-    """How often the kernel has ended a process for want of memory, as far as can be told here."""
+    """Counts the kernel's kills for lack of memory, as far as they can be seen from here."""
 
     def __init__(self) -> None:
         self._files = [*_of_own_group(), Path("/proc/vmstat")]
@@ -67,7 +67,7 @@ class MemoryKiller:
 
 
 def _of_own_group() -> Iterator[Path]:
-    """Where the control group of this process counts; version 2 first, then version 1."""
+    """The files in which this process's control group counts; version 2 first, then version 1."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, kinds, path = line.split(":", 2)

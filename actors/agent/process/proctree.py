@@ -1,8 +1,8 @@
-"""The processes below one, as Linux tells of them. Elsewhere nothing is known of them.
+"""The processes below another, as Linux reports them. On other systems nothing is known of them.
 
-A process group is no tree: whoever starts a session, or forks twice, has left it. But what loses
-its parent becomes the child of the nearest ancestor that has asked for orphans (a *sub-reaper*), so
-below one nothing is ever lost, whatever it does.
+A process group is not a tree: a process that starts a session, or forks twice, has left it. But a
+process that loses its parent becomes the child of the nearest ancestor that has asked for orphans
+(a *sub-reaper*), so below a sub-reaper no process is ever lost, whatever it does.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _LONGEST_PAUSE_S = 0.05
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what is below this process and loses its own."""
+    """Make this process the parent of all descendants that lose their own."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent(sign: signal.Signals) -> None:
-    """Have ``sign`` sent to this process when its parent ends."""
+    """Arrange for ``sign`` to be sent to this process when its parent ends."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, sign)
 
 
 def children(pid: int) -> list[int]:
-    """The children of a process, those that have ended and were not waited for among them."""
+    """The children of a process, including those that have ended and have not been waited for."""
     if not _TOLD:
         return _searched(pid)
     found: list[int] = []
@@ -48,7 +48,7 @@ def children(pid: int) -> list[int]:
 
 
 def _searched(parent: int) -> list[int]:
-    """As `children`, where the kernel does not tell: among all processes, for milliseconds."""
+    """As `children`, where the kernel lists none: searches all processes, for milliseconds."""
     found: list[int] = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if name.isdigit():
@@ -59,7 +59,7 @@ def _searched(parent: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, parents first."""
+    """All descendants of a process, parents first."""
     found = children(pid)
     for one in found:  # it grows meanwhile
         found += children(one)
@@ -67,9 +67,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_below(pid: int, spared: Collection[int], limit_s: float, reap: Callable[[], None]) -> None:
-    """Kill what is below ``pid``, but for its children ``spared`` and all below them.
+    """Kill everything below ``pid``, except its children ``spared`` and all below them.
 
-    Returns when nothing of it is left, or after ``limit_s`` seconds; ``reap()`` waits for children
+    Returns when all of it is gone, or after ``limit_s`` seconds; ``reap()`` waits for children
     of this process that have ended, without blocking.
     """
     deadline, pause = time.monotonic() + limit_s, _PAUSE_S
@@ -86,7 +86,7 @@ def kill_below(pid: int, spared: Collection[int], limit_s: float, reap: Callable
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there that has not ended; nobody may have waited for one that has."""
+    """Returns whether a process is running; one that has ended but was not waited for is not."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"

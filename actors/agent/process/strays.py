@@ -1,8 +1,9 @@
-"""What agents that share this process have started and left behind.
+"""Processes that agents sharing this process have started and left behind.
 
-An agent's tasks carry its session's id, so it is known who has started processes; not which, since
-they are all this process's children. When the last of those agents has ended, what is still
-there is nobody's, and is killed. What has left the tree by a double fork is not found.
+An agent's tasks carry its session's id, so it is known which agents have started processes, but
+not which processes: all of them are children of this process. When the last of those agents has
+ended, the processes that remain belong to nobody and are killed. A process that has left the tree
+by a double fork is not found.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _starters: set[str] = set()
 
 @contextlib.contextmanager
 def started_by(session_id: str) -> Iterator[None]:
-    """Note which session it is that starts processes in this block."""
+    """Records the session that starts processes in this block."""
     _watch()
     token = _SESSION.set(session_id)
     try:
@@ -39,9 +40,9 @@ def started_by(session_id: str) -> Iterator[None]:
 
 
 async def end(session_id: str, spared: Collection[int]) -> None:
-    """The session's agent has ended: kill what is nobody's now, but for ``spared``.
+    """Called once the session's agent has ended: kills the processes that nobody owns any more.
 
-    Returns when it is gone.
+    Those in ``spared`` are kept. Returns when the others are gone.
     """
     if session_id not in _starters:
         return
@@ -57,7 +58,7 @@ async def end(session_id: str, spared: Collection[int]) -> None:
 
 @functools.cache
 def _watch() -> None:
-    """From the first shared agent on; there is no way to stop."""
+    """Starts watching with the first shared agent; it cannot be stopped."""
     sys.addaudithook(_note)
 
 

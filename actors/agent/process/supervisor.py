@@ -27,7 +27,7 @@ AGENT_MEMORY = "RETINUE_AGENT_MEMORY_MB"
 """Environment variable: the most memory that an agent's process may have, in MiB."""
 
 _STOP_LIMIT_S = 2.0
-"""How long a cancelled agent may take to clean up before its process group is killed."""
+"""Seconds that a cancelled agent has to clean up before its process group is killed."""
 
 _KILLED_LIMIT_S = 10.0
 _FORK_LIMIT_S = 30.0
@@ -39,11 +39,11 @@ AGENTS = "RETINUE_AGENTS"
 """Environment variable that marks agents' processes and all that they start."""
 
 _UNHEARD = Death(signal.SIGKILL)
-"""What ended with its server, of which there is no more news."""
+"""The death of a process that ended with its server, so that nothing more is known of it."""
 
 
 class AgentDied(Exception):
-    """The agent's process has ended without a result, and nobody here had ordered that."""
+    """The agent's process has ended without a result, and nobody here asked for that."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -61,11 +61,11 @@ class Runner(Protocol):
 
     @property
     def starting(self) -> Collection[int]:
-        """Children of this process that are no agent's."""
+        """Children of this process that belong to no agent."""
 
 
 class AgentProcesses:
-    """A fork server and the agents' processes that came from it."""
+    """A fork server and the agents' processes forked from it."""
 
     def __init__(self) -> None:
         self._control: socket.socket | None = None
@@ -113,14 +113,14 @@ class AgentProcesses:
         raise AssertionError("the last try returns or raises")
 
     async def left(self, session_id: str) -> None:
-        """Return when nothing of the session's last agent runs any more."""
+        """Returns when no process of the session's last agent is left."""
         leaving = self._leaving.get(session_id)
         if leaving:
             await asyncio.shield(leaving)
 
     @property
     def starting(self) -> Collection[int]:
-        """The process that starts the fork server, until it has."""
+        """The process that starts the fork server, until it has done so."""
         return self._starting
 
     def warm(self) -> None:
@@ -155,7 +155,7 @@ class AgentProcesses:
                 exit.set_result(_UNHEARD)
 
     async def _take_patiently(self) -> _Process:
-        """As `_take`; where no process can be had now one may be had a little later."""
+        """As `_take`, but retries for a while if no process can be started now."""
         pause = _FIRST_PAUSE_S
         for _ in range(_FORK_TRIES):
             with contextlib.suppress(NoCapacity):
@@ -165,7 +165,7 @@ class AgentProcesses:
         return await self._take()
 
     async def _take(self) -> _Process:
-        """A process that has run nothing yet."""
+        """A process that has not run anything yet."""
         self.warm()
         spare, self._spare = cast("asyncio.Task[_Process]", self._spare), None
         try:
@@ -194,7 +194,7 @@ class AgentProcesses:
         return _Process(pid, server, reader, writer)
 
     async def _end(self, process: _Process) -> Death:
-        """Kill a process and all below it; returns when nothing of it is left."""
+        """Kill a process and everything below it; returns when all of it is gone."""
         process.writer.close()
         _kill_group(process.pid)
         with contextlib.suppress(ConnectionError):
@@ -239,7 +239,7 @@ class AgentProcesses:
         return self._control
 
     def _send(self, there: socket.socket) -> socket.socket:
-        """Have a process forked, and answer with the line to the server that does it."""
+        """Ask the server to fork a process; returns the socket to the server that does it."""
         try:
             try:
                 socket.send_fds(self._ensure(), [b"F"], [there.fileno()])
@@ -251,7 +251,7 @@ class AgentProcesses:
             raise NoCapacity(f"no process for an agent can be started: {error}") from error
 
     def _news(self) -> None:
-        """A process has ended, or the server has."""
+        """Handles the news that a process, or the server, has ended."""
         if self._control is None:
             return
         with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -270,7 +270,7 @@ class AgentProcesses:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A process that was forked, and the line to it."""
+    """A forked process, and the socket to it."""
 
     pid: int
     server: socket.socket
@@ -289,11 +289,11 @@ class _Session:
         self._calls: set[asyncio.Task[None]] = set()
 
     def start(self, start: wire.Start) -> None:
-        """Tell the process what to run."""
+        """Send the process its agent."""
         self._writer.write(wire.frame(start))
 
     async def serve(self) -> wire.Outcome | None:
-        """Serve calls until the agent is done; None if its process ended before."""
+        """Serve calls until the agent is done; returns None if its process ended before that."""
         try:
             while True:
                 message = await wire.read_from_process(self._reader)
@@ -334,7 +334,7 @@ class _Session:
 
 
 def agent_memory() -> int:
-    """How much memory an agent's process may have, in bytes: half of the machine's unless set."""
+    """The memory limit of an agent's process, in bytes: half of the machine's unless set."""
     megabytes = os.environ.get(AGENT_MEMORY)
     if megabytes and megabytes.isdigit():
         return int(megabytes) * 1024 * 1024

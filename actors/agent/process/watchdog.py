@@ -14,7 +14,7 @@ import time
 from typing import NoReturn
 
 BLOCKED_S = 10.0
-"""How long an agent may block the loop of a shared actor, in seconds."""
+"""Seconds that an agent may block the event loop of a shared actor."""
 
 _BEAT_S = 0.5
 _LOOKS = 3  # a process that was paused as a whole gets time to catch up before it is judged
@@ -24,7 +24,7 @@ _exit = os._exit
 
 
 class Watchdog:
-    """Watches the running loop from a thread, once there is something to watch."""
+    """Watches the running event loop from a thread, once there is something to watch."""
 
     def __init__(self, blocked_s: float = BLOCKED_S) -> None:
         self._blocked_s = blocked_s
@@ -32,7 +32,7 @@ class Watchdog:
         self._beating: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
-        """Start watching; repeated, it changes nothing."""
+        """Start watching; calling it again changes nothing."""
         if self._beating is not None:
             return
         self._beat = time.monotonic()
@@ -56,13 +56,13 @@ class Watchdog:
 
 
 def exit_process(reason: str) -> NoReturn:
-    """End this process at once; its sessions are brought back elsewhere."""
+    """End this process at once; its sessions are resumed elsewhere."""
     print(f"retinue: {reason}: this process ends", file=sys.stderr, flush=True)
     _exit(_EXIT_CODE)
 
 
 def _refuse_exit() -> None:
-    """An agent that shares this process may not end it; what is forked from it may end itself."""
+    """Stops an agent from ending a shared process; a process forked from it may end itself."""
     here = os.getpid()
 
     def refused(status: int) -> NoReturn:

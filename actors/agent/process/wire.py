@@ -1,4 +1,4 @@
-"""What travels between a session's actor and the process in which its agent runs."""
+"""The messages between a session's actor and the process in which its agent runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retinue.actors.domain.errors import (
 )
 
 INTERRUPTIONS = (Fenced, StoreUnavailable)
-"""What says that an activation can't go on, rather than that its agent has failed."""
+"""Errors saying that an activation can't go on, rather than that its agent has failed."""
 
 _HEADER = 4
 _LARGEST = 256 * 1024 * 1024
@@ -48,7 +48,7 @@ class Answered(Struct, frozen=True, tag=True):
 
 
 class Refused(Struct, frozen=True, tag=True):
-    """To the process: the error that a call ended in."""
+    """To the process: the error that a call raised."""
 
     id: int
     error: str
@@ -57,7 +57,7 @@ class Refused(Struct, frozen=True, tag=True):
 
 
 class Begun(Struct, frozen=True, tag=True):
-    """From the process: it goes to the agent now. What ended before that has done nothing."""
+    """From the process: the agent starts now. A process that ends before this has done nothing."""
 
 
 class Called(Struct, frozen=True, tag=True):
@@ -69,9 +69,9 @@ class Called(Struct, frozen=True, tag=True):
 
 
 class Outcome(Struct, frozen=True, tag=True):
-    """What the agent returned, or the error that it raised.
+    """The value that the agent returned, or the error that it raised.
 
-    ``interruption`` is that error where it says that the turn can't go on here: no outcome at all.
+    ``interruption`` is that error where it means that the turn can't go on here: not an outcome.
     """
 
     output: str = ""
@@ -118,7 +118,7 @@ def to_error(refused: Refused) -> RetinueError:
 
 
 def outcome_of(value: object) -> Outcome:
-    """What an agent returned, as text; an error if it does not serialise."""
+    """The value returned by an agent, as text; an error if it cannot be serialised."""
     if value is None:
         return Outcome()
     try:
@@ -136,14 +136,14 @@ def outcome_of(value: object) -> Outcome:
 
 
 def failure_of(error: BaseException) -> Outcome:
-    """What an agent has come to that raised ``error``."""
+    """The outcome of an agent that raised ``error``."""
     if isinstance(error, INTERRUPTIONS):
         return Outcome(interruption=refusal(0, error))
     return Outcome(error=error_text(error))
 
 
 def require_outcome(outcome: Outcome) -> Outcome:
-    """The outcome; raises the error of ours that has interrupted the agent, if one has."""
+    """Returns the outcome; raises the Retinue error that interrupted the agent, if one did."""
     if outcome.interruption:
         raise to_error(outcome.interruption)
     return outcome
@@ -157,7 +157,7 @@ def error_text(error: BaseException) -> str:
 
 
 def exit_text(left: BaseException) -> str:
-    """How an agent ended that asked for the end of its process: its own result."""
+    """The error text for an agent that tried to end its process; that is the agent's own result."""
     if not isinstance(left, SystemExit):
         return type(left).__name__
     if left.code is None or isinstance(left.code, int):

@@ -1,15 +1,15 @@
 """The process side of ``isolation="process"``: a fork server, and the agents it forks.
 
-The server is started once for a warm actor and has imported what a turn needs, so an agent's
-process is a fork away. It runs no agent itself, and a process is never used for a second agent:
-nothing can be carried over.
+The server is started once for a warm actor and has imported everything a turn needs, so starting
+an agent's process takes one fork. It runs no agent itself, and a process is never used for a
+second agent: nothing can be carried over.
 
-Nothing that an agent starts outlives it, wherever it has put itself: an agent's process is the
-parent of what is orphaned below it, and when it ends the server is, which kills that before it says
-that the agent has ended. A keeper above the server does the same for what is left when the server
-is killed, and the server when the keeper is. All of them end with the actor: the server sees to it,
-and so it is out of reach of Ray, which kills the children and the process group of an actor's
-process that ends.
+Nothing that an agent starts outlives it, wherever it has put itself: an agent's process becomes
+the parent of every orphan below it; when it ends the server does, and kills them before it
+reports that the agent has ended. A keeper above the server does the same for what is left when
+the server is killed, and the server when the keeper is. All of them end with the actor: the
+server sees to that itself, being out of reach of Ray, which kills the children and the process
+group of an actor's process that ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from retinue.actors.agent.shipping import unship
 from retinue.actors.agent.turn import Turn
 
 EXIT = struct.Struct("!iiq")
-"""What the server says of a process that has ended: its id, wait status, most memory in KiB."""
+"""The server's report of a process that has ended: its id, wait status, and peak memory in KiB."""
 
 _KILL_LIMIT_S = 5.0
 
@@ -57,9 +57,10 @@ def main() -> None:
 
 
 def _keep(server: int) -> NoReturn:
-    """Wait for the server to end, and see to it that nothing of its agents is left then.
+    """Waits for the server to end, then makes sure that nothing of its agents is left.
 
-    Until that is so the control socket stays open here: the actor takes its end for that of all.
+    Until that is done the control socket stays open here: the actor takes its closing as the sign
+    that everything has ended.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while os.wait()[0] != server:
@@ -136,7 +137,7 @@ def _run_agent(descriptor: int) -> None:
 
 
 def _reap(agents: set[int], control: socket.socket) -> None:
-    """Say which agents have ended, once nothing of them is left."""
+    """Reports agents as ended, once nothing of them is left."""
     ended: list[tuple[int, int, int]] = []
     while (found := _ended()) is not None:
         _kill_group(found)  # before it is reaped: until then its id is not used again
@@ -151,7 +152,7 @@ def _reap(agents: set[int], control: socket.socket) -> None:
 
 
 def _kill_orphans(agents: set[int]) -> None:
-    """Kill what agents that have ended left behind, which is ours by now."""
+    """Kills processes that ended agents left behind, which are children of this one by now."""
     proctree.kill_below(os.getpid(), agents, _KILL_LIMIT_S, _reap_strays(agents))
 
 
@@ -166,7 +167,7 @@ def _reap_strays(agents: set[int]) -> Callable[[], None]:
 
 
 def _ended() -> int | None:
-    """A child that has ended and was not waited for."""
+    """The id of a child that has ended and has not been waited for; None if there is none."""
     with contextlib.suppress(ChildProcessError):
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return found.si_pid if found else None
@@ -179,7 +180,7 @@ def _kill_group(leader: int) -> None:
 
 
 async def _serve(descriptor: int) -> None:
-    """Run one agent: its calls go out over the socket, and so does what it came to."""
+    """Runs one agent: its calls and its outcome go out over the socket."""
     connection = socket.socket(fileno=descriptor)
     reader, writer = await asyncio.open_connection(sock=connection)
     writer.write(os.getpid().to_bytes(4, "big"))
@@ -214,7 +215,7 @@ async def _run(start: wire.Start, link: _Link) -> wire.Outcome:
 
 
 def _limit_memory(bytes: int) -> None:
-    """What is over the limit is a MemoryError in this process, not the end of its neighbours."""
+    """Makes use beyond the limit a MemoryError in this process, not the end of its neighbours."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = bytes if hard == resource.RLIM_INFINITY else min(bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -243,7 +244,7 @@ class _Link:
             self._calls.pop(id, None)
 
     async def listen(self) -> None:
-        """Take in answers; end with the actor."""
+        """Receives answers; ends when the actor does."""
         try:
             while True:
                 message = await wire.read_to_process(self._reader)

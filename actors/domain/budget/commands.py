@@ -1,4 +1,4 @@
-"""What a budget is asked to do, and what it answers."""
+"""The commands of a budget, and its replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Child(Record, frozen=True):
 
 
 class OpenFamily(Record, frozen=True, tag=True):
-    """Register a root session and its budget; ``spent`` is what an imported session brings."""
+    """Register a root session and its budget; ``spent`` is the spend of an imported session."""
 
     family: str
     cap: Cap
@@ -66,7 +66,7 @@ class OpenWorkspace(Record, frozen=True, tag=True):
 
 
 class SetHold(Record, frozen=True, tag=True):
-    """Pull the brake for a reason, or (None) let go of it."""
+    """Put the workspace on hold for a reason, or (None) release it."""
 
     why: str | None
     by: str
@@ -96,7 +96,7 @@ class LeaseGranted(Record, frozen=True, tag=True):
 
 
 class Exceeded(Record, frozen=True, tag=True):
-    """Nothing was lent: the first level without room, and what it had left."""
+    """A refusal to lend: the first level without room, and the amount it had left."""
 
     level: str
     requested: int
@@ -115,7 +115,7 @@ class Refused(Record, frozen=True, tag=True):
 
 
 class Standing(Record, frozen=True, tag=True):
-    """The workspace's cap as it stands, and who has set it ('' if that is not known)."""
+    """The workspace's cap as it stands, and the name of the person who set it ('' if not known)."""
 
     cap: Cap
     by: str

@@ -1,4 +1,4 @@
-"""What has happened to a budget, as it is stored."""
+"""The events of a budget, as they are stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retinue.actors.domain.values.record import Record
 
 
 class FamilyOpened(Record, frozen=True, tag=True):
-    """A root session came, with a cap of its own and what it has ``spent`` before."""
+    """A root session was registered, with a cap of its own and the amount ``spent`` before."""
 
     family: str
     cap: Cap
@@ -20,7 +20,7 @@ class FamilyOpened(Record, frozen=True, tag=True):
 
 
 class ChildrenAdmitted(Record, frozen=True, tag=True):
-    """Sub-agents of ``parent`` came, some with an allotment."""
+    """Sub-agents of ``parent`` were admitted, some with an allotment."""
 
     family: str
     parent: str
@@ -28,7 +28,7 @@ class ChildrenAdmitted(Record, frozen=True, tag=True):
 
 
 class Reported(Record, frozen=True, tag=True):
-    """A session said what it has ``spent``, and has this ``lent`` now; both in nano-USD."""
+    """A session reported ``spent`` in all, and has ``lent`` on loan now; both in nano-USD."""
 
     session: str
     epoch: int

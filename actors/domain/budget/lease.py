@@ -1,26 +1,26 @@
-"""A session's side of its budget, without I/O: what to tell it, and what may be promised away.
+"""A session's side of its budget, without I/O: its messages to it, and the money it may promise.
 
-The session's books say what was spent and reserved; the budget says what was lent. A method returns
-the message to send, or how it came out; the answer to a message goes to `LeaseMachine.answered`.
+The session's books have the amounts spent and reserved; the budget has the loan. A method returns
+the message to send, or the result; the answer to a message goes to `LeaseMachine.answered`.
 
 1. Money is promised only out of a loan that the budget has answered with: spent, reserved and held
    together don't exceed it then. Later only a spend above its reservation takes them past it.
-2. What the budget is told was spent is all that the books say, and it is never asked for less than
+2. The spend reported to the budget is all that the books have, and it never asks for less than
    spent, reserved and held. Messages carry totals: repeated or reordered, they change nothing.
 3. One question is under way at a time. Until its answer is there, after it was lost, and after
    slack was recalled nothing is promised; a refusal leaves the loan as it was.
-4. It asks for all who wait, so that they need no message of their own; only if that does not fit is
-   each asked for by itself, in order of arrival.
+4. It asks for all waiting actions at once, so that they need no message of their own; only if that
+   does not fit does it ask for each by itself, in order of arrival.
 5. An answer that comes late or twice changes nothing. One that a recall has overtaken is out of
    date, and its question is asked again.
-6. At rest nothing is stranded: an answered report leaves lent what is spent, reserved and held.
-7. *Slack* is what is lent beyond that, so that what fits into it is held without a message. More is
-   asked for the more often there has to be a question. A recall returns it at once, whatever is
+6. At rest nothing is stranded: after an answered report the loan is all spent, reserved or held.
+7. *Slack* is money lent beyond that: an action that fits into it needs no message. The more often
+   a question is needed, the more slack is asked for. A recall returns it at once, whatever is
    under way, and for `TIGHT_S` none is asked for.
 8. A budget that ignores one message after the other has heard from a newer activation.
 
-A message may leave when the journal has what it rests on: the budget must not learn of a spend, nor
-lend to somebody else what was given back, that a crash could still undo.
+A message may leave once the journal has the events behind it: the budget must not learn of a spend,
+nor lend returned money to somebody else, while a crash could still undo either.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ MOST_SLACK = 512
 """The most slack that is asked for, in amounts of the action that needs it."""
 
 TIGHT_S = 1.0
-"""How long a lease keeps no slack after it was recalled, in seconds."""
+"""Seconds for which a lease keeps no slack after a recall."""
 
 _MOST_REPEATS = 3
-"""The budget ignores a message that it has seen. So often in a row it is not a repeated one."""
+"""The number of messages ignored in a row that means a newer activation, and not a repeat."""
 
 Step: TypeAlias = LeaseRequest | Exceeded | CapWarning | None
-"""A message to send; else the end: a refusal, or a yes with the budget's warning if it has one."""
+"""A message to send; else the end: a refusal, or consent with the budget's warning, if any."""
 
 
 class Books(Protocol):
-    """What a session has spent and reserved, in nano-USD."""
+    """The amounts that a session has spent and reserved, in nano-USD."""
 
     @property
     def spent(self) -> int: ...
@@ -58,7 +58,7 @@ class Books(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """The message under way: to hold ``amount``, and lend ``more`` for all who wait."""
+    """The message under way: to hold ``amount``, and to lend ``more`` for all waiting actions."""
 
     request: LeaseRequest
     amount: int
@@ -93,7 +93,7 @@ class LeaseMachine:
         return fits
 
     def need(self, books: Books, amount: int, waiting: int, now: float) -> Step:
-        """Set ``amount`` aside, or ask; ``waiting`` is what all want who wait, this one included.
+        """Set ``amount`` aside, or ask; ``waiting`` sums all waiting amounts, this one included.
 
         Nothing may be under way.
         """
@@ -102,7 +102,7 @@ class LeaseMachine:
         return self._ask(books, amount, waiting, self._wish(amount, now))
 
     def report(self, books: Books) -> LeaseRequest | None:
-        """Tell what was spent, and keep no more than is needed. Nothing may be under way."""
+        """Report the spend, and keep no more than is needed. Nothing may be under way."""
         begun = self._number or self._epoch > 1 or books.spent
         if not begun or self._loan == (self._needed(books), books.spent):
             return None
@@ -130,17 +130,17 @@ class LeaseMachine:
         return self._warning
 
     def lost(self) -> None:
-        """The question under way will have no answer."""
+        """Gives up the question under way: it will have no answer."""
         self._asked = self._loan = None
 
     def drop(self, amount: int) -> None:
-        """The decision that held ``amount`` is recorded, or will never be."""
+        """Releases ``amount``: the decision that held it is recorded, or never will be."""
         self._held -= amount
 
     def recalled(self, books: Books, now: float) -> LeaseRequest | None:
-        """The message that returns all slack; it is no question, and its answer goes nowhere.
+        """The message that returns all slack; it is not a question, and its answer is discarded.
 
-        None if there is nothing to return, or a question under way says so already: to overtake
+        None if there is nothing to return, or a question under way returns it already: overtaking
         that one would have it asked again, and slack recalled for it again, without end.
         """
         if not self._slack:
@@ -152,7 +152,7 @@ class LeaseMachine:
         return self._request(books)
 
     def is_exact(self, now: float) -> bool:
-        """Whether it keeps no slack, so that the budget is told of every settlement."""
+        """Returns whether it keeps no slack, so that the budget is told of every settlement."""
         return not self._slack or now < self._tight_until
 
     def _needed(self, books: Books) -> int:

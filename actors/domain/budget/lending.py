@@ -1,4 +1,4 @@
-"""How the budget decides about reports and wishes: room at every level, slack, and warnings."""
+"""The budget's decisions on reports and wishes: room at every level, slack, and warnings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from retinue.actors.domain.budget.totals import Totals, charge, totals_of
 from retinue.actors.domain.errors import InvalidValue, NotFound
 
 SLACK_SHARE = 16
-"""One wish for slack gets at most this part of the room that is left below a threshold."""
+"""The divisor of the room left below a threshold: one wish for slack gets at most that share."""
 
 MAX_TOTAL = 1 << 62
 """The sum of many accounts may pass MAX_NANO; it must stay a 64-bit integer."""
 
 Counted: TypeAlias = list[tuple[Kind, Cap, int]]
-"""The levels at which an account counts, innermost first, and what is held there by all."""
+"""The levels at which an account counts, innermost first, and the amount held there by all."""
 
 
 def lend(
     state: State, wants: list[LeaseRequest]
 ) -> tuple[list[Event], list[LeaseGranted | Exceeded]]:
-    """Decide in order against totals that include the decisions before, touching no state."""
+    """Decide in order against totals that include the earlier decisions, touching no state."""
     events: list[Event] = []
     replies: list[LeaseGranted | Exceeded] = []
     many = len(wants) > 1
@@ -42,9 +42,9 @@ def lend(
 
 
 def those_behind(state: State, wants: list[LeaseRequest]) -> set[str]:
-    """The sessions of which we have heard of a later activation, or of more spend.
+    """The sessions of which the budget has heard of a later activation, or of more spend.
 
-    Their journal went back, unless a later activation is there.
+    Their journal went back, unless there is a later activation.
     """
     found = set()
     for want in wants:
@@ -60,7 +60,7 @@ def those_behind(state: State, wants: list[LeaseRequest]) -> set[str]:
 
 
 def account_of(state: State, session: str) -> Account:
-    """The account of a session; NotFound if it has none."""
+    """The account of a session; raises NotFound if it has none."""
     account = state.accounts.get(session)
     if account is None:
         raise NotFound(f"session {session} has no account in this workspace's budget")
@@ -68,13 +68,13 @@ def account_of(state: State, session: str) -> Account:
 
 
 def require_amount(nano: int, field: str) -> None:
-    """Refuse what could not be loaded again."""
+    """Raises InvalidValue for an amount that could not be loaded again."""
     if not 0 <= nano <= MAX_TOTAL:
         raise InvalidValue(f"{field}: an amount out of range", field=field)
 
 
 def _moved(totals: Totals, account: Account, event: Reported) -> Account:
-    """A copy of the account as it will be; ``totals`` count it already."""
+    """A copy of the account as it will be; ``totals`` already count it."""
     lent, spent = account.lent, account.spent
     moved = Account(account.family, account.path, lent, spent, event.epoch, event.number)
     charge(totals, moved, event.spent, event.lent)
@@ -105,7 +105,7 @@ def _lend_one(
 
 
 def _slack(levels: Counted, account: Account, lent: int, wish: int) -> int:
-    """What is lent beyond the need: a share of the room below every level's warning threshold.
+    """The amount lent beyond the need: a share of the room below every level's warning threshold.
 
     Nothing is lent across a threshold, so that the spend that reaches it is seen when it does.
     """

@@ -1,4 +1,4 @@
-"""The levels at which money is capped: `LEVELS` is all that there is to know of them.
+"""The levels at which money is capped, all listed in `LEVELS`.
 
 An account counts at every level of its path by a name: the session's that has the allotment, the
 family's (its root session), and the workspace's. No two levels have a name in common.
@@ -25,7 +25,7 @@ SetCap: TypeAlias = Callable[[State, str, Cap, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of level: what people call it, and where an account and the state have it."""
+    """One kind of level: its name for people, and its place in an account and in the state."""
 
     title: str
     above: Callable[[Account], Iterable[str]]
@@ -33,7 +33,7 @@ class Kind:
     names: Callable[[State], Iterable[str]]
     cap: Callable[[State, str], Cap]
     set_cap: SetCap | None = None
-    """Sets the cap of a name for somebody; None where it is given once, and nobody is warned."""
+    """Sets the cap of a name for somebody; None if it is given once, with no warnings."""
 
 
 def _set_workspace(state: State, name: str, cap: Cap, by: str) -> None:
@@ -66,7 +66,7 @@ LEVELS = (
         set_cap=_set_workspace,
     ),
 )
-"""Innermost first: the order in which they are asked for room."""
+"""The kinds of level, innermost first: the order in which they are asked for room."""
 
 
 def kind_of(state: State, name: str) -> Kind | None:

@@ -1,7 +1,7 @@
-"""The budget of one workspace: who may spend how much, and what was spent by whom.
+"""The budget of one workspace: the caps on spending, and the spend of each session.
 
-1. Every session has an *account*. It holds the larger of what it was lent and what it has spent.
-2. What is held counts at every level of the account's path: each allotment up the tree, the family
+1. Every session has an *account*. It holds the larger of its loan and its spend.
+2. Held money counts at every level of the account's path: each allotment up the tree, the family
    (the session budget), the workspace. A level's total is always derived from its accounts.
 3. Lending more succeeds only if every level has room. It is one decision: a refusal changes
    nothing anywhere.
@@ -10,10 +10,10 @@
    than the last seen is ignored, so reordering changes nothing either.
 5. Spend may pass a cap only by a report of spend above the loan (an over-settle: the money is
    gone). Nothing else does, and nothing lowers spend.
-6. Slack is lent only well below every warning threshold, and is part of what is held.
-7. The workspace's cap is *named* once somebody has set it. What a program gives when it opens the
-   workspace names it for the first time, and changes nothing from then on.
-8. A workspace on hold keeps what it has: the hold says who wants it, why and since when, and all
+6. Slack is lent only well below every warning threshold, and is part of the held amount.
+7. The workspace's cap is *named* once somebody has set it. A cap that a program gives when it opens
+   the workspace names it the first time, and changes nothing from then on.
+8. A workspace on hold keeps all it has: the hold names its author, reason and time, and all
    sessions learn of it by a number that rises with every change.
 """
 
@@ -80,7 +80,7 @@ def initial() -> State:
 
 
 def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply]:
-    """What a command does; raises InvalidValue or NotFound where it makes no sense."""
+    """The events and reply of a command; raises InvalidValue or NotFound if it makes no sense."""
     match command:
         case OpenFamily():
             return _open(state, command), None
@@ -100,7 +100,7 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
 
 
 def evolve(state: State, event: Event) -> State:
-    """Apply what happened."""
+    """Applies an event, in place."""
     totals = totals_of(state)
     match event:
         case FamilyOpened(family, cap, per_action, max_children, spent):
@@ -127,7 +127,7 @@ def evolve(state: State, event: Event) -> State:
 
 
 def validate(state: State) -> None:
-    """Refuse a stored state that can't be true, rather than repair it into a fresh budget."""
+    """Raises CorruptState for an impossible stored state; a repair would make a fresh budget."""
     for session, account in state.accounts.items():
         if not (0 <= account.spent <= MAX_TOTAL and 0 <= account.lent <= MAX_TOTAL):
             raise CorruptState(f"budget: account {session} holds an impossible amount")
@@ -143,9 +143,9 @@ def validate(state: State) -> None:
 
 
 def brake_of(state: State, events: Sequence[Event]) -> Brake | None:
-    """The brake, to be shown to all sessions, if these events, the last ones, have changed it.
+    """The brake to show to all sessions, if these latest events have changed it.
 
-    While it is pulled it is shown again with everything: what was lost there comes back.
+    While it is on it is shown again with every row: if it is lost there, it comes back.
     """
     changed = any(isinstance(event, Held | Released) for event in events)
     return state.brake if changed or state.brake.hold else None
@@ -159,7 +159,7 @@ def _set_cap(state: State, name: str, cap: Cap, by: str) -> list[Event]:
 
 
 def _set_hold(state: State, why: str | None, by: str, now: int) -> tuple[list[Event], Reply]:
-    """Replies with the hold that is there now, and to a release with the one that was."""
+    """Replies with the hold in force now, or to a release with the hold that it ended."""
     hold = state.brake.hold
     if why is None:
         return ([Released(by, now)] if hold else []), hold

@@ -1,4 +1,4 @@
-"""What the budget of a workspace stores."""
+"""The stored state of a workspace's budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WORKSPACE = "workspace"
 
 
 class Cap(Record, frozen=True):
-    """A limit in nano-USD (None: records, never blocks) and the percentage that warns."""
+    """A limit in nano-USD (None: records, never blocks) and the percentage at which to warn."""
 
     max: int | None
     warn_at_percent: int = 80
@@ -21,13 +21,13 @@ class Family(Struct, array_like=True):
 
     cap: Cap
     per_action: int
-    """Only kept because it is stored: the session itself has it, and holds every action to it."""
+    """Kept only because it is stored: the session itself has it and applies it to every action."""
     max_children: int
     children: int = 0
 
 
 class Account(Struct, array_like=True):
-    """What one session holds; amounts in nano-USD. ``path`` names allotments, outermost first."""
+    """One session's money, in nano-USD. ``path`` names its allotments, outermost first."""
 
     family: str
     path: list[str]
@@ -38,12 +38,12 @@ class Account(Struct, array_like=True):
 
     @property
     def held(self) -> int:
-        """What counts against every level above."""
+        """The amount that counts against every level above, in nano-USD."""
         return max(self.lent, self.spent)
 
 
 class Hold(Record, frozen=True):
-    """The brake is on: who has pulled it, why, and since when in microseconds."""
+    """A hold on the workspace: its author, its reason, and its start in microseconds."""
 
     by: str
     why: str
@@ -51,10 +51,10 @@ class Hold(Record, frozen=True):
 
 
 class Brake(Record, frozen=True):
-    """The brake of a workspace: ``hold`` if it is pulled.
+    """The brake of a workspace: ``hold`` if it is on hold.
 
-    A later one has a higher ``number``. ``before`` is how long the workspace had been on hold by
-    earlier ones, in microseconds.
+    A later one has a higher ``number``. ``before`` is the total length of earlier holds, in
+    microseconds.
     """
 
     number: int = 0
@@ -62,14 +62,14 @@ class Brake(Record, frozen=True):
     before: int = 0
 
     def held(self, now: int) -> int:
-        """How long the workspace has been on hold in all by ``now``, in microseconds."""
+        """The workspace's total time on hold by ``now``, in microseconds."""
         return self.before + (max(now - self.hold.since, 0) if self.hold else 0)
 
 
 class State(Struct, array_like=True, dict=True):
-    """Totals by level are derived from it and kept beside it, never stored.
+    """The accounts, caps and hold. Totals by level are derived and kept beside it, never stored.
 
-    ``named`` if somebody has set the workspace's cap, which ``named_by`` did last.
+    ``named`` if somebody has set the workspace's cap; ``named_by`` is the last to have done so.
     """
 
     workspace: Cap = Cap(None)
@@ -82,5 +82,5 @@ class State(Struct, array_like=True, dict=True):
 
     @property
     def is_named(self) -> bool:
-        """Also where an earlier version has set a cap, and did not note that it had."""
+        """True if the cap is named, also by an earlier version that did not note so."""
         return self.named or self.workspace != Cap(None)

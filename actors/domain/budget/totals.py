@@ -1,4 +1,4 @@
-"""Totals by level: what all accounts that count there have spent, and hold."""
+"""Totals by level: the money spent and held by all accounts that count there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Level(Record, frozen=True):
 
     @property
     def reserved(self) -> int:
-        """Held, but not known to be spent."""
+        """The amount held but not known to be spent, in nano-USD."""
         return self.held - self.spent
 
 
@@ -33,7 +33,7 @@ def level_of(state: State, name: str) -> Level:
 
 
 def totals_of(state: State) -> Totals:
-    """Derived once after loading, then kept up to date by `charge`."""
+    """The totals by level: derived once after loading, then kept up to date by `charge`."""
     totals: Totals | None = state.__dict__.get("totals")
     if totals is None:
         totals = state.__dict__["totals"] = {}
@@ -43,7 +43,7 @@ def totals_of(state: State) -> Totals:
 
 
 def charge(totals: Totals, account: Account, spent: int, lent: int) -> None:
-    """Have the account hold this, and every level above it the difference."""
+    """Sets the account's amounts, and adds the difference to every level above it."""
     held_before, spent_before = account.held, account.spent
     account.spent, account.lent = spent, lent
     _add(totals, account, spent - spent_before, account.held - held_before)

@@ -1,15 +1,15 @@
-"""What a session document says of the session's budget.
+"""The budget part of a session document.
 
-The seed keeps a snapshot but does not show its form. We write decimal strings:
+It is written with decimal strings:
 
     {"session_spent_usd": "12.5", "session_max_usd": "100", "per_action_max_usd": "10",
      "warn_at_percent": 80}
 
-We read amounts as decimal strings or JSON numbers, and the spend also under the names ``spent``,
-``session_spent`` and ``spent_usd``. A string says exactly what it means, so one with more than
-nine decimals is refused; a number was most likely a float, so it is rounded to the nearest nano. A
-snapshot without any spend is refused, and so is one with two spends that differ: taking either for
-zero, or for the smaller, would hand out budget.
+Amounts are read as decimal strings or JSON numbers, and the spend also under the names ``spent``,
+``session_spent`` and ``spent_usd``. A string is exact, so one with more than nine decimals is
+refused; a number was most likely a float, so it is rounded to the nearest nano. A snapshot without
+any spend is refused, and so is one with two spends that differ: taking either for zero, or for the
+smaller, would hand out budget.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST_AMOUNT = 64
 
 
 class BudgetSnapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A budget at the moment of export. Amounts are nano-USD; None: the document doesn't say."""
+    """A budget at the moment of export, in nano-USD; None where the document has no value."""
 
     session_spent: int
     session_max: int | None = None
@@ -53,7 +53,7 @@ def snapshot_to_json(snapshot: BudgetSnapshot) -> dict[str, JsonValue]:
 
 
 def snapshot_from_json(data: object, path: str) -> BudgetSnapshot:
-    """The snapshot at ``path``; InvalidValue names the field under it."""
+    """Reads the snapshot at ``path``; raises InvalidValue naming the field under it."""
     fields = JsonObject(data, path)
     return BudgetSnapshot(
         session_spent=_spend(fields, path),

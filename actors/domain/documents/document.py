@@ -1,13 +1,13 @@
-"""The session document: what `export` writes and `import` reads.
+"""The session document, which `export` writes and `import` reads.
 
-Its fields are those of the serialised session that the first runtime kept, under the same names and
-in the same order. Required are ``id, user_id, messages, system_prompt, created_at, token_count``
-and ``metadata``; the other fields, and all within ``metadata``, take defaults where they are
-missing. Unknown fields are kept in ``extra`` and written back after the known ones.
+The names and the order of its fields are fixed. Required are ``id, user_id, messages,
+system_prompt, created_at, token_count`` and ``metadata``; the other fields, and all within
+``metadata``, take defaults when missing. Unknown fields are kept in ``extra`` and written back
+after the known ones.
 
-Reading is strict: what is not right is refused with its field and index named, and nothing is
-guessed, padded, zeroed or dropped. Only messages can be skipped, on request, and each one is
-reported. `parse(render(document))` gives the document again.
+Reading is strict: a wrong value is refused with its field and index named, and nothing is guessed,
+padded, zeroed or dropped. Only messages can be skipped, on request, and each one is reported.
+`parse(render(document))` gives the document again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Read = TypeVar("_Read")
 
 
 class DocumentMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a session tells about itself; the counts are the runtime's."""
+    """A session's description of itself; the runtime keeps the counts."""
 
     title: str | None = None
     tags: list[str] = []
@@ -49,14 +49,14 @@ class DocumentMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DocumentEscapes(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Paths outside the workspace that were allowed for good, as written; see `usable_escapes`."""
+    """Paths outside the workspace that are allowed for good, as written; see `usable_escapes`."""
 
     remembered_paths: list[str] = []
     extra: dict[str, JsonValue] = {}
 
 
 class GitState(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the workspace's repository stood at export."""
+    """The state of the workspace's repository at export."""
 
     branch: str | None = None
     commit: str | None = None
@@ -66,8 +66,8 @@ class GitState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class SessionDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A serialised session. ``created_at`` is in microseconds since the epoch (UTC).
 
-    ``allowances`` are JSON objects that only the allowance store reads. ``token_count`` is what the
-    document says, also where messages were skipped.
+    ``allowances`` are JSON objects that only the allowance store reads. ``token_count`` is the
+    document's own count, even if messages were skipped.
     """
 
     id: str
@@ -87,7 +87,7 @@ class SessionDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SkippedMessage(Struct, frozen=True):
-    """A message that an import left out: its index in the document, and what is wrong with it."""
+    """A message that an import left out: its index in the document, and its fault."""
 
     index: int
     problem: str
@@ -96,11 +96,11 @@ class SkippedMessage(Struct, frozen=True):
 def parse(
     data: str | bytes | Mapping[str, object], *, skip_bad_messages: bool = False
 ) -> tuple[SessionDocument, list[SkippedMessage]]:
-    """The document in JSON text, UTF-8 bytes or an object that was read from JSON.
+    """Parses a document from JSON text, UTF-8 bytes or an object read from JSON.
 
-    With ``skip_bad_messages`` the messages that are wrong are left out and returned beside the
-    document; otherwise that list is empty. Raises InvalidValue, naming the field as in
-    ``messages[3].role``, for anything else that is wrong, and for a wrong message without it.
+    With ``skip_bad_messages`` wrong messages are left out and returned beside the document;
+    otherwise that list is empty. Raises InvalidValue, naming the field as in
+    ``messages[3].role``, for any other error, and for a wrong message without the flag.
     """
     fields = JsonObject(parse_json(data, "document") if isinstance(data, str | bytes) else data, "")
     messages, skipped = _messages(fields.items("messages"), skip_bad_messages)
@@ -129,7 +129,7 @@ def parse(
 def render(document: SessionDocument, *, indent: int | None = 2) -> str:
     """The document as JSON text; ``indent=None`` is compact.
 
-    Raises InvalidValue if the document was made with what JSON cannot carry.
+    Raises InvalidValue if the document has a value that JSON cannot carry.
     """
     separators = None if indent else (",", ":")
     try:
@@ -168,8 +168,7 @@ def to_json(document: SessionDocument) -> dict[str, JsonValue]:
 def usable_escapes(paths: Iterable[str], resolve: Callable[[str], str | None]) -> list[str]:
     """The remembered paths that count: absolute and existing, links resolved, each once.
 
-    ``resolve`` gives the real path behind a path with all links followed, or None where nothing
-    exists.
+    ``resolve`` returns the real path with all links followed, or None if nothing exists there.
     """
     found: dict[str, None] = {}
     for path in paths:

@@ -1,17 +1,16 @@
 """Messages in the session document: ``{"role": ..., "content": ...}``.
 
-The seed says only that content is JSON. We choose the form that its runtime's enums have by
-default, one key that names the variant:
+Content is an object with one key, which names the variant:
 
     {"Text": "Hello"}
     {"ToolCalls": [{"id": ..., "name": ..., "arguments": <any JSON>}]}
     {"ToolResult": {"call_id": ..., "content": ..., "is_error": false}}
     {"MultiPart": [{"Text": {"text": ...}}, {"Image": {"media_type": ..., "data": <base64>}}]}
 
-That is what we write. We also read a plain string as text, here and for a part; the name of a
-variant in any case and with underscores (``Multipart``, ``tool_calls``); ``{"Text": "..."}`` as a
-part; and a missing ``is_error`` as false. Unknown fields of a message, a tool call, a tool result
-and a part are kept and written back.
+Writing uses this form. Reading also accepts a plain string as text, here and for a part; the name
+of a variant in any case and with underscores (``Multipart``, ``tool_calls``); ``{"Text": "..."}``
+as a part; and a missing ``is_error`` as false. Unknown fields of a message, a tool call, a tool
+result and a part are kept and written back.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from retinue.actors.domain.values.json_value import (
 
 
 def message_to_json(message: Message) -> dict[str, JsonValue]:
-    """The message as the document has it."""
+    """The message in the document's form."""
     known: dict[str, JsonValue] = {
         "role": message.role,
         "content": content_to_json(message.content),
@@ -52,7 +51,7 @@ def message_to_json(message: Message) -> dict[str, JsonValue]:
 
 
 def message_from_json(data: object, path: str) -> Message:
-    """The message at ``path``; InvalidValue names the field under it."""
+    """Reads the message at ``path``; raises InvalidValue naming the field under it."""
     fields = JsonObject(data, path)
     role = check_role(fields.take("role"), fields.path("role"))
     content = content_from_json(fields.take("content"), fields.path("content"))

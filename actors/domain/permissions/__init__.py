@@ -1,1 +1,1 @@
-"""What an agent may do: actions, and who decides on them."""
+"""The permissions of agents: actions, and the rules and people that decide on them."""

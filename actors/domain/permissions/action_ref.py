@@ -1,4 +1,4 @@
-"""An action under authorisation, with what identifies it."""
+"""An action to authorise, with its identity."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from retinue.actors.domain.permissions.actions import Action, argument_hash
 
 
 class ActionRef(NamedTuple):
-    """An action, its `argument_hash` (which costs as much as all else here), and its operation."""
+    """An action, its `argument_hash` (as costly as everything else here), and its operation."""
 
     action: Action
     hash: str
     operation: str
 
     def to(self, action: Action) -> ActionRef:
-        """The same operation for the action as it was resolved."""
+        """The same operation for the resolved action."""
         return (
             self
             if action is self.action

@@ -1,8 +1,8 @@
-"""What an agent may want to do that somebody has to agree to.
+"""The actions of agents that may need somebody's consent.
 
 An action that exists is well-formed: its texts are Unicode without NUL, its names are not empty,
-its host is a normal one, its arguments are a JSON object of its own that nobody else can change.
-Its class says all that the rules need to know of it (`BaseAction`): a new action is a class here,
+its host is in normal form, its arguments are a JSON object of its own that nobody else can change.
+Its class declares all the facts that the rules need (`BaseAction`): a new action is a class here,
 a member of `Action`, and a name at the front door.
 
 An action's tag is part of the stored form and of every argument hash: never rename one.
@@ -32,7 +32,7 @@ _ALWAYS = "this kind of action always needs approval"
 
 
 class FileAction(BaseAction, frozen=True):
-    """What is done with one file or directory, as the agent itself."""
+    """An operation of the agent itself on one file or directory."""
 
     asked = ""
     lasting = True
@@ -90,7 +90,7 @@ class FileDelete(FileAction, frozen=True, tag="file_delete"):
 
 
 class ExecuteCommand(BaseAction, frozen=True, tag="execute_command"):
-    """Run a program: ``command`` is its name or path alone, ``args`` what it is given."""
+    """Run a program: ``command`` is its bare name or path, ``args`` are its arguments."""
 
     risk = Risk.HIGH
     asked = "commands need approval"
@@ -112,7 +112,7 @@ class ExecuteCommand(BaseAction, frozen=True, tag="execute_command"):
 
 
 class NetworkRequest(BaseAction, frozen=True, tag="network_request"):
-    """Connect to a host. The host is kept in its normal form; no port means that none is named.
+    """Connect to a host, kept in its normal form; without a port none is named.
 
     A policy may ask for no approval of it.
     """
@@ -171,7 +171,7 @@ class TransmitData(BaseAction, frozen=True, tag="transmit_data"):
 
 
 class FinancialTransaction(BaseAction, frozen=True, tag="financial_transaction"):
-    """Pay. The amount is kept as the shortest decimal text of USD, so ``"5.00"`` is ``"5"``."""
+    """Pay. The amount is kept as the shortest decimal text in USD, so ``"5.00"`` is ``"5"``."""
 
     risk = Risk.CRITICAL
     asked = _ALWAYS
@@ -193,7 +193,7 @@ class FinancialTransaction(BaseAction, frozen=True, tag="financial_transaction")
 
 
 class AccessControlChange(BaseAction, frozen=True, tag="access_control_change"):
-    """Change who may do what with a resource."""
+    """Change somebody's rights to a resource."""
 
     risk = Risk.CRITICAL
     asked = _ALWAYS
@@ -271,7 +271,7 @@ class McpToolCall(BaseAction, frozen=True, tag="mcp_tool_call"):
 
 
 class PluginAction(BaseAction, frozen=True):
-    """What a plugin is let do, which takes one of its capabilities."""
+    """An action of a plugin, which uses one of its capabilities."""
 
     risk = Risk.HIGH
     asked = "plugins need approval"
@@ -284,7 +284,7 @@ class PluginAction(BaseAction, frozen=True):
 
     @property
     def uses(self) -> str:
-        """The capability it takes: the one it names, ``http_request``, ``file_read``."""
+        """The capability used: the one it names, ``http_request``, ``file_read``."""
         raise NotImplementedError
 
     def wanted(self) -> tuple[str, str]:
@@ -376,15 +376,15 @@ Action: TypeAlias = (
 
 
 def argument_hash(action: Action) -> str:
-    """The SHA-256, in hex, of all that the action says: what a decision is bound to."""
+    """The SHA-256, in hex, of all fields of the action: a decision is bound to it."""
     return hashlib.sha256(msgspec.json.encode(action, order="deterministic")).hexdigest()
 
 
 def describe(action: Action) -> str:
-    """`BaseAction.describe`, by the name that agents know which were stored before it."""
+    """`BaseAction.describe`, under the name used by agents stored before that method existed."""
     return action.describe()
 
 
 def _before_colon(name: str) -> str:
-    """``name`` such that the first colon after it ends it: else "a:b"+"c" would be "a"+"b:c"."""
+    """``name`` with its colons escaped: else "a:b"+"c" would be the same as "a"+"b:c"."""
     return name.replace("%", "%25").replace(":", "%3A") if ":" in name or "%" in name else name

@@ -1,6 +1,6 @@
-"""What every action says of itself: the facts that policy, boundary, patterns and approvals read.
+"""The facts that every action declares, for policy, boundary, patterns and approvals to read.
 
-A class that leaves one out does not come to be, so no rule has to know which actions there are.
+A class that lacks a fact cannot be defined, so no rule has to know all the actions there are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Struct, StructMeta
 
 
 class Risk(StrEnum):
-    """How much harm an action can do. Compare by `rank`: as texts they are not in order."""
+    """The harm that an action can do. Compare by `rank`: as texts they are not in order."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -27,7 +27,7 @@ class Risk(StrEnum):
 
 
 class Operation(StrEnum):
-    """What is done with a path."""
+    """An operation on a path."""
 
     READ = "read"
     LIST = "list"
@@ -37,7 +37,7 @@ class Operation(StrEnum):
 
 
 class _ActionMeta(StructMeta):
-    """Makes the classes of actions; TypeError for one (with a tag) that lacks a fact."""
+    """Makes the classes of actions; raises TypeError for one (with a tag) that lacks a fact."""
 
     def __init__(
         self, name: str, bases: tuple[type, ...], namespace: dict[str, object], **_: object
@@ -49,20 +49,20 @@ class _ActionMeta(StructMeta):
 
 
 class BaseAction(Struct, frozen=True, metaclass=_ActionMeta):
-    """An action, with the facts of its class. All must be said but `path_fields` and `hosts`."""
+    """An action, with the facts of its class. All are required but `path_fields` and `hosts`."""
 
     risk: ClassVar[Risk]
-    """The risk where no policy says otherwise."""
+    """The risk, unless a policy sets another."""
     asked: ClassVar[str]
-    """Why somebody must approve it, as far as no setting of a policy says; "" if nobody must."""
+    """The reason why somebody must approve it, apart from policy settings; "" if nobody must."""
     lasting: ClassVar[bool]
-    """Whether one approval may cover more than this one action."""
+    """True if one approval may cover more than this one action."""
     path_fields: ClassVar[tuple[str, ...]] = ()
     """The fields with paths: the boundary judges each of them."""
 
     @property
     def operation(self) -> Operation | None:
-        """What is done with the paths; None for an action that names none."""
+        """The operation on the paths; None for an action that names none."""
         raise NotImplementedError
 
     def words(self) -> str:
@@ -89,7 +89,7 @@ class BaseAction(Struct, frozen=True, metaclass=_ActionMeta):
     def describe(self) -> str:
         """The action in one line for a person, such as ``"read /a/b"``.
 
-        Nothing is left out. What does not print is written as an escape, so that no text can pass
+        Nothing is left out. Characters that do not print become escapes, so that no text can pass
         for another on a terminal.
         """
         return "".join(
@@ -103,7 +103,7 @@ _JUDGED = {"path": "path_fields", "host": "hosts", "url": "hosts"}
 
 
 def _lacking(action: type[BaseAction]) -> str:
-    """What a class leaves out, or contradicts itself in; "" for none."""
+    """The facts that a class lacks or contradicts; "" for none."""
     fields = action.__struct_fields__
     for fact in (*_FACTS, *(_JUDGED[field] for field in fields if field in _JUDGED)):
         if getattr(action, fact, None) is getattr(BaseAction, fact, None):

@@ -1,4 +1,4 @@
-"""The boundary of a workspace: which paths may be touched, and which only after asking.
+"""The boundary of a workspace: the paths that may be touched, with or without asking.
 
 The order of the checks is the rule: never-allow, inside the workspace, auto-allow, mode and escape
 policy. Paths are absolute texts whose links the caller has resolved; ``..`` is collapsed here.
@@ -22,7 +22,7 @@ NEVER_ALLOW = ("/etc", "/var", "/usr", "/bin", "/sbin", "/boot", "/root")
 
 
 class BoundaryMode(StrEnum):
-    """How much an agent does on its own."""
+    """The freedom that an agent has without asking."""
 
     AUTONOMOUS = "autonomous"
     GUIDED = "guided"
@@ -30,7 +30,7 @@ class BoundaryMode(StrEnum):
 
 
 class EscapePolicy(StrEnum):
-    """What happens outside the workspace."""
+    """The treatment of paths outside the workspace."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -65,7 +65,7 @@ class Boundary(Struct, frozen=True):
 
 
 class EscapeState(Struct, frozen=True):
-    """The escapes that were approved: for good, and for as long as the session lives."""
+    """The approved escapes: permanent ones, and those for the session's life."""
 
     remembered_paths: tuple[str, ...] = ()
     session_paths: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class EscapeState(Struct, frozen=True):
 def check(
     boundary: Boundary, path: str, operation: Operation, escapes: EscapeState | None = None
 ) -> Verdict:
-    """What the boundary says of an operation on a path. An unusable path is Blocked."""
+    """The boundary's verdict on an operation on a path. An unusable path is Blocked."""
     try:
         place = collapsed(path)
     except InvalidValue as problem:
@@ -100,7 +100,7 @@ def _never_allowed(boundary: Boundary, place: str, operation: Operation) -> str 
 
 
 def _is_inside_exempt(boundary: Boundary, place: str, root: str) -> bool:
-    """Whether the workspace itself lies under a never-allow root, and the path in the workspace."""
+    """True if the workspace lies under a never-allow root, and the path in the workspace."""
     workspace = boundary.root
     return workspace is not None and is_under(workspace, root) and is_under(place, workspace)
 

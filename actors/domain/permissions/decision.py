@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["allowed", "denied", "exceeded", "deferred"]
 
 
 class Decision(Record, frozen=True):
-    """Allowed or not, and on what ground.
+    """An answer: allowed or not, and on what ground.
 
     ``proof`` is ``policy``, ``capability:ID``, ``allowance:ID``, ``escape`` or ``approval:ID``;
     ``request_id`` names the approval request that a deferred action waits for.
@@ -30,17 +30,17 @@ class Decision(Record, frozen=True):
 
     @property
     def allowed(self) -> bool:
-        """Whether the action may be taken."""
+        """True if the action may be taken."""
         return self.kind == "allowed"
 
     @property
     def reserved_usd(self) -> Decimal:
-        """What the decision has reserved, in USD."""
+        """The amount that the decision has reserved, in USD."""
         return to_usd(self.amount)
 
 
 class NotAuthorized(RetinueError):
-    """The action was denied, deferred or over budget; ``decision`` says which and why."""
+    """The action was denied, deferred or over budget; ``decision`` has the answer and reason."""
 
     def __init__(self, message: str, decision: Decision | None = None) -> None:
         """Carries the ``decision``; ``message`` says it in one line."""

@@ -1,4 +1,4 @@
-"""Patterns: which actions an allowance covers. Every pair not in this table does not match.
+"""Patterns: the actions that an allowance covers. Every pair not in this table does not match.
 
 =====================================  ====================  ======================================
 pattern                                action                when
@@ -20,8 +20,8 @@ pattern                                action                when
 `Custom`                               nothing               reserved
 =====================================  ====================  ======================================
 
-A write is `FileWriteOutside`, or `FileWrite`, of which only the boundary knows where it goes. No
-path with a ``..`` segment matches anything. Paths are compared as texts: resolve links first.
+A write is `FileWriteOutside`, or `FileWrite`, whose place only the boundary judges. No path with
+a ``..`` segment matches anything. Paths are compared as texts: resolve links first.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FilePattern(Struct, frozen=True, tag="file"):
 
 
 class NetworkHost(Struct, frozen=True, tag="network_host"):
-    """One host (never a glob), on the listed ports, or any where there is no list.
+    """One host (never a glob), on the listed ports, or on any if there is no list.
 
     `NO_PORT` in the list stands for a request that names no port.
     """
@@ -115,7 +115,7 @@ class CommandPattern(Struct, frozen=True, tag="command"):
 
 
 class WorkspaceRelative(Struct, frozen=True, tag="workspace_relative"):
-    """What is done in a workspace. A file glob starts at its root, so never with a slash."""
+    """Actions in a workspace. A file glob starts at its root, so never with a slash."""
 
     glob: str
     permission: WorkspacePermission
@@ -141,7 +141,7 @@ class PluginCapability(Struct, frozen=True, tag="plugin_capability"):
 
 
 class PluginWildcard(Struct, frozen=True, tag="plugin_wildcard"):
-    """All that one plugin does."""
+    """All actions of one plugin."""
 
     plugin: str
 
@@ -172,7 +172,7 @@ Pattern: TypeAlias = (
 
 
 def matches(pattern: Pattern, action: Action, workspace_root: str | None) -> bool:
-    """Whether ``pattern`` covers ``action``, by the table above.
+    """Returns whether ``pattern`` covers ``action``, by the table above.
 
     ``workspace_root`` is the absolute path of the workspace the action happens in, or None outside
     of any; a relative path of an action starts there.
@@ -205,8 +205,8 @@ def matches(pattern: Pattern, action: Action, workspace_root: str | None) -> boo
 def from_action(action: Action, workspace_root: str | None) -> Pattern | None:
     """The narrowest pattern that covers ``action``.
 
-    None for what can only be approved once: transmitting, paying, access control and grants, an
-    action that no pattern speaks of, and one whose path never matches or is too long for a glob.
+    None for actions that can only be approved once: transmitting, paying, access control, grants,
+    those that no pattern covers, and those whose path never matches or is too long for a glob.
     """
     match action:
         case McpToolCall(server, tool):
@@ -264,12 +264,12 @@ def index_keys(action: Action, workspace_root: str | None) -> tuple[str, ...]:
 
 
 def _file_mode(action: FileAction) -> FileMode | None:
-    """The mode that a pattern of files must have to cover it; None covers a listing."""
+    """The mode that a file pattern needs to cover it; None for a listing, which none covers."""
     return cast(FileMode, str(action.operation)) if action.operation in FILE_MODES else None
 
 
 def _paths(path: str, workspace_root: str | None) -> tuple[str, ...]:
-    """A path as the action has it, and what it means in the workspace if it is relative."""
+    """A path as the action has it, and its meaning in the workspace if it is relative."""
     if workspace_root is None or path.startswith("/"):
         return (path,)
     return path, _inside(workspace_root) + path
@@ -282,7 +282,7 @@ def _inside(workspace_root: str) -> str:
 def _workspace_subject(
     permission: WorkspacePermission, action: Action, workspace_root: str | None
 ) -> str | None:
-    """What a workspace-relative glob is to match, or None if it has no say."""
+    """The text that a workspace-relative glob must match, or None if it does not apply."""
     if workspace_root is None:
         return None
     match permission, action:
@@ -297,7 +297,7 @@ def _workspace_subject(
 
 
 def _below_root(path: str, workspace_root: str) -> str | None:
-    """What follows the root in ``path``; None outside of it, and for the root itself."""
+    """The part of ``path`` below the root; None outside of it, and for the root itself."""
     root = _inside(workspace_root)
     relative = path.removeprefix(root) if path.startswith(root) else ""
     return relative if set(relative.split("/")) - {"", "."} else None

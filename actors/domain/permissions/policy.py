@@ -1,7 +1,7 @@
-"""The policy of a workspace: what is blocked, and what somebody must approve, whoever asks.
+"""The policy of a workspace: the actions that are blocked or need approval, whoever asks.
 
-A policy never permits: what it calls ``Allowed`` goes on to capability, budget and, for file
-actions, the workspace boundary. Whatever cannot be judged is blocked.
+A policy never permits: an ``Allowed`` action goes on to capability, budget and, for file actions,
+the workspace boundary. An action that cannot be judged is blocked.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Policy(Struct, frozen=True):
 
 
 def check(policy: Policy, action: Action) -> Verdict:
-    """What the policy says of an action. Paths must be absolute, with their links resolved.
+    """The policy's verdict on an action. Paths must be absolute, with their links resolved.
 
-    Never raises: what cannot be judged is Blocked, with the reason.
+    Never raises: an action that cannot be judged is Blocked, with the reason.
     """
     try:
         if blocked := next(filter(None, _problems(policy, action)), None):
@@ -101,7 +101,7 @@ def check(policy: Policy, action: Action) -> Verdict:
 
 
 def _problems(policy: Policy, action: Action) -> Iterator[str | None]:
-    """Why it is blocked, as each rule says."""
+    """The reasons to block the action, by rule."""
     match action:
         case ExecuteCommand():
             yield _command_problem(policy, action)

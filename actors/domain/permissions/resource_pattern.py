@@ -1,4 +1,4 @@
-"""Resource patterns: the URIs with globs that say what a capability token is for.
+"""Resource patterns: URIs with globs that name the resources of a capability token.
 
     mcp://server:tool   file:///path/**   exec://command   net://host:port   plugin://id:capability
 
@@ -30,7 +30,7 @@ _LONGEST_KEY = 2 * globs.MAX_PATTERN + 16  # two components and a scheme
 
 
 class Resource(NamedTuple):
-    """A resource or a pattern taken apart; ``text`` is its normal form."""
+    """A parsed resource or pattern; ``text`` is its normal form."""
 
     text: str
     scheme: str
@@ -38,12 +38,12 @@ class Resource(NamedTuple):
 
 
 def normal_pattern(pattern: object) -> str:
-    """``pattern`` in the one form that tokens keep; InvalidValue if it is malformed."""
+    """``pattern`` in the one form that tokens keep; raises InvalidValue if it is malformed."""
     return _parsed(check_clean(pattern, "resource")).text
 
 
 def parse_resource(text: str) -> Resource | None:
-    """A resource taken apart; None if it is malformed, and so is nothing a pattern can name."""
+    """A parsed resource; None if it is malformed, so that no pattern can name it."""
     split = _split(text)
     if split is None:
         return None
@@ -60,16 +60,16 @@ def parse_resource(text: str) -> Resource | None:
 
 
 def matches(pattern: str, resource: str) -> bool:
-    """Whether ``pattern`` covers ``resource``; a malformed resource is covered by nothing.
+    """Returns whether ``pattern`` covers ``resource``; a malformed resource is covered by nothing.
 
-    InvalidValue for a malformed pattern.
+    Raises InvalidValue for a malformed pattern.
     """
     normal, wanted = normal_pattern(pattern), parse_resource(resource)
     return wanted is not None and is_covered(normal, wanted)
 
 
 def is_covered(pattern: str, wanted: Resource) -> bool:
-    """`matches` with a resource that was taken apart before, to be held against many patterns."""
+    """As `matches`, with a resource already parsed, to compare with many patterns."""
     parsed = _parsed(pattern)
     return parsed.scheme == wanted.scheme and all(
         map(globs.matches, parsed.components, wanted.components)
@@ -77,7 +77,7 @@ def is_covered(pattern: str, wanted: Resource) -> bool:
 
 
 def index_key(pattern: str) -> str:
-    """Where an index keeps a pattern in normal form: its literal start, cut at a separator."""
+    """The index key of a pattern in normal form: its literal start, cut at a separator."""
     start = re.split(_MAGIC, pattern, maxsplit=1)[0]
     if start == pattern:
         return pattern
@@ -85,16 +85,16 @@ def index_key(pattern: str) -> str:
 
 
 def index_keys(wanted: Resource) -> set[str]:
-    """Every `index_key` that a pattern which covers ``wanted`` may have."""
+    """Every `index_key` that a pattern covering ``wanted`` may have."""
     ends = (found.end() for found in _SEPARATOR.finditer(wanted.text, 0, _LONGEST_KEY))
     # The last one is for a port glob, which covers the want of a port too.
     return {wanted.text, *(wanted.text[:end] for end in ends), f"{wanted.text}:"}
 
 
 def covers(old: str, new: str) -> bool:
-    """Whether all that the pattern ``new`` matches is surely matched by ``old`` too.
+    """Returns whether the pattern ``old`` surely matches everything that ``new`` matches.
 
-    Cautious: it may say no where a proof would be hard. InvalidValue for a malformed pattern.
+    Cautious: it may say no if a proof would be hard. Raises InvalidValue for a malformed pattern.
     """
     before, after = _parsed(old), _parsed(new)
     return before.scheme == after.scheme and all(
@@ -105,7 +105,7 @@ def covers(old: str, new: str) -> bool:
 def exactly(resource: str) -> str:
     """The pattern that matches ``resource`` and nothing else: its glob characters are escaped.
 
-    InvalidValue for what is no resource, or has a ``..`` segment, and so has no such pattern.
+    Raises InvalidValue for a text that is not a resource, or has a ``..`` segment, and so has none.
     """
     parts = parse_resource(resource)
     if parts is None:

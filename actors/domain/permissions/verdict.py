@@ -1,4 +1,4 @@
-"""What a rule says of an action: it may go on, somebody must approve it, or it is blocked."""
+"""A rule's verdict on an action: it may go on, somebody must approve it, or it is blocked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Allowed(Struct, frozen=True, tag=True):
-    """The rule has nothing against it; ``reason`` says which part of the rule spoke."""
+    """The rule has no objection; ``reason`` names the part of the rule that applied."""
 
     reason: str = ""
 
@@ -21,7 +21,7 @@ class NeedsApproval(Struct, frozen=True, tag=True):
 
 
 class Blocked(Struct, frozen=True, tag=True):
-    """No approval can make up for this."""
+    """The action is blocked: no approval can change that."""
 
     reason: str
 

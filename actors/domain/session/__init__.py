@@ -1,1 +1,1 @@
-"""A session as a state machine, and what it holds."""
+"""A session as a state machine, and its contents."""

@@ -1,12 +1,12 @@
-"""Which of a spawn's children waits, holds a slot, was started, or is done. Pure bookkeeping.
+"""The children of a spawn: waiting, holding a slot, started, or done. Pure bookkeeping.
 
 1. A child waits until it is granted a slot, holds that until a host is told to start it, and is
    done with its first result, whichever host that comes from.
 2. Children that hold a slot or were started have one, and no others. One that parts with its slot
    is freed, once.
-3. What a host loses waits again, and may have begun. What is done stays done.
-4. Cancelling ends what cannot have begun. All else is to be cancelled at its host, or where it is
-   placed next.
+3. A child that a host loses waits again, and may have begun. A child that is done stays done.
+4. Cancelling ends the children that cannot have begun. All others must be cancelled at their host,
+   or at the host where they are placed next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from retinue.actors.domain.session.state import Child, ChildSpec
 
 
 class _Place(NamedTuple):
-    """``where`` is a host, or for a child that waits the isolation that it needs."""
+    """A child's place; ``where`` is a host, or for a waiting child the isolation that it needs."""
 
     stage: Literal["waiting", "held", "started", "done"]
     where: str = ""
@@ -42,7 +42,7 @@ class Children:
     """The table of a spawn: one row for each child."""
 
     def __init__(self, children: Iterable[Child], *, begun: bool = False) -> None:
-        """``begun`` if hosts may have been told to start them before."""
+        """Sets up the table; ``begun`` if hosts may have been told before to start the children."""
         self.cancelling: bool = False
         self.freed: list[str] = []
         self._rows: dict[str, _Row] = {}
@@ -57,15 +57,15 @@ class Children:
 
     @property
     def over(self) -> bool:
-        """Whether all are done."""
+        """True if all children are done."""
         return len(self._at.get(_DONE, ())) == len(self._rows)
 
     def waiting(self, isolation: Isolation) -> list[str]:
-        """The ids of those that wait for a slot of this kind."""
+        """The ids of the children that wait for a slot of this kind."""
         return list(self._at.get(_Place("waiting", isolation), ()))
 
     def started(self, host: str) -> list[ChildSpec]:
-        """Those that were started on a host."""
+        """The children that were started on a host."""
         return list(self._at.get(_Place("started", host), {}).values())
 
     def hosts(self, *stages: Literal["held", "started"]) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Children:
         return [row.result for row in self._rows.values() if row.result]
 
     def grant(self, slots: Mapping[str, str]) -> None:
-        """Have children hold slots; one that is done by now is freed at once."""
+        """Give slots to children; the slot of one that is done by now is freed at once."""
         for row, host in ((self._rows[id], host) for id, host in slots.items()):
             if row.place.stage == "waiting":
                 self._move(row, _Place("held", host))
@@ -86,7 +86,7 @@ class Children:
                 self.freed.append(row.spec.id)
 
     def start(self) -> dict[str, list[ChildSpec]]:
-        """Take what holds a slot for started; by host."""
+        """Mark all children that hold a slot as started; returns them by host."""
         starts: dict[str, list[ChildSpec]] = {}
         for id, host in self.hosts("held").items():
             self._move(self._rows[id], _Place("started", host))
@@ -94,7 +94,7 @@ class Children:
         return starts
 
     def finish(self, results: Iterable[Result]) -> list[Result]:
-        """Have children done; those of the results that were the first of a child."""
+        """Mark children as done; returns the results that were the first of their child."""
         first: list[Result] = []
         for result in results:
             row = self._rows.get(result.session_id)
@@ -105,13 +105,13 @@ class Children:
         return first
 
     def lose(self, host: str, specs: Iterable[ChildSpec]) -> None:
-        """Have those children wait again that were started on this host, and still are."""
+        """Return the children that are still started on this host to waiting."""
         for row in (self._rows[spec.id] for spec in specs):
             if row.place == ("started", host):
                 self._move(row, _waiting(row.spec))
 
     def cancel(self) -> list[Result]:
-        """Cancel all that is not done; the results of what cannot have begun."""
+        """Cancel all that is not done; returns the results of those that cannot have begun."""
         self.cancelling = True
         rows = [row for row in self._rows.values() if not row.begun]
         return self.finish(
@@ -120,7 +120,7 @@ class Children:
         )
 
     def take_freed(self) -> list[str]:
-        """The children whose slots are to be given back; the caller does that."""
+        """The children whose slots the caller must give back."""
         freed, self.freed = self.freed, []
         return freed
 

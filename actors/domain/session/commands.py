@@ -1,4 +1,4 @@
-"""What a session can be told to do, and its replies."""
+"""The commands of a session, and its replies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from retinue.actors.domain.session.state import ChildSpec, Imported, Profile, St
 from retinue.actors.domain.values.record import Record
 
 BY_PARENT = "parent"
-"""Who has closed a sub-agent whose parent's run is over, or was cancelled."""
+"""The closer of a sub-agent whose parent's run is over, or was cancelled."""
 
 
 class Create(Record, frozen=True, tag=True):
-    """Make the session; ``imported`` where it comes from a document."""
+    """Make the session; ``imported`` if it comes from a document."""
 
     profile: Profile
     imported: Imported | None = None
@@ -37,7 +37,7 @@ class StartRun(Record, frozen=True, tag=True):
 
 
 class EndAttempt(Record, frozen=True, tag=True):
-    """The agent's process has ended without a result; ``cause`` is what is known of its death."""
+    """The agent's process has ended without a result; ``cause`` is the known cause of its death."""
 
     run: str
     cause: str
@@ -51,7 +51,7 @@ class FinishRun(Record, frozen=True, tag=True):
 
 
 class RecordStep(Record, frozen=True, tag=True):
-    """Record what a step of a run came to."""
+    """Record the result of a step of a run."""
 
     run: str
     key: str
@@ -80,7 +80,7 @@ class ClearMessages(Record, frozen=True, tag=True):
 
 
 class RecordDecision(Record, frozen=True, tag=True):
-    """Record a decision, and reserve what it allows to be spent."""
+    """Record a decision, and reserve the money that it allows to be spent."""
 
     run: str
     key: str
@@ -112,14 +112,14 @@ class FinishChildren(Record, frozen=True, tag=True):
 
 
 class Close(Record, frozen=True, tag=True):
-    """``by`` whom: a name, or `BY_PARENT`."""
+    """Close the session; ``by`` is a name, or `BY_PARENT`."""
 
     reason: Literal["ended", "cancelled"]
     by: str = ""
 
 
 class DescribeSession(Record, frozen=True, tag=True):
-    """Set what is given; None leaves a field as it is."""
+    """Set title, tags or metadata; None leaves a field as it is."""
 
     title: str | None = None
     tags: list[str] | None = None
@@ -127,7 +127,7 @@ class DescribeSession(Record, frozen=True, tag=True):
 
 
 class RememberEscape(Record, frozen=True, tag=True):
-    """Remember a path outside of the workspace that was allowed, for good if ``always``."""
+    """Remember an allowed path outside of the workspace, permanently if ``always``."""
 
     path: str
     always: bool
@@ -153,7 +153,7 @@ Command: TypeAlias = (
 
 
 class Settlement(Record, frozen=True):
-    """What settling did, in nano-USD: ``over`` was spent beyond the reservation."""
+    """The effect of settling, in nano-USD: ``over`` was spent beyond the reservation."""
 
     charged: int
     returned: int

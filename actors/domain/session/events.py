@@ -1,4 +1,4 @@
-"""What has happened to a session, as it is stored, and what it changes."""
+"""The events of a session, as they are stored, and their effects."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from retinue.actors.domain.values.record import Record
 HOST_ENDED = "the process of its host ended"
 
 KEPT_OPERATIONS = 256
-"""Of so many messages that came from outside a run it is known that they were added."""
+"""The number of latest messages from outside a run whose operations are remembered."""
 
 
 class Created(Record, frozen=True, tag="created"):
-    """The session came to be."""
+    """The session was created."""
 
     profile: Profile
     imported: Imported | None = None
 
 
 class RunAccepted(Record, frozen=True, tag="accepted"):
-    """A run will be done."""
+    """A run was accepted."""
 
     run: str
     prompt: str
@@ -78,7 +78,7 @@ class StepRecorded(Record, frozen=True, tag="step"):
 
 
 class MessagesAdded(Record, frozen=True, tag="messages"):
-    """Messages came to the message list."""
+    """Messages were added to the message list."""
 
     count: int
     tokens: int
@@ -89,7 +89,7 @@ class MessagesAdded(Record, frozen=True, tag="messages"):
 
 
 class MessagesCleared(Record, frozen=True, tag="cleared"):
-    """The message list is empty."""
+    """All messages were removed."""
 
     run: str = ""
     key: str = ""
@@ -103,7 +103,7 @@ class Authorized(Record, frozen=True, tag="authorized"):
     label: str
     decision: Decision
     deadline: int = 0
-    """Unused; it keeps its place in what is stored."""
+    """Unused; it keeps its place in the stored form."""
     action: str = ""
 
 
@@ -137,7 +137,7 @@ class WasClosed(Record, frozen=True, tag="closed"):
 
 
 class Described(Record, frozen=True, tag="described"):
-    """The session is called something else."""
+    """The session's title, tags or metadata changed."""
 
     title: str | None
     tags: list[str] | None
@@ -171,7 +171,7 @@ Event: TypeAlias = (
 
 
 def evolve(state: State, event: Event) -> State:
-    """Apply what happened."""
+    """Applies an event, in place."""
     match event:
         case Authorized():
             _apply_authorized(state, event)
@@ -262,7 +262,7 @@ def _take_step(run: Run, key: str, step: Step) -> None:
 
 
 def _got_on(run: Run) -> None:
-    """It came further than before, so it is not what ends its process each time."""
+    """Resets the attempts: the run got further, so it does not end its process every time."""
     run.attempts = min(run.attempts, 1)
     run.deaths.clear()
 

@@ -2,9 +2,9 @@
 
 1. A run is accepted once (by id), runs after those accepted before it, and gets one result.
 2. While a run is under way every step it took is kept, so that it can be resumed: asked for again
-   under the same key, a step gives what is recorded and nothing happens twice.
-3. Money that an authorised action may cost is reserved until it is settled, once. What a run
-   leaves open when it ends is settled in full: nobody can say that it was not spent.
+   under the same key, a step gives its recorded result and nothing happens twice.
+3. Money that an authorised action may cost is reserved until it is settled, once. A reservation
+   left open at the end of a run is settled in full: nobody can say that it was not spent.
 4. A closed session (ended or cancelled) takes no run and no step; closing twice changes nothing.
 """
 
@@ -77,16 +77,19 @@ __all__ = [
 MAX_QUEUED_RUNS = 64
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-"""How much the messages of one session may come to."""
+"""The most bytes that the messages of one session may have in all."""
 
 
 def initial() -> State:
-    """A session that is not there yet."""
+    """A session that does not exist yet."""
     return State()
 
 
 def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply]:
-    """What a command does; raises SessionEnded, Busy, LimitReached, NotFound or InvalidValue."""
+    """The events and reply of a command.
+
+    Raises SessionEnded, Busy, LimitReached, NotFound or InvalidValue.
+    """
     match command:
         case RecordDecision():
             return _authorize(state, command)
@@ -136,7 +139,7 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
 
 
 def validate(state: State) -> None:
-    """Refuse a stored state that can't be true."""
+    """Raises CorruptState for a stored state that can't be true."""
     amounts = [state.spent, *(one.amount for one in state.reservations.values())]
     if any(not 0 <= amount <= 1 << 62 for amount in amounts):
         raise CorruptState("session: a stored amount is out of range")
@@ -216,7 +219,7 @@ def _finish(state: State, run_id: str, result: Result, now: int) -> tuple[list[E
 
 
 def _first_results(state: State, results: list[Result]) -> list[Result]:
-    """Those of children that have none yet; of several for one child the first."""
+    """The results of children that have none yet; of several for one child, the first."""
     new: dict[str, Result] = {}
     for result in results:
         child = state.children.get(result.session_id)

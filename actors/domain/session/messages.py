@@ -1,9 +1,9 @@
-"""A message of a session: who says it (`role`) and what (`content`).
+"""A message of a session: its author (`role`) and its `content`.
 
 Content is plain text (a bare `str`, since most messages are), `ToolCalls`, a `ToolResult`, or
-`Multipart`. The constructors and `check_message` refuse what could not be stored, sent on and read
-back the same; decoding a message that was stored trusts it. Fields that a document carried and
-Retinue does not know are kept in `extra`.
+`Multipart`. The constructors and `check_message` refuse a message that could not be stored, sent on
+and read back the same; decoding a stored message trusts it. Unknown fields of a document's message
+are kept in `extra`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _IMAGE_TYPE = re.compile(r"image/[A-Za-z0-9][A-Za-z0-9.+-]{0,126}")
 
 
 class ToolCall(Record, frozen=True):
-    """An assistant's wish to call a tool. ``arguments`` is a JSON value, not JSON text."""
+    """An assistant's request to call a tool. ``arguments`` is a JSON value, not JSON text."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class ToolCalls(Record, frozen=True, tag=True):
 
 
 class ToolResult(Record, frozen=True, tag=True):
-    """Content: what the tool call ``call_id`` gave."""
+    """Content: the answer to the tool call ``call_id``."""
 
     call_id: str
     content: str
@@ -140,7 +140,7 @@ class Message(Record, frozen=True):
 
     @property
     def text(self) -> str:
-        """The plain text: of a tool result its content, of parts the text ones, a line each."""
+        """The plain text: a tool result's content, or the text parts, one per line."""
         match self.content:
             case str(text) | ToolResult(content=text):
                 return text
@@ -161,7 +161,7 @@ def estimated_tokens(message: Message) -> int:
 
 
 def check_message(message: object, field: str = "message") -> Message:
-    """A message that is known to be storable, however it was made.
+    """Returns the message, known to be storable, however it was made.
 
     Raises InvalidValue, naming the field under ``field``, otherwise.
     """
@@ -183,7 +183,7 @@ def check_role(value: object, field: str) -> Role:
 
 
 def check_content(content: object, field: str) -> Content:
-    """Content that is known to be storable; InvalidValue names the field under ``field``."""
+    """Returns the content, known to be storable; InvalidValue names the field under ``field``."""
     match content:
         case str():
             return check_text(content, field)

@@ -1,4 +1,4 @@
-"""Which recorded step a call of a resumed turn stands for.
+"""The recorded step that each call of a resumed turn stands for.
 
 1. Steps are numbered within a *branch*: the turn's own task is branch 0, and every further task
    that calls the turn is a branch of its own, in the order of their first calls.
@@ -34,8 +34,8 @@ class Replay:
     def key(self, caller: int, kind: str, label: str) -> str:
         """The key of the next step of ``caller``.
 
-        Raises NonDeterministicTurn, naming what was expected and what came, if the record says
-        that another step was taken here.
+        Raises NonDeterministicTurn, naming the expected step and the actual one, if the record has
+        another step here.
         """
         branch = self._matched.get(caller)
         if branch is None:

@@ -1,4 +1,4 @@
-"""What a run or a task came to. A failure is a result, never an exception that kills siblings."""
+"""The result of a run or a task. A failure is a result, never an exception that kills siblings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Status: TypeAlias = Literal[
 class Result(Record, frozen=True):
     """The outcome of a run: final, and set once.
 
-    ``output`` is what the agent returned (as text; JSON if it returned something else than a
-    string) or, when it returned nothing, failed or ran out of time, its last assistant message.
+    ``output`` is the agent's return value (as text; JSON if it is not a string) or, if it returned
+    nothing, failed or ran out of time, its last assistant message.
     ``cost`` is in nano-USD and includes the sub-agents; ``duration`` is in microseconds.
     """
 
@@ -35,20 +35,20 @@ class Result(Record, frozen=True):
 
     @property
     def success(self) -> bool:
-        """Whether the agent returned normally."""
+        """True if the agent returned normally."""
         return self.status == "completed"
 
     @property
     def value(self) -> object:
-        """What the agent returned: the text, or the JSON value that it was sent as."""
+        """The agent's return value: the text, or the JSON value that it was sent as."""
         return msgspec.json.decode(self.output) if self.structured else self.output
 
     @property
     def cost_usd(self) -> Decimal:
-        """What the run and its sub-agents have spent, in USD."""
+        """The amount that the run and its sub-agents have spent, in USD."""
         return to_usd(self.cost)
 
     @property
     def duration_s(self) -> float:
-        """From acceptance to the end, in seconds."""
+        """The time from acceptance to the end, in seconds."""
         return self.duration / 1_000_000

@@ -1,4 +1,4 @@
-"""What may be set for a session and its family, with the defaults."""
+"""The settings of a session and its family, with the defaults."""
 
 from __future__ import annotations
 

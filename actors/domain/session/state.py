@@ -1,4 +1,4 @@
-"""What a session keeps, but for its messages, and what that says of it."""
+"""The state of a session, except its messages, and queries of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retinue.actors.domain.session.settings import Isolation, Limits
 from retinue.actors.domain.values.record import Record
 
 SHARED_ATTEMPTS = 2
-"""After so many starts without a new step a shared run gets a process of its own."""
+"""The number of starts without a new step after which a shared run gets its own process."""
 
 MAX_ATTEMPTS = 8
-"""After so many starts without a new step a run has failed."""
+"""The number of starts without a new step after which a run has failed."""
 
 MAX_STARTS = 256
-"""After so many starts in all a run has failed: one that ends its process after each new step."""
+"""The starts in all after which a run has failed, one that ends its process after each new step."""
 
 Closed: TypeAlias = Literal["", "ended", "cancelled"]
 
@@ -41,7 +41,7 @@ class Budget(Record, frozen=True):
 
 
 class Profile(Record, frozen=True):
-    """What a session is made with and keeps."""
+    """The lasting properties that a session is made with."""
 
     id: str
     user_id: str
@@ -83,7 +83,7 @@ class Step(Record, frozen=True):
 class Reservation(Record, frozen=True):
     """Money set aside for an action, in nano-USD, until it is settled or its run ends.
 
-    ``deadline`` is unused, and keeps its place in what is stored.
+    ``deadline`` is unused, and keeps its place in the stored form.
     """
 
     run: str
@@ -92,7 +92,7 @@ class Reservation(Record, frozen=True):
 
 
 class ChildSpec(Record, frozen=True):
-    """All that it takes to start a sub-agent, again if need be; its one run has its own id."""
+    """All the data needed to start a sub-agent, again if need be; its one run has its own id."""
 
     id: str
     run: str
@@ -130,11 +130,11 @@ class Run(Struct, array_like=True):
     attempts: int = 0
     steps: dict[str, Step] = field(default_factory=dict)
     trace: str = ""
-    """The span of whoever has started it; '' for none."""
+    """The span of the run's starter; '' for none."""
     starts: int = 0
-    """How often it was started in all; ``attempts`` counts since its last new step."""
+    """The number of starts in all; ``attempts`` counts since the last new step."""
     deaths: list[str] = field(default_factory=list)
-    """What ended the attempts since its last new step."""
+    """The causes that ended the attempts since the last new step."""
 
 
 class State(Struct, array_like=True):
@@ -159,11 +159,11 @@ class State(Struct, array_like=True):
     extra: dict[str, bytes] = field(default_factory=dict)
     operations: list[str] = field(default_factory=list)
     reserved: int = 0
-    """What all reservations come to."""
+    """The sum of all reservations, in nano-USD."""
 
 
 class Imported(Record, frozen=True):
-    """What an imported document brings along besides the profile."""
+    """The content of an imported document besides the profile."""
 
     metadata: Metadata
     escapes: list[str]
@@ -173,13 +173,13 @@ class Imported(Record, frozen=True):
 
 
 def isolation_of(state: State, run: Run) -> Isolation:
-    """Where a run belongs: one that keeps ending its actor goes to a process of its own."""
+    """The isolation that a run needs: one that keeps ending its actor gets a process of its own."""
     isolation = the_profile(state).isolation
     return "process" if run.attempts > SHARED_ATTEMPTS else isolation
 
 
 def exhausted(run: Run) -> str | None:
-    """Why a run must not be started once more; None if it may."""
+    """The reason not to start a run again; None if it may be started."""
     if run.attempts > MAX_ATTEMPTS:
         return (
             f"its process ended {run.attempts - 1} times without getting on: "
@@ -192,7 +192,7 @@ def exhausted(run: Run) -> str | None:
 
 
 def _counted(deaths: list[str]) -> list[str]:
-    """Each cause once, in the order of their first time, and how often it came."""
+    """Each cause once, in order of first occurrence, with its count."""
     counts = Counter(deaths)
     return [f"{cause} ({n} times)" if n > 1 else cause for cause, n in counts.items()]
 
@@ -214,7 +214,7 @@ def children_of(state: State, run: str, key: str) -> list[Child]:
 
 
 def the_profile(state: State) -> Profile:
-    """The profile; NotFound if the session was never made."""
+    """The profile; raises NotFound if the session was never made."""
     if state.profile is None:
         raise NotFound("there is no such session")
     return state.profile
@@ -226,7 +226,7 @@ def described(
     tags: list[str] | None,
     custom: dict[str, str] | None,
 ) -> Metadata:
-    """The metadata with what is given set; None leaves a field as it is."""
+    """The metadata with the given fields set; None leaves a field as it is."""
     return replace(
         metadata,
         title=metadata.title if title is None else title,

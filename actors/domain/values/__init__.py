@@ -1,1 +1,1 @@
-"""Values that everything else is made of."""
+"""The values that everything else is made of."""

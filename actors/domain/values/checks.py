@@ -30,7 +30,7 @@ def check_texts(values: object, field: str) -> tuple[str, ...]:
 
 
 def check_choice(value: object, choices: tuple[str, ...], field: str) -> None:
-    """Refuses a ``value`` that is none of ``choices``."""
+    """Raises InvalidValue for a ``value`` that is none of ``choices``."""
     if value not in choices:
         raise InvalidValue(f"{field}: {value!r} is not one of {', '.join(choices)}", field=field)
 

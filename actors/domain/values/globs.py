@@ -42,7 +42,7 @@ _END = r"\Z"
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the whole of ``text`` matches; InvalidValue for a bad pattern, as `check_glob`."""
+    """True if all of ``text`` matches; raises InvalidValue for a bad pattern, as `check_glob`."""
     compiled = _compiled(pattern)
     if has_parent_segment(text):
         return False
@@ -52,10 +52,10 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def check_glob(pattern: object, field: str) -> str:
-    """``pattern`` if it is one.
+    """Returns ``pattern`` if it is a glob.
 
-    InvalidValue names ``field`` if it is not text, is over 4096 characters, or has a class that is
-    not closed or runs backwards.
+    Raises InvalidValue, naming ``field``, if it is not text, is over 4096 characters, or has a
+    class that is not closed or runs backwards.
     """
     text = check_clean(pattern, field)
     try:
@@ -77,7 +77,7 @@ def literal(pattern: str) -> str | None:
 
 
 def has_parent_segment(path: str) -> bool:
-    """Whether one of the segments between the slashes of ``path`` is ``..``."""
+    """Returns whether one of the segments between the slashes of ``path`` is ``..``."""
     return ".." in path and ".." in path.split("/")
 
 

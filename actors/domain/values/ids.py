@@ -22,14 +22,14 @@ def uuid7(now: int, entropy: bytes) -> str:
 
 
 def derived_id(name: str) -> str:
-    """The UUID that ``name`` always gives, for things that must keep their id when repeated."""
+    """The UUID derived from ``name``, for things that must keep their id when repeated."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
 def parse_uuid(value: object, field: str) -> str:
-    """The usual form of a UUID of any version, which may come in capitals or without hyphens.
+    """The canonical form of a UUID of any version, given perhaps in capitals or without hyphens.
 
-    InvalidValue names ``field`` for anything else.
+    Raises InvalidValue, naming ``field``, for anything else.
     """
     if isinstance(value, str) and _UUID.fullmatch(value):
         return value.lower() if len(value) == _HYPHENATED else str(uuid.UUID(value))
@@ -47,5 +47,5 @@ def parse_user(value: object, field: str = "user_id") -> str:
 
 
 def _shown(value: object) -> str:
-    """Texts as they are, up to a length that a person reads; of anything else its type."""
+    """The value for a message: a text as it is, shortened if long; of anything else its type."""
     return repr(value[:_SHOWN]) if isinstance(value, str) else type(value).__name__

@@ -15,7 +15,7 @@ _Missing = TypeVar("_Missing")
 
 
 class JsonObject:
-    """A JSON object at a path; each field is taken once, and what is left over is `rest()`.
+    """A JSON object at a path; each field is taken once, and the fields left over are `rest()`.
 
     Every method raises InvalidValue that names the field by its full path, such as
     ``messages[3].role``.
@@ -105,7 +105,7 @@ class JsonObject:
 def with_extra(
     known: Mapping[str, JsonValue], extra: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
-    """The JSON object with the fields we know, and after them those we only keep."""
+    """The JSON object with the known fields, followed by the unknown ones that are only kept."""
     return {**known, **{key: value for key, value in extra.items() if key not in known}}
 
 

@@ -1,9 +1,9 @@
-"""JSON values as Retinue keeps them: what every reader takes the same way, and msgpack can hold.
+"""JSON values as Retinue keeps them: those that every reader takes the same way, and msgpack holds.
 
 A value is None, bool, an integer of 64 bits (signed or unsigned), a finite IEEE double, text
 without lone surrogates, a list, or a dict with text keys, nested at most 128 deep. Anything else
 is refused rather than changed, with one exception: a decimal number becomes the nearest double, as
-in almost every JSON reader. Whoever needs the exact digits (money) takes them before `check_json`.
+in almost every JSON reader. Code that needs exact digits (money) reads them before `check_json`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SHOWN = 60
 def parse_json(data: str | bytes, field: str) -> object:
     """JSON text as Python values, with fractions and exponents as exact `Decimal`.
 
-    Raises InvalidValue, naming ``field``, for what is not JSON by RFC 8259: so also for ``NaN`` and
-    ``Infinity``, and for bytes that are not UTF-8. A leading byte order mark is skipped.
+    Raises InvalidValue, naming ``field``, for text that is not JSON by RFC 8259 (nor are ``NaN``
+    and ``Infinity``), and for bytes that are not UTF-8. A leading byte order mark is skipped.
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
@@ -81,7 +81,7 @@ def shown(text: str) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What ``value`` is, in the words of JSON, for an error message."""
+    """The JSON type of ``value``, in words for an error message."""
     match value:
         case None:
             return "null"

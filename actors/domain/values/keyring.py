@@ -1,4 +1,4 @@
-"""The cluster's key: what proves that stored bytes and tokens were made by this cluster.
+"""The cluster's key: the proof that stored bytes and tokens were made by this cluster.
 
 A keyring holds the current secret and, during a rotation, older ones. New marks are made with the
 current secret only; marks of every secret in the ring are accepted. So a secret is changed
@@ -42,7 +42,7 @@ class Keyring:
     __slots__ = ("_by_id", "_current", "_public_keys", "reload")
 
     def __init__(self, current: bytes, *older: bytes) -> None:
-        """InvalidValue for a secret that is too short, or given twice."""
+        """Raises InvalidValue for a secret that is too short, or given twice."""
         self.reload: Callable[[], Keyring] | None = None
         keys = [_Key(secret) for secret in (current, *older)]
         self._current = keys[0]
@@ -75,7 +75,7 @@ class Keyring:
         return self._current.id + _tag(self._current.marks, data)
 
     def check(self, mac: bytes, data: bytes, what: str) -> None:
-        """Tampered, naming ``what``, unless ``mac`` is what a key of this ring gives ``data``."""
+        """Raises Tampered, naming ``what``, unless a key of this ring made ``mac`` for ``data``."""
         key = self._key_of(mac, what)
         if not hmac.compare_digest(mac[KEY_ID_BYTES:], _tag(key.marks, data)):
             raise _tampered(what)
@@ -83,13 +83,13 @@ class Keyring:
     def seal(self, data: bytes, context: str) -> bytes:
         """``data`` in clear behind a mark that holds only for ``context``.
 
-        The context says where the blob belongs (a Redis key, say), so that a blob moved to
-        another place does not open there.
+        The context names the place of the blob (a Redis key, say), so that a blob moved to another
+        place does not open there.
         """
         return self._current.id + _tag(self._current.seals, _label(context), data) + data
 
     def open(self, blob: bytes, context: str, what: str) -> bytes:
-        """What was sealed for ``context``; Tampered, naming ``what``, for anything else."""
+        """The data sealed for ``context``; raises Tampered, naming ``what``, for anything else."""
         mac, data = blob[:MAC_BYTES], blob[MAC_BYTES:]
         key = self._key_of(mac, what)
         if not hmac.compare_digest(mac[KEY_ID_BYTES:], _tag(key.seals, _label(context), data)):
@@ -111,7 +111,7 @@ class Keyring:
         return self._current.signing.sign(data).hex()
 
     def verify(self, issuer: str, data: bytes, signature: str) -> bool:
-        """Whether ``issuer`` is one of this ring and made ``signature`` over ``data``."""
+        """Returns whether ``issuer`` is one of this ring and made ``signature`` over ``data``."""
         if issuer not in self._public_keys:
             self._take_over()
         public_key = self._public_keys.get(issuer)
@@ -152,7 +152,7 @@ class Keyring:
 
 
 class _Key:
-    """What is derived from one secret. The secret itself is not kept."""
+    """The keys derived from one secret. The secret itself is not kept."""
 
     __slots__ = ("id", "issuer", "marks", "seals", "signing")
 

@@ -1,8 +1,7 @@
 """Hosts and ports, in the one form in which two of them can be compared.
 
-A host is lower case, without brackets or a final dot: a plain ASCII name, or an address. What
-parsers are known to read differently is refused, so that the host we judged is the host that is
-asked.
+A host is lower case, without brackets or a final dot: a plain ASCII name, or an address. Forms that
+parsers are known to read differently are refused, so that the judged host is the one contacted.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def collapsed(path: object, field: str = "path") -> str:
-    """An absolute path with ``.``, ``..``, doubled and trailing slashes gone.
+    """An absolute path with ``.``, ``..``, doubled and trailing slashes removed.
 
-    Raises InvalidValue, naming ``field``, for what is not text, not absolute, holds a NUL or is
-    over 4096 characters long.
+    Raises InvalidValue, naming ``field``, for a value that is not text or not absolute, holds a NUL
+    or is over 4096 characters long.
     """
     if not isinstance(path, str) or not path.startswith("/"):
         raise InvalidValue(f"{field}: {path!r} is not an absolute path", field=field)
@@ -32,12 +32,12 @@ def collapsed(path: object, field: str = "path") -> str:
 
 
 def is_under(path: str, root: str) -> bool:
-    """Whether ``path`` is ``root`` or inside it; both collapsed. A shared prefix is not enough."""
+    """True if ``path`` is ``root`` or inside it; both collapsed. A shared prefix is not enough."""
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def is_under_any(path: str, roots: tuple[str, ...]) -> bool:
-    """Whether `is_under` is true for any of ``roots``, in one look at all of them."""
+    """Returns whether `is_under` is true for any of ``roots``, by a single comparison with all."""
     return (path + "/").startswith(_below(roots))
 
 
@@ -47,20 +47,20 @@ def _below(roots: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def covered_by_none(globs: tuple[str, ...], path: str) -> bool:
-    """Whether it takes one look to see that `covers` is true for none of ``globs``."""
+    """Returns whether a single comparison shows that `covers` is false for all of ``globs``."""
     roots = _roots(globs)
     return roots is not None and not is_under_any(path, roots)
 
 
 @functools.lru_cache(maxsize=1024)
 def _roots(globs: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The globs as paths; None if that is more than some of them say."""
+    """The globs as plain paths; None if some of them have wildcards."""
     bases = [_base(glob) for glob in globs]
     return tuple(base for base, _ in bases) if all(is_plain for _, is_plain in bases) else None
 
 
 def covers(glob: str, path: str) -> bool:
-    """Whether the glob matches ``path`` or a directory above it; ``/a/**`` covers ``/a`` too."""
+    """True if the glob matches ``path`` or a directory above it; ``/a/**`` covers ``/a`` too."""
     base, is_plain = _base(glob)
     if is_plain:
         return is_under(path, base)
@@ -69,13 +69,13 @@ def covers(glob: str, path: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _base(glob: str) -> tuple[str, bool]:
-    """A glob without a last ``/**``, and whether that is a path."""
+    """A glob without a final ``/**``, and whether the rest is a plain path."""
     base = glob.removesuffix("/**")
     return base, not _MAGIC.search(base)
 
 
 def may_hold(path: str, glob: str) -> bool:
-    """Whether something below ``path`` might match the glob, going by how the glob begins."""
+    """True if something below ``path`` might match the glob, judging by the start of the glob."""
     base = glob.removesuffix("/**")
     magic = _MAGIC.search(base)
     start = base[: magic.start()].rpartition("/")[0] if magic else base

@@ -1,8 +1,8 @@
-"""What is stored: a struct whose fields are written in their order, without their names.
+"""The form of stored data: a struct whose fields are written in order, without their names.
 
 So a field is never moved, removed or given another meaning. A new one goes to the end, has a
-default, which is what older bytes give, and takes a new version: an older node would read past
-it, and forget it with the next snapshot.
+default, which older bytes then have, and takes a new version: an older node would read past it,
+and lose it with the next snapshot.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def to_rfc3339(micros: int, field: str = "time") -> str:
 def from_rfc3339(text: object, field: str = "time") -> int:
     """Microseconds since the epoch; digits finer than a microsecond (at most nine) are cut off.
 
-    Raises InvalidValue, naming ``field``, for what is not an RFC 3339 date and time, for one
-    without an offset (another instant on every machine), and for a leap second.
+    Raises InvalidValue, naming ``field``, for text that is not an RFC 3339 date and time, for one
+    without an offset (which differs from machine to machine), and for a leap second.
     """
     value = check_text(text, field)
     parts = _FORM.fullmatch(value)

@@ -1,1 +1,1 @@
-"""What people have allowed, for a session or for longer."""
+"""Actions that people have allowed, for a session or for longer."""

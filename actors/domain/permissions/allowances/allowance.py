@@ -1,4 +1,4 @@
-"""An allowance: a pattern that somebody permitted, for how long, how often and to whom."""
+"""An allowance: a permitted pattern of actions, with its duration, its uses and its holder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Allowance(Struct, frozen=True):
 
 
 def signing_bytes(allowance: Allowance) -> bytes:
-    """What the signature is over: all but the signature itself and the count that changes."""
+    """The signed bytes: all fields but the signature itself and the count, which changes."""
     return _SIGNED_FORM + msgspec.json.encode(
         (
             allowance.id,
@@ -78,5 +78,5 @@ def signing_bytes(allowance: Allowance) -> bytes:
 
 
 def valid(allowance: Allowance, now: int) -> bool:
-    """Whether it has not expired and has uses left."""
+    """Returns whether the allowance has not expired and has uses left."""
     return allowance.uses_left != 0 and (allowance.expires is None or now < allowance.expires)

@@ -1,4 +1,4 @@
-"""The allowances of one workspace, as one entity: what was permitted once and holds on.
+"""The allowances of one workspace, as one entity: the standing permissions that people gave.
 
 1. An allowance is *valid* until it expires and while it has uses left.
 2. Finding and consuming is one step. Of several that match, the one is taken that expires soonest,
@@ -6,10 +6,10 @@
 3. Uses never exceed ``max_uses``. One operation consumes one use, however often it is sent.
 4. One with a workspace root matches in that very workspace only, a session-only one only in its
    family.
-5. A revoked id never comes back, neither by `Grant` nor by `Import`; one that was cleared with its
-   session may, with no more uses than it had left.
+5. A revoked id never comes back, neither by `Grant` nor by `Import`; an id cleared with its session
+   may, with no more uses than it had left.
 
-Only limited uses are recorded: consuming an unlimited allowance makes no event. Whoever sends
+Only limited uses are recorded: consuming an unlimited allowance makes no event. The sender of
 `Import` has checked the signatures. Times are microseconds since the epoch.
 """
 
@@ -72,7 +72,7 @@ class Consume(Record, frozen=True, tag=True):
 
 
 class Revoke(Record, frozen=True, tag=True):
-    """Take an allowance away for good. Replies `RevokedAt`; NotFound for an unknown id."""
+    """Take an allowance away permanently. Replies `RevokedAt`; NotFound for an unknown id."""
 
     id: str
     by: str = ""
@@ -85,7 +85,7 @@ class ClearSession(Record, frozen=True, tag=True):
 
 
 class CleanupExpired(Record, frozen=True, tag=True):
-    """Forget what expired. Replies `Done`."""
+    """Forget expired allowances. Replies `Done`."""
 
 
 class Import(Record, frozen=True, tag=True):
@@ -120,14 +120,14 @@ class RevokedAt(Record, frozen=True, tag=True):
 
 
 class Done(Record, frozen=True, tag=True):
-    """It is so now, whether or not there was anything to do."""
+    """The command's result holds now, even if there was nothing to do."""
 
 
 Reply: TypeAlias = Stored | Consumed | RevokedAt | Done | None
 
 
 def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply]:
-    """What a command comes to. Errors as the commands say."""
+    """The events and the reply of a command. Raises the errors that the command names."""
     now = max(now, state.swept)  # a clock set back must not bring the expired to life
     match command:
         case Grant(allowance, by):
@@ -148,7 +148,7 @@ def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply
 
 
 def count(state: State, now: int) -> int:
-    """How many allowances are valid."""
+    """The number of valid allowances."""
     return sum(1 for _ in _valid(state, now))
 
 

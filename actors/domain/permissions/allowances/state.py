@@ -1,4 +1,4 @@
-"""The book of one workspace's allowances: its state, its events, and what they change."""
+"""One workspace's allowances: the state, its events, and their effects."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from retinue.actors.domain.values.record import Record
 class State(Struct, array_like=True, dict=True):
     """All allowances, by id.
 
-    ``uses`` has the operations that consumed a limited one, in order; ``revoked`` has when that
-    happened; ``spent`` has how many uses were taken of those that were cleared with their session;
-    ``swept`` is when expired ones were last removed: no time before that counts any more.
+    ``uses`` has the operations that consumed a limited one, in order; ``revoked`` has the times of
+    revocation; ``spent`` has the number of uses taken of those cleared with their session;
+    ``swept`` is when expired ones were last removed: no earlier time counts any more.
     """
 
     allowances: dict[str, Allowance] = {}
@@ -33,7 +33,7 @@ class State(Struct, array_like=True, dict=True):
 
 
 class Index:
-    """What is derived from a state to search it, and not stored with it."""
+    """An index derived from a state to search it, and not stored with it."""
 
     def __init__(self, state: State) -> None:
         self._by_key: dict[str, dict[str, None]] = {}
@@ -72,7 +72,7 @@ class UseConsumed(Record, frozen=True, tag=True):
 
 
 class Revoked(Record, frozen=True, tag=True):
-    """An allowance was taken away for good."""
+    """An allowance was taken away permanently."""
 
     id: str
     at: int
@@ -86,7 +86,7 @@ class SessionCleared(Record, frozen=True, tag=True):
 
 
 class ExpiredRemoved(Record, frozen=True, tag=True):
-    """Allowances were removed whose time was over."""
+    """Expired allowances were removed."""
 
     ids: tuple[str, ...]
     at: int
@@ -121,7 +121,7 @@ def evolve(state: State, event: Event) -> State:
 
 
 def of_session(allowance: Allowance, family_id: str) -> bool:
-    """Whether it is a session-only allowance of this family."""
+    """Returns whether it is a session-only allowance of this family."""
     return allowance.session_only and allowance.family_id == family_id
 
 

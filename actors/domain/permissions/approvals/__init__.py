@@ -1,1 +1,1 @@
-"""What waits for a person's decision."""
+"""Actions that wait for a person's decision."""

@@ -6,7 +6,7 @@ The life of a request:
        └──────► deferred ──► decided               somebody answered after it stopped waiting
                      └─────► expired               nobody did, for 24 hours
 
-1. The first decision wins, is recorded with who made it, and is bound to the request's id and
+1. The first decision wins, is recorded with its author, and is bound to the request's id and
    argument hash. Deciding one request never answers another.
 2. A pending request never expires by itself: past its time it counts as deferred, so an answer
    that comes late still finds it. Only a deferred one expires.
@@ -134,7 +134,7 @@ def initial() -> State:
 
 
 def decide(state: State, command: Command, now: int) -> tuple[list[Event], Reply]:
-    """What a command does to the requests, and its reply. Raises as each command says."""
+    """The events and the reply of a command. Raises the errors that the command names."""
     match command:
         case Ask():
             return _ask(state, command.request, now)
@@ -159,7 +159,7 @@ def open_requests(state: State, now: int) -> list[Entry]:
 
 
 def tokens_due(state: State, now: int) -> dict[str, tuple[ApprovalRequest, int]]:
-    """By id what was approved "always", and when, for which a token has to be there at ``now``."""
+    """The requests approved "always", by id, and when, for which a token must exist at ``now``."""
     return {
         request_id: (entry.request, entry.decision.decided_at)
         for request_id, entry in state.requests.items()
@@ -171,7 +171,7 @@ def tokens_due(state: State, now: int) -> dict[str, tuple[ApprovalRequest, int]]
 
 
 def get(state: State, request_id: str) -> Entry:
-    """A request and what became of it; NotFound."""
+    """A request and its outcome; raises NotFound."""
     entry = state.requests.get(request_id)
     if entry is None:
         raise NotFound(

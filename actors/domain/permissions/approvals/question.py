@@ -1,4 +1,4 @@
-"""A question to which policy alone has no answer, and who answers it."""
+"""A question that policy alone does not answer, and the order in which others are asked."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from retinue.actors.domain.values.ids import derived_id
 
 
 class Question(Struct, frozen=True):
-    """May a session do this? Asked again for its operation, it uses up nothing more.
+    """A session's question about an action; repeated for its operation, it uses up nothing more.
 
-    ``context`` says why it wants to; it waits for a person for ``wait_us`` microseconds.
+    ``context`` is the session's reason; ``wait_us`` is its wait for a person, in microseconds.
     """
 
     ref: ActionRef
@@ -37,13 +37,13 @@ class Question(Struct, frozen=True):
 
 
 class Permitted(Struct, frozen=True):
-    """Yes, ``by`` an allowance as it was after this use, or by an approval that is now used up."""
+    """Consent, ``by`` an allowance as it was after this use, or by an approval now used up."""
 
     by: Allowance | Resolution
 
 
 class Waiting(Struct, frozen=True):
-    """A person has the word; ``watched`` says whether anybody is there who could answer now."""
+    """A person must decide; ``watched`` tells whether anybody is there who could answer now."""
 
     entry: Entry
     watched: bool
@@ -53,11 +53,10 @@ Answer: TypeAlias = Permitted | Waiting
 
 
 def attempts(question: Question, now: int) -> Iterator[Consume | ClaimOnce | Ask]:
-    """What to send, one after the other: the first that has a reply answers the question.
+    """The commands to send, one after the other: the first that has a reply answers the question.
 
     An allowance comes first, which may cost one of its uses; then an approval that came too late
-    for the operation that had asked, and is good for one of the same family and arguments; then a
-    person.
+    for its own operation, and is good for one of the same family and arguments; then a person.
     """
     action, hash, op = question.ref
     yield Consume(op, action, question.family_id, question.workspace_root)
@@ -66,7 +65,7 @@ def attempts(question: Question, now: int) -> Iterator[Consume | ClaimOnce | Ask
 
 
 def _request(question: Question, now: int) -> ApprovalRequest:
-    """The same one, however often the operation asks."""
+    """The operation's request: the same one, however often the operation asks."""
     return request_for(
         question.ref.action,
         id=derived_id(f"{question.session_id}/{question.ref.operation}"),

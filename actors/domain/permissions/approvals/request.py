@@ -1,4 +1,4 @@
-"""What somebody is asked to approve, and the answer to it: the values of `approvals`."""
+"""The approval request that a person gets, and the answer to it: the values of `approvals`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from retinue.actors.domain.values.fields import choice
 
 WAIT_US = 5 * 60 * 1_000_000
 ALWAYS_US = 60 * 60 * 1_000_000
-"""How long the token of an approval "always" is good for, from the decision on."""
+"""Microseconds for which the token of an approval "always" is valid, from the decision on."""
 
 
 class Priority(StrEnum):
-    """How urgent a request is to the people who decide."""
+    """The urgency of a request for the people who decide."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -27,7 +27,7 @@ class Priority(StrEnum):
 
 
 class Fallback(StrEnum):
-    """What the agent does while nobody has decided."""
+    """The agent's behaviour while nobody has decided."""
 
     BLOCK = "block"
     SKIP = "skip"
@@ -36,7 +36,7 @@ class Fallback(StrEnum):
 
 
 class Scope(StrEnum):
-    """How far a decision reaches; ``deny`` is the one that says no."""
+    """The reach of a decision; ``deny`` is the one that refuses."""
 
     ONCE = "once"
     SESSION = "session"
@@ -47,13 +47,13 @@ class Scope(StrEnum):
 
 
 ApprovalScope: TypeAlias = Literal["once", "session", "workspace", "always"]
-"""How far a person may say that an approval reaches."""
+"""The reach that a person may give to an approval."""
 
 
 class ApprovalRequest(Struct, frozen=True):
     """One action that somebody is asked to approve. ``expires`` is when the agent stops waiting.
 
-    ``user_id`` is whose session asks; '' in what was stored before requests said so.
+    ``user_id`` is the user of the session that asks; '' in requests stored before it was recorded.
     """
 
     id: str
@@ -76,7 +76,7 @@ class ApprovalRequest(Struct, frozen=True):
 
 
 class Resolution(Struct, frozen=True):
-    """An answer, once and for all. ``scope`` is what was granted, ``asked`` what was asked for."""
+    """A final answer. ``scope`` is the scope granted, ``asked`` the scope asked for."""
 
     request_id: str
     approved: bool
@@ -132,5 +132,5 @@ def request_for(
 
 
 def grantable(action: Action, asked: Scope) -> Scope:
-    """The scope that ``asked`` comes to: some actions are never approved more than once."""
+    """The scope granted for ``asked``: some actions can only be approved once."""
     return asked if action.lasting or asked is Scope.DENY else Scope.ONCE

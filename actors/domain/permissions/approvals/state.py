@@ -1,4 +1,4 @@
-"""The book of approval requests of one workspace: its state, its events, and what they change."""
+"""One workspace's approval requests: the state, its events, and their effects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RETENTION_US = 24 * 60 * 60 * 1_000_000
 
 
 class Status(StrEnum):
-    """Where a request is in its life."""
+    """The stage of a request's life."""
 
     PENDING = "pending"
     DEFERRED = "deferred"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 class Entry(Record, frozen=True):
-    """A request and what became of it. ``finished`` is when anything last happened to it."""
+    """A request and its outcome. ``finished`` is the time of the last thing that happened to it."""
 
     request: ApprovalRequest
     status: Status = Status.PENDING
@@ -37,32 +37,32 @@ class Entry(Record, frozen=True):
 
     @property
     def grant_key(self) -> str:
-        """Where `State.grants` lists it while it is claimable."""
+        """The key of its list in `State.grants` while it can be claimed."""
         return grant_key(self.request.family_id, self.request.argument_hash)
 
     @property
     def needs_claim(self) -> bool:
-        """Whether the decision alone permits nothing: it is good for one claim, taken or not."""
+        """True if the decision alone permits nothing: it is good for one claim, taken or not."""
         return self.claimable or self.claimed_by is not None
 
     @property
     def until(self) -> int:
-        """When its present stage is over, while it is open."""
+        """The end of its present stage, while it is open."""
         return self.request.expires if self.deferred_expires is None else self.deferred_expires
 
     def has_expired(self, now: int) -> bool:
-        """Whether it is too late to decide it, recorded or not."""
+        """Returns whether it is too late to decide the request, recorded as expired or not."""
         if self.status is Status.EXPIRED:
             return True
         return self.status is Status.DEFERRED and self.until <= now
 
     def is_stale(self, now: int) -> bool:
-        """Whether it is finished for so long that it may be forgotten; no grant is left of it."""
+        """True if it finished long enough ago to be forgotten; no grant is left of it then."""
         return self.finished is not None and self.finished + RETENTION_US <= now
 
 
 class State(Struct, array_like=True):
-    """The entries by request id, and what is looked up in them without a walk through all."""
+    """The entries by request id, with indexes that save a walk through all of them."""
 
     requests: dict[str, Entry] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)  # request id -> its `until`
@@ -132,7 +132,7 @@ def evolve(state: State, event: Event) -> State:
 
 
 def grant_key(family_id: str, argument_hash: str) -> str:
-    """Under what the claimable grants of a family for the same arguments are found."""
+    """The key of a family's claimable grants for the same arguments."""
     return f"{family_id} {argument_hash}"
 
 

@@ -1,13 +1,13 @@
-"""The cluster's capability store: which tokens there are, were used and were revoked.
+"""The cluster's capability store: its tokens, their uses and their revocations.
 
 1. The store checks form, time, revocation and use. Signatures are the shell's to check (`verify`)
    before it sends `Add`, and (`check_signature`) when it reads a state back.
 2. A token holds only while every token that it was attenuated from does. So revoking one takes
    its descendants along, and all that come from one single-use token share its one use.
-3. What is revoked or used stays known until the token has expired beyond the skew, and whatever
-   may have been forgotten can't be added again, even should the clock go back.
-4. Ending a session revokes its tokens rather than dropping them: a copy that somebody kept must
-   not come back.
+3. A revocation or use stays known until the token has expired beyond the skew, and a token that
+   may have been forgotten can't be added again, even if the clock goes back.
+4. Ending a session revokes its tokens rather than dropping them: a copy kept by somebody must not
+   come back.
 
 Times are microseconds since the epoch.
 """
@@ -100,7 +100,7 @@ Command: TypeAlias = Add | Use | Revoke | ClearSession | CleanupExpired
 
 
 class Accepted(Record, frozen=True, tag=True):
-    """It is as the command asked, by this command or before it."""
+    """The state is as the command asked, by this command or before it."""
 
 
 class Used(Record, frozen=True, tag=True):

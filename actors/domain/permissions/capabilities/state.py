@@ -1,4 +1,4 @@
-"""The book of the capability store: its state, the events that change it, and what it says.
+"""The state of the capability store, the events that change it, and queries of it.
 
 A token holds only while every token that it was attenuated from does. Times are microseconds since
 the epoch. The rules by which events come about are in `capabilities`.
@@ -35,7 +35,7 @@ class State(Struct, array_like=True, dict=True):
 
 
 class Index:
-    """The ids of tokens by the literal start of what they are for."""
+    """The ids of tokens by the literal start of their resource patterns."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._by_key: dict[str, dict[str, None]] = {}
@@ -71,7 +71,7 @@ class TokenUsed(Record, frozen=True, tag=True):
 
 
 class TokenRevoked(Record, frozen=True, tag=True):
-    """A token is no longer good for anything."""
+    """A token was revoked and can't be used any more."""
 
     token_id: str
     at: int
@@ -117,7 +117,7 @@ def evolve(state: State, event: Event) -> State:
 
 
 def get(state: State, token_id: str) -> Token:
-    """A token, usable or not; NotFound."""
+    """A token, usable or not; raises NotFound."""
     token = state.tokens.get(token_id)
     if token is None:
         raise NotFound(f"no capability token {token_id}", token_id=token_id)
@@ -125,7 +125,7 @@ def get(state: State, token_id: str) -> Token:
 
 
 def refusal(state: State, token_id: str, now: int, op: str | None = None) -> Reason | None:
-    """Why a token can't be relied on now (by the operation ``op``), or None if it can."""
+    """The reason why a token can't be used now (by the operation ``op``), or None if it can."""
     for link in line_of(state, token_id):
         if link is None:
             return "unknown"
@@ -147,7 +147,7 @@ def unrevoked_of(state: State, family_id: str) -> Iterator[Token]:
 
 
 def line_of(state: State, token_id: str) -> Iterator[Token | None]:
-    """A token and those it descends from, nearest first; None in place of one that isn't here."""
+    """A token and its ancestors, nearest first; None in place of one that isn't here."""
     link: str | None = token_id
     while link is not None:
         token = state.tokens.get(link)

@@ -1,7 +1,7 @@
-"""Capability tokens: signed statements that a user may do some things with some resources.
+"""Capability tokens: signed statements that a user may use some resources in some ways.
 
-A token is believed for its signature alone, so everything it says is signed. `mint` makes one,
-`attenuate` makes a narrower one from it, `verify` says whether to believe one. Times are
+A token is trusted for its signature alone, so all of its fields are signed. `mint` makes one,
+`attenuate` makes a narrower one from it, `verify` says whether to trust one. Times are
 microseconds since the epoch. Validation forgives clocks that differ by `SKEW_US`; issuing doesn't.
 """
 
@@ -31,7 +31,7 @@ _SIGNATURE_DIGITS = 128
 
 
 class Token(Struct, frozen=True):
-    """What a user may do with the resources that match a pattern, and until when.
+    """A user's rights to the resources that match a pattern, until the token expires.
 
     A session token holds in one family only. ``parent`` is the token it was attenuated from.
     """
@@ -96,9 +96,9 @@ def attenuate(
     expires: int | None = None,
     single_use: bool | None = None,
 ) -> Token:
-    """A token that allows no more than ``token`` does; what isn't given stays as it is.
+    """A token that allows no more than ``token`` does; arguments not given stay as they are.
 
-    Raises InvalidValue, naming the field, where it would allow more, and as `verify` does.
+    Raises InvalidValue, naming the field, if it would allow more, and the errors of `verify`.
     """
     verify(keyring, token, now)
     narrower = replace(
@@ -118,10 +118,10 @@ def attenuate(
 
 
 def verify(keyring: Keyring, token: Token, now: int) -> None:
-    """Returns if ``token`` is to be believed now.
+    """Returns if ``token`` can be trusted now.
 
-    Tampered if no key of the ring has signed just this; InvalidValue if it is malformed, expired
-    or issued in the future.
+    Raises Tampered if no key of the ring has signed exactly this; InvalidValue if it is malformed,
+    expired or issued in the future.
     """
     check_signature(keyring, token)
     check_form(token)
@@ -129,7 +129,7 @@ def verify(keyring: Keyring, token: Token, now: int) -> None:
 
 
 def check_signature(keyring: Keyring, token: Token) -> None:
-    """Tampered unless a key of the ring has signed just this. For tokens read back: any time."""
+    """Raises Tampered unless a key of the ring signed exactly this token; checks no times."""
     if not keyring.verify(token.issuer, signing_bytes(token), token.signature):
         raise Tampered(
             f"capability token {token.id}: not signed by a key of this cluster",
@@ -138,14 +138,14 @@ def check_signature(keyring: Keyring, token: Token) -> None:
 
 
 def check_form(token: Token) -> None:
-    """InvalidValue, naming the field, unless the token is one that could have been minted."""
+    """Raises InvalidValue, naming the field, unless the token could have been minted."""
     _check_content(token)
     if len(token.signature) != _SIGNATURE_DIGITS:
         raise InvalidValue("signature: must be an Ed25519 signature in hex", field="signature")
 
 
 def check_time(token: Token, now: int) -> None:
-    """InvalidValue if the token has expired, or is from the future, by more than the skew."""
+    """Raises InvalidValue for a token expired, or issued in the future, by more than the skew."""
     match wrong_time(token, now):
         case "expired":
             raise InvalidValue(f"expires: token {token.id} has expired", field="expires")
@@ -154,7 +154,7 @@ def check_time(token: Token, now: int) -> None:
 
 
 def wrong_time(token: Token, now: int) -> Literal["early", "expired"] | None:
-    """Why the token doesn't hold at ``now``, if it doesn't."""
+    """The reason why the token doesn't hold at ``now``, or None."""
     if now < token.issued - SKEW_US:
         return "early"
     if now >= token.expires + SKEW_US:
@@ -163,7 +163,7 @@ def wrong_time(token: Token, now: int) -> Literal["early", "expired"] | None:
 
 
 def check_narrower(parent: Token, child: Token) -> None:
-    """InvalidValue, naming the field, if ``child`` allows anything that ``parent`` doesn't."""
+    """Raises InvalidValue, naming the field, if ``child`` allows more than ``parent`` does."""
     same = (child.user, child.scope, child.family_id, child.parent)
     if same != (parent.user, parent.scope, parent.family_id, parent.id):
         raise _wider("parent", "it is for another user or session, or of another token")
@@ -180,7 +180,7 @@ def check_narrower(parent: Token, child: Token) -> None:
 
 
 def signing_bytes(token: Token) -> bytes:
-    """What is signed: every field but the signature, each behind its length, so none can shift."""
+    """The signed bytes: all fields but the signature, each behind its length, so none can shift."""
     return _SIGNED_AS + _fields(
         token.id.encode(),
         token.resource.encode(),

@@ -1,8 +1,8 @@
-"""Which commands a command line runs: its own, and those its wrappers and shells would start.
+"""The commands that a command line runs: its own, and those its wrappers and shells would start.
 
 ``env A=1 nice sudo x`` runs ``env``, ``nice``, ``sudo`` and ``x``; ``sh -c "a; b"`` runs ``sh``,
-``a`` and ``b``. The wrappers are the usual ones, and what a shell reads from its input or a script
-is not seen: this finds out what a line says openly, and is no sandbox.
+``a`` and ``b``. The usual wrappers are known; commands that a shell reads from its input or a
+script are not seen: this finds the commands that a line names openly, and is no sandbox.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from retinue.actors.domain.permissions.shell.shell_text import (
 
 
 class _Wrapper(NamedTuple):
-    """Its short and long options that take a value, and how many operands precede the command."""
+    """A wrapper's short and long options that take a value, and its operands before the command."""
 
     short: str = ""
     long: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ def commands_run(command: str, args: Sequence[str] = ()) -> list[list[str]]:
     """The words of every command that this one runs, itself first, each led by its bare name.
 
     ``command`` is read as shell text, so it may be a whole line; ``args`` are words as they are.
-    Raises Unreadable where it can't be told what would run.
+    Raises Unreadable if it can't be told which commands would run.
     """
     if any("\0" in word for word in args):
         raise Unreadable("it has a NUL character")
@@ -209,7 +209,7 @@ def _with_split_string(rest: list[str], env: _Wrapper, inner: bool = False) -> l
 
 
 def _split_string(option: str) -> tuple[bool, str]:
-    """Whether the option is ``-S``, and the text that is attached to it."""
+    """Returns whether the option is ``-S``, and the text attached to it."""
     if option.startswith("--"):
         name, _, text = option.partition("=")
         return _is_long(name, "split-string"), text
@@ -241,7 +241,7 @@ def _takes_next_word(option: str, wrapper: _Wrapper) -> bool:
 
 
 def _is_long(option: str, name: str) -> bool:
-    """Whether ``option`` is the long option, perhaps cut short as the GNU tools allow."""
+    """Returns whether ``option`` is the long option, perhaps abbreviated as the GNU tools allow."""
     return len(option) > 2 and f"--{name}".startswith(option)
 
 

@@ -43,7 +43,7 @@ def shape(words: Sequence[str]) -> CommandShape:
 
 
 def blocks(entry: str, command: CommandShape) -> bool:
-    """Whether a block list entry covers the command. Raises Unreadable for an unreadable entry."""
+    """Returns whether a block list entry covers the command; raises Unreadable for a bad entry."""
     rule = _rule(entry)
     if rule is None or rule.name != command.name or not rule.flags <= command.flags:
         return False

@@ -1,7 +1,7 @@
-"""Cutting shell text into its simple commands, as much as a block list needs.
+"""Splits shell text into its simple commands, as far as a block list needs.
 
-Every command is found that the text names: after ``;``, ``&``, ``|`` and newlines, in subshells,
-substitutions and backticks. What the shell would only know when it runs (``$NAME``) is marked.
+Finds every command that the text names: after ``;``, ``&``, ``|`` and newlines, in subshells,
+substitutions and backticks. Words known only when the shell runs (``$NAME``) are marked.
 Nothing is executed or expanded.
 """
 
@@ -18,7 +18,7 @@ _REDIRECTION = "\0>"
 
 
 class Unreadable(ValueError):
-    """The text cannot be cut, so nobody can tell what it would run."""
+    """The text cannot be split, so nobody can tell what it would run."""
 
 
 def simple_commands(text: str, nesting: int = 0) -> list[list[str]]:
