@@ -40,23 +40,23 @@ class BudgetActor:
 
     def __init__(self, runtime: Runtime, workspace_id: str) -> None:
         self._workspace_id = workspace_id
-        self._holder = SingletonEntity(BUDGET, workspace_id, "budget", runtime)
+        self._entity = SingletonEntity(BUDGET, workspace_id, "budget", runtime)
         self._clock = runtime.clock
         self._recall = Recall(_SLACK_LIMIT_S, once=True)
 
     async def open_family(self, command: OpenFamily) -> None:
-        await self._holder.execute(command)
+        await self._entity.execute(command)
 
     async def admit(self, command: Admit) -> Admitted | Refused:
-        return cast("Admitted | Refused", await self._holder.execute(command))
+        return cast("Admitted | Refused", await self._entity.execute(command))
 
     async def lease(self, wants: list[LeaseRequest]) -> list[LeaseGranted | Exceeded]:
         """Decides each wish. Before one is refused, slack held by others is called back."""
         command = Lease(wants)
         if self._recall.any_lent and await self._would_refuse(command):
             await self._recall.call_back()
-        behind = those_behind((await self._holder.entity()).state, wants)
-        replies = _granted(await self._holder.execute(command))
+        behind = those_behind((await self._entity.entity()).state, wants)
+        replies = _granted(await self._entity.execute(command))
         await self._measure()
         if behind:
             return [
@@ -68,7 +68,7 @@ class BudgetActor:
         return replies
 
     async def _would_refuse(self, command: Lease) -> bool:
-        entity = await self._holder.entity()
+        entity = await self._entity.entity()
         try:
             _, would_be = budget.decide(entity.state, command, self._clock())
         except CallError:
@@ -76,7 +76,7 @@ class BudgetActor:
         return any(isinstance(one, Exceeded) for one in _granted(would_be))
 
     async def _measure(self) -> None:
-        level = level_of((await self._holder.entity()).state, WORKSPACE)
+        level = level_of((await self._entity.entity()).state, WORKSPACE)
         metrics.SPENT_USD.set(level.spent / NANO, self._workspace_id)
         metrics.CAP_USD.set(math.inf if level.max is None else level.max / NANO, self._workspace_id)
 
@@ -86,41 +86,41 @@ class BudgetActor:
 
     async def return_slack(self, host: str, call: int, wants: list[LeaseRequest]) -> None:
         """Records a host's answer to call number ``call``: the reports of all its leases."""
-        await self._holder.execute(Lease(wants))
+        await self._entity.execute(Lease(wants))
         self._recall.returned(host, call)
 
     async def set_cap(self, command: SetCap) -> None:
-        await self._holder.execute(command)
+        await self._entity.execute(command)
 
     async def open_workspace(self, command: OpenWorkspace) -> Standing:
         """The cap in force: the one given here, if none was ever named."""
-        return cast(Standing, await self._holder.execute(command))
+        return cast(Standing, await self._entity.execute(command))
 
     async def set_hold(self, command: SetHold) -> Hold | None:
         """Puts the workspace on hold or releases it. From now on every commit there is told.
 
         Hosts are called as well, so that those with few commits learn of it, too.
         """
-        hold = cast("Hold | None", await self._holder.execute(command))
+        hold = cast("Hold | None", await self._entity.execute(command))
         self._recall.announce()
         return hold
 
     async def held(self) -> Hold | None:
         """The hold on the workspace, or None."""
-        entity = await self._holder.entity()
+        entity = await self._entity.entity()
         hold = entity.state.brake.hold
         await entity.confirmed()
         return hold
 
     async def children(self, family_id: str) -> int:
         """The number of sub-agents that a family has had so far."""
-        entity = await self._holder.entity()
+        entity = await self._entity.entity()
         family = entity.state.families.get(family_id)
         await entity.confirmed()
         return family.children if family else 0
 
     async def levels(self, names: list[str]) -> list[Level]:
-        entity = await self._holder.entity()
+        entity = await self._entity.entity()
         levels = [level_of(entity.state, name) for name in names]
         await entity.confirmed()
         return levels

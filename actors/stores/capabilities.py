@@ -18,12 +18,12 @@ class CapabilitiesActor:
 
     def __init__(self, runtime: Runtime, workspace_id: str) -> None:
         self._runtime = runtime
-        self._holder = SingletonEntity(CAPABILITIES, workspace_id, "capabilities", runtime)
+        self._entity = SingletonEntity(CAPABILITIES, workspace_id, "capabilities", runtime)
 
     async def add(self, token: Token) -> None:
         """Accepts a token; raises Tampered if it is not one of ours, InvalidValue if not valid."""
         verify(self._runtime.keyring, token, self._runtime.clock())
-        await self._holder.execute(capabilities.Add(token))
+        await self._entity.execute(capabilities.Add(token))
 
     async def find(
         self, op: str, action: Action, family_id: str, user_id: str, only: list[str] | None
@@ -31,7 +31,7 @@ class CapabilitiesActor:
         """The token that covers ``action`` for operation ``op``; ``only`` narrows the choice."""
         uri, permission = action.wanted()
         now = self._runtime.clock()
-        return await self._holder.query(
+        return await self._entity.query(
             lambda state: capabilities.find(
                 state,
                 uri,
@@ -45,7 +45,7 @@ class CapabilitiesActor:
         )
 
     async def use(self, op: str, token_id: str) -> bool:
-        reply = await self._holder.execute(capabilities.Use(op, token_id))
+        reply = await self._entity.execute(capabilities.Use(op, token_id))
         return not isinstance(reply, capabilities.UseRefused)
 
     async def issue(self, request: ApprovalRequest, decided_at: int) -> Token:
@@ -61,20 +61,20 @@ class CapabilitiesActor:
             user=request.user_id,
             audit_entry=request.id,
         )
-        entity = await self._holder.entity()
+        entity = await self._entity.entity()
         known = entity.state.tokens.get(token.id)
         if known is None:
-            await self._holder.execute(capabilities.Add(token))
+            await self._entity.execute(capabilities.Add(token))
         await entity.confirmed()
         return known or token
 
     async def revoke(self, token_id: str) -> None:
-        await self._holder.execute(capabilities.Revoke(token_id))
+        await self._entity.execute(capabilities.Revoke(token_id))
 
     async def clear_session(self, family_id: str) -> None:
         """Revoke the session tokens of a family that ended."""
-        await self._holder.execute(capabilities.ClearSession(family_id))
+        await self._entity.execute(capabilities.ClearSession(family_id))
 
     async def tokens(self) -> list[Token]:
         now = self._runtime.clock()
-        return await self._holder.query(lambda state: capabilities.usable(state, now))
+        return await self._entity.query(lambda state: capabilities.usable(state, now))

@@ -11,12 +11,12 @@ from retinue.cluster.directory.concurrency import ConcurrencyLimit
 
 
 class Slots:
-    """A gate, and who waits at it. Whoever waits is woken when there may be room."""
+    """Slots, and the spawns that wait for one; these are woken when there may be room."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, int] = {}
         """How many sessions each spawn, and each caller for a root session, waits for."""
-        self._gate = ConcurrencyLimit()
+        self._limit = ConcurrencyLimit()
         self.changed: Changed = Changed()
         """Whether there may be room for those that wait."""
 
@@ -34,17 +34,17 @@ class Slots:
 
         Waits until there is one, or time is up, or the spawn is over. ``place(count)`` finds hosts.
         """
-        self._gate.open(spawner, family_id, limit)
+        self._limit.open(spawner, family_id, limit)
         if done:
-            self._gate.done(spawner, done)
+            self._limit.done(spawner, done)
             self.changed.notify()
         if not want:
             return {}
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._note(spawner, len(want))
         try:
-            while self._gate.is_open(spawner):
-                granted = self._gate.grant(spawner, want, place)
+            while self._limit.is_open(spawner):
+                granted = self._limit.grant(spawner, want, place)
                 left = deadline - asyncio.get_running_loop().time()
                 if granted or left <= 0:
                     return granted
@@ -58,25 +58,25 @@ class Slots:
 
         Answers who held one.
         """
-        held = self._gate.close(spawner)
+        held = self._limit.close(spawner)
         self.changed.notify()
         return held
 
     def lost(self, host: str, sessions: Collection[str]) -> None:
         """A host is gone, and with it its slots, and the parents among its ``sessions``."""
-        self._gate.lost(host, sessions)
+        self._limit.lost(host, sessions)
         self.changed.notify()
 
     def seen(self, host: str, sessions: Collection[str]) -> None:
         """A host says what it has: what parents that died have there, and nobody started, goes."""
-        if self._gate.has_orphans:
-            self._gate.seen(host, frozenset(sessions))
+        if self._limit.has_orphans:
+            self._limit.seen(host, frozenset(sessions))
             self.changed.notify()
 
     @property
     def has_orphans(self) -> bool:
         """Whether the parent of any spawn has died and not come back yet."""
-        return self._gate.has_orphans
+        return self._limit.has_orphans
 
     def _note(self, spawner: str, count: int) -> None:
         if count:

@@ -50,11 +50,11 @@ class Connected:
         self,
         settings: ClusterSettings,
         owns_ray: bool,
-        guard: Reaper | EmbeddedRedis | None = None,
+        reaper: Reaper | EmbeddedRedis | None = None,
     ) -> None:
         self.settings = settings
         self._owns_ray = owns_ray
-        self._guard = guard
+        self._reaper = reaper
 
     def __enter__(self) -> Self:
         return self
@@ -65,10 +65,10 @@ class Connected:
     def close(self) -> None:
         """Leave; and take down what was brought up for this."""
         leave = self._owns_ray and TIE.loosen()
-        if self._guard:
+        if self._reaper:
             with contextlib.suppress(RetinueError, OSError):
                 _apart(_on_heads(self.settings.redis_url, self.settings.namespace, watermarks.note))
-            self._guard.stop()  # first: it ends hosts before agents, and Ray would not
+            self._reaper.stop()  # first: it ends hosts before agents, and Ray would not
         if leave:
             ray.shutdown()
 
@@ -114,7 +114,7 @@ def bring_up(
     state = state_directory()
     mark_process()
     redis = None if redis_url else EmbeddedRedis(state)
-    guard = redis or Reaper()
+    reaper = redis or Reaper()
     try:
         url = redis.url if redis else str(redis_url)
         _apart(_on_heads(url, namespace, watermarks.compare))  # before anything can spend
@@ -139,9 +139,9 @@ def bring_up(
     except BaseException:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        guard.stop()
+        reaper.stop()
         raise
-    return Connected(settings, owns, guard)
+    return Connected(settings, owns, reaper)
 
 
 def own_parts() -> list[Part]:

@@ -61,7 +61,7 @@ class Listing:
 
     def __init__(self, connection: Connection, places: Locations) -> None:
         self._redis = connection
-        self._places = places
+        self._locations = places
         self._roots = connection.key("roots", "all")
         self._foreign = connection.key("roots", "foreign")
         self._workspaces = connection.key("scopes")
@@ -165,7 +165,7 @@ class Listing:
         """What the journal has about the sessions; None for one that has not come to be."""
         ids = [id_at(where) for where in positions]
         stored = cast(
-            "list[bytes | None]", await self._redis.all([self._places.query(id) for id in ids])
+            "list[bytes | None]", await self._redis.all([self._locations.query(id) for id in ids])
         )
         places = [read_place(id, one) for id, one in zip(ids, stored, strict=True) if one]
         lines = await self._redis.all(

@@ -42,8 +42,8 @@ class RedisRegistry:
     def __init__(self, connection: Connection, keyring: Keyring) -> None:
         self._redis = connection
         self._keyring = keyring
-        self._places = Locations(connection)
-        self._listing = Listing(connection, self._places)
+        self._locations = Locations(connection)
+        self._listing = Listing(connection, self._locations)
         self._settings: dict[str, tuple[bytes, WorkspaceSettings]] = {}
 
     async def put_agent(self, digest: str, blob: bytes) -> None:
@@ -79,18 +79,18 @@ class RedisRegistry:
         return [self._open(workspace_id.decode(), sealed) for workspace_id, sealed in pairs]
 
     async def locate(self, session_id: str) -> SessionKey:
-        return await self._places.get(session_id)
+        return await self._locations.get(session_id)
 
     async def places(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
         """Where those of these sessions belong that are known."""
-        return await self._places.known(session_ids)
+        return await self._locations.known(session_ids)
 
     async def register(self, place: SessionKey, session_ids: Sequence[str]) -> None:
-        await self._places.put(place, session_ids)
+        await self._locations.put(place, session_ids)
 
     async def register_root(self, profile: Profile) -> None:
         """File a root session that is about to be made, and list it."""
-        await self._places.put(SessionKey(profile.workspace_id, profile.id), [profile.id])
+        await self._locations.put(SessionKey(profile.workspace_id, profile.id), [profile.id])
         await self._listing.add(
             profile.workspace_id, profile.user_id, profile.created_at, profile.id
         )
@@ -123,7 +123,7 @@ class RedisRegistry:
         It has at least six hex digits and hyphens; of very many ids that fit some are left out.
         """
         begin = await self._listing.beginning(fragment)
-        return sorted({*begin, *await self._places.ending(fragment)})
+        return sorted({*begin, *await self._locations.ending(fragment)})
 
     def _open(self, workspace_id: str, sealed: bytes) -> WorkspaceSettings:
         known = self._settings.get(workspace_id)

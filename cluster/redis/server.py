@@ -1,8 +1,8 @@
 """The embedded Redis: one server for a state directory, on a private unix socket.
 
 The lock on the data directory is held by the server process itself, so two servers can't share one
-even if everything around them was killed. A server whose owner died is told to stop by its guard;
-should the guard have died too, the next start stops the left-over before it starts its own.
+even if everything around them was killed. A server whose owner died is told to stop by its reaper;
+should the reaper have died too, the next start stops the left-over before it starts its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EmbeddedRedis:
         lock = _lock(self.directory, self.socket, state)
         try:
             command = _command(self.directory, self.socket)
-            self._guard = Reaper(str(self.directory), *command, pass_fds=(lock,))
+            self._reaper = Reaper(str(self.directory), *command, pass_fds=(lock,))
         finally:
             os.close(lock)
         self._wait()
@@ -59,14 +59,14 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Stop the server after it has written everything; idempotent."""
-        self._guard.stop()
+        self._reaper.stop()
         if not self._stopped and _owner(self.directory) == os.getpid():
-            _stop_leftover(self.socket)  # it is still there if somebody killed the guard
+            _stop_leftover(self.socket)  # it is still there if somebody killed the reaper
         self._stopped = True
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
-        while time.monotonic() < deadline and self._guard.alive:
+        while time.monotonic() < deadline and self._reaper.alive:
             with contextlib.suppress(redis.RedisError), _client(self.socket) as client:
                 client.ping()
                 return

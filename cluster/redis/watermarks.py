@@ -19,15 +19,15 @@ from retinue.actors.stores.table import STORES
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.errors import shown
 
-Heads: TypeAlias = dict[str, tuple[int, int]]
+Watermarks: TypeAlias = dict[str, tuple[int, int]]
 """Epoch and row by workspace and store."""
 
-_FILE = msgspec.json.Decoder(dict[str, Heads])
+_FILE = msgspec.json.Decoder(dict[str, Watermarks])
 
 
 async def compare(connection: Connection, file: Path) -> None:
     """RolledBack, naming what is behind, if this Redis has less than was noted; note it if not."""
-    now = await _heads(connection)
+    now = await _watermarks(connection)
     for name, (epoch, row) in _noted(file).get(_place(connection), {}).items():
         found = now.get(name, (0, 0))
         if found[0] < epoch or found[1] < row:
@@ -41,29 +41,32 @@ async def compare(connection: Connection, file: Path) -> None:
 
 async def note(connection: Connection, file: Path) -> None:
     """Write down what this Redis has."""
-    _write(connection, file, await _heads(connection))
+    _write(connection, file, await _watermarks(connection))
 
 
-async def _heads(connection: Connection) -> Heads:
-    heads: Heads = {}
+async def _watermarks(connection: Connection) -> Watermarks:
+    watermarks: Watermarks = {}
     stores = [spec for spec in STORES if not spec.shared]
     for workspace_id in (await connection.values("HGETALL", connection.key("workspaces")))[::2]:
         for key in (key for spec in stores for key in spec.keys(workspace_id.decode())):
             epoch, row = await connection.values("HMGET", connection.entity(*key), "epoch", "seq")
             if epoch:
-                heads[f"{key.kind} of workspace {key.workspace_id}"] = (int(epoch), int(row or 0))
-    return heads
+                watermarks[f"{key.kind} of workspace {key.workspace_id}"] = (
+                    int(epoch),
+                    int(row or 0),
+                )
+    return watermarks
 
 
-def _noted(file: Path) -> dict[str, Heads]:
+def _noted(file: Path) -> dict[str, Watermarks]:
     try:
         return _FILE.decode(file.read_bytes())
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
 
 
-def _write(connection: Connection, file: Path, heads: Heads) -> None:
-    noted = _noted(file) | {_place(connection): heads}
+def _write(connection: Connection, file: Path, watermarks: Watermarks) -> None:
+    noted = _noted(file) | {_place(connection): watermarks}
     new = file.with_suffix(".new")
     new.write_bytes(msgspec.json.encode(noted))
     os.replace(new, file)

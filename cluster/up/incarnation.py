@@ -4,7 +4,7 @@
 supervisor. It reads orders from standard input, a line each: what to begin with, and when to stop.
 What it has to say goes to FD. It makes its imports before the first order, so that they take place
 while the life before is swept away. When the input ends without a word the supervisor was killed,
-and all ends at once: the guard sees to what is left.
+and all ends at once: the reaper sees to what is left.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def _directory(calls: Calls, order: Order, left: list[str], speaker: int) 
 
 
 async def _redis(settings: ClusterSettings) -> str:
-    """Returns if Redis, which its guard starts again when it dies, does not answer for long."""
+    """Returns if Redis, which its reaper starts again when it dies, does not answer for long."""
     loop = asyncio.get_running_loop()
     answered = loop.time()
     while loop.time() - answered < _REDIS_PATIENCE_S:

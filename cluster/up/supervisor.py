@@ -157,7 +157,7 @@ class Child:
         return said
 
     def kill(self) -> None:
-        """End it at once; what it has started ends by its guard."""
+        """End it at once; what it has started ends by its reaper."""
         self._process.kill()
         self._process.wait()
 

@@ -1,6 +1,6 @@
 """Several Ray nodes on this machine, real ones with a raylet each, and a Redis for Retinue.
 
-All of it listens on loopback only. All processes carry the mark of this one, and its guard ends
+All of it listens on loopback only. All processes carry the mark of this one, and its reaper ends
 them should it be killed itself. The head's node is not killed: the test is attached to it.
 """
 
@@ -63,7 +63,7 @@ class LocalNodes:
 
     def __enter__(self) -> Self:
         self._prepare_environment()
-        self._guard = Reaper()
+        self._reaper = Reaper()
         self._redis = RedisServer(self.home, set_proc_title="no")  # it would hide its mark
         try:
             self._redis.start()
@@ -123,7 +123,7 @@ class LocalNodes:
         if self._cluster.head_node or self._cluster.worker_nodes:
             self._cluster.shutdown()  # type: ignore[no-untyped-call]
         self._redis.kill()
-        self._guard.stop()
+        self._reaper.stop()
         os.environ.clear()
         os.environ.update(self._before)
         shutil.rmtree(self.home, ignore_errors=True)

@@ -125,9 +125,9 @@ async def test_what_was_revoked_or_is_over_does_not_come_back(stores: MemoryStor
     await stores.another()._approvals.upkeep()
     assert await tokens(stores) == []
     stores.now += ALWAYS_US + SKEW_US
-    await stores.capabilities._holder.upkeep()
+    await stores.capabilities._entity.upkeep()
     await stores.another()._approvals.upkeep()
-    assert (await stores.capabilities._holder.entity()).state.tokens == {}
+    assert (await stores.capabilities._entity.entity()).state.tokens == {}
     assert ALWAYS_US < RETENTION_US  # so that no decision is forgotten before its token is made
 
 

@@ -97,7 +97,7 @@ async def test_an_expired_token_goes_once_no_clock_could_still_believe_it(
     stores: MemoryStores,
 ) -> None:
     await stores.capabilities.add(token("it"))
-    state = (await stores.capabilities._holder.entity()).state
+    state = (await stores.capabilities._entity.entity()).state
     stores.now += 1_000_000 + SKEW_US - 1
     await asyncio.sleep(0.05)
     assert state.tokens

@@ -47,7 +47,7 @@ def part(name: str, find: Callable[[LocalCluster], Sequence[int]]) -> Hit:
 
 
 async def redis(field: Local, fault: Fault) -> str:
-    """Kills the embedded Redis, which is kept alive by its guard."""
+    """Kills the embedded Redis, which is kept alive by its reaper."""
     pid = await asyncio.to_thread(field.ground.redis_pid)
     return f"pid {pid}" if pid and processes.kill(pid) else ""
 

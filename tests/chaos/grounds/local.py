@@ -59,7 +59,7 @@ class LocalCluster:
             del os.environ[name]
         os.environ |= {"RETINUE_HOME": str(self._state), "PYTHONPATH": str(ROOT)}
         mark_process()
-        self._guard = Reaper()
+        self._reaper = Reaper()
         self.sign = Sign("RETINUE_HOME", str(self._state))
 
     def __enter__(self) -> Self:
@@ -174,7 +174,7 @@ class LocalCluster:
 
     def close(self) -> list[str]:
         """`retinue down`; the command lines of what had to be killed after it."""
-        if not self._guard.alive:
+        if not self._reaper.alive:
             return []
         self._end_resuming()
         left = [] if self._command("down") == 0 else ["`retinue down` failed"]
@@ -184,7 +184,7 @@ class LocalCluster:
         left += still
         for process in self._still_there():
             processes.kill(process.pid)
-        self._guard.stop()
+        self._reaper.stop()
         os.environ.clear()
         os.environ.update(self._before)
         return left
@@ -202,7 +202,7 @@ class LocalCluster:
         return left if owner is None else [*left, f"the Redis of process {owner}"]
 
     def _still_there(self) -> list[psutil.Process]:
-        return [one for one in processes.carrying(self.sign) if one.pid != self._guard.pid]
+        return [one for one in processes.carrying(self.sign) if one.pid != self._reaper.pid]
 
     def _command(self, *words: str) -> int | None:
         """Its exit code; None if it took too long."""

@@ -5,7 +5,7 @@ Ray knows in a Redis of its own (its fault tolerance), so its GCS can be killed 
 The head's raylet is not killed: the driver and the harness are on it. Retinue's Redis is another
 server behind a `line`, on the same data whenever it is started again.
 
-All processes carry the mark of this one, and its guard ends them should it be killed itself.
+All processes carry the mark of this one, and its reaper ends them should it be killed itself.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ChaosCluster:
         self._before = dict(os.environ)
         mark_process()
         self.sign = processes.own_mark()
-        self._guard = Reaper()
+        self._reaper = Reaper()
         self._prepare_environment()
         self._gcs_redis = self._server("ray", port=str(_free_port()))
         self._redis = self._server("retinue")
@@ -176,7 +176,7 @@ class ChaosCluster:
         self._redis.kill()
         self._gcs_redis.kill()
         left = self._left()
-        self._guard.stop()
+        self._reaper.stop()
         os.environ.clear()
         os.environ.update(self._before)
         return left
@@ -239,7 +239,7 @@ class ChaosCluster:
 
     def _left(self) -> list[str]:
         """What still runs of all that was started, after it had time to end."""
-        spared = {os.getpid(), self._guard.pid}
+        spared = {os.getpid(), self._reaper.pid}
         deadline = time.monotonic() + _GONE_LIMIT_S
         while left := [one for one in processes.carrying(self.sign) if one.pid not in spared]:
             if time.monotonic() > deadline:

@@ -19,27 +19,27 @@ ROOT, PARENT, OTHER = "root/1", "parent/1", "other/1"
 
 
 def test_a_parent_that_waits_for_its_sub_agents_needs_no_slot() -> None:
-    gate = ConcurrencyLimit()
-    gate.open(ROOT, "root", 1)
-    assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
-    gate.open(PARENT, "root", 1)
-    assert gate.grant(PARENT, ["child"], lambda n: ["a"] * n) == {"child": "a"}
-    assert gate.active("root") == 1
-    assert gate.grant(PARENT, ["child", "next"], lambda n: ["a"] * n) == {"child": "a"}
-    assert gate.close(PARENT) == ["child"]
-    assert gate.active("root") == 1
+    limit = ConcurrencyLimit()
+    limit.open(ROOT, "root", 1)
+    assert limit.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
+    limit.open(PARENT, "root", 1)
+    assert limit.grant(PARENT, ["child"], lambda n: ["a"] * n) == {"child": "a"}
+    assert limit.active("root") == 1
+    assert limit.grant(PARENT, ["child", "next"], lambda n: ["a"] * n) == {"child": "a"}
+    assert limit.close(PARENT) == ["child"]
+    assert limit.active("root") == 1
 
 
 def test_a_spawn_whose_parent_and_sub_agents_died_is_over() -> None:
-    gate = ConcurrencyLimit()
-    gate.open(ROOT, "root", 2)
-    assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
-    gate.open(PARENT, "root", 2)
-    assert gate.grant(PARENT, ["child"], lambda n: ["b"] * n) == {"child": "b"}
-    gate.lost("a", ["parent"])
-    gate.lost("b", ["child"])
-    assert gate.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
-    assert gate.active("root") == 1  # the parent that came back waits for nobody
+    limit = ConcurrencyLimit()
+    limit.open(ROOT, "root", 2)
+    assert limit.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
+    limit.open(PARENT, "root", 2)
+    assert limit.grant(PARENT, ["child"], lambda n: ["b"] * n) == {"child": "b"}
+    limit.lost("a", ["parent"])
+    limit.lost("b", ["child"])
+    assert limit.grant(ROOT, ["parent"], lambda n: ["a"] * n) == {"parent": "a"}
+    assert limit.active("root") == 1  # the parent that came back waits for nobody
 
 
 async def test_a_parent_that_died_is_not_kept_waiting_for_the_slots_of_its_sub_agents() -> None:
@@ -70,7 +70,7 @@ class Family(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = ConcurrencyLimit()
+        self.limit = ConcurrencyLimit()
         self.places: dict[str, str] = {}
         self.root_wants = [f"p{number}" for number in range(2)]
         self.ended: set[str] = set()
@@ -81,10 +81,10 @@ class Family(RuleBasedStateMachine):
     def ask(self, parent: str, want: list[str], host: str) -> None:
         """What a parent that lives asks for; what is granted is started."""
         name = f"{parent}/1"
-        self.gate.open(name, "root", LIMIT)
-        self.gate.done(name, [one for one in want if one in self.ended])
+        self.limit.open(name, "root", LIMIT)
+        self.limit.done(name, [one for one in want if one in self.ended])
         want = [one for one in want if one not in self.ended and one not in self.places]
-        self.places.update(self.gate.grant(name, want, lambda n: [host] * n))
+        self.places.update(self.limit.grant(name, want, lambda n: [host] * n))
 
     @rule(host=st.sampled_from(hosts))
     def the_root_asks(self, host: str) -> None:
@@ -98,8 +98,8 @@ class Family(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1), host=st.sampled_from(hosts))
     def a_parent_dies_before_it_can_start_what_was_granted(self, number: int, host: str) -> None:
         name = f"p{number}/1"
-        if self.places.get(f"p{number}") not in (None, host) and self.gate.is_open(name):
-            self.gate.grant(name, self.children(f"p{number}"), lambda n: [host] * n)
+        if self.places.get(f"p{number}") not in (None, host) and self.limit.is_open(name):
+            self.limit.grant(name, self.children(f"p{number}"), lambda n: [host] * n)
             self.a_host_dies(self.places[f"p{number}"])
 
     @rule(number=st.integers(0, 1), child=st.integers(0, 1))
@@ -111,25 +111,25 @@ class Family(RuleBasedStateMachine):
             self.ended.add(child)
             parent = child.partition(".")[0]
             if parent in self.places:
-                self.gate.done(f"{parent}/1", [child])
+                self.limit.done(f"{parent}/1", [child])
 
     @rule(host=st.sampled_from(hosts))
     def a_host_dies(self, host: str) -> None:
         lost = [one for one, where in self.places.items() if where == host]
         for one in lost:
             del self.places[one]
-        self.gate.lost(host, lost)
+        self.limit.lost(host, lost)
         for parent in {one.partition(".")[0] for one in lost if "." in one}:
             if parent in self.places:  # it hears of it
-                self.gate.done(f"{parent}/1", [one for one in lost if one.startswith(parent)])
+                self.limit.done(f"{parent}/1", [one for one in lost if one.startswith(parent)])
 
     @rule(host=st.sampled_from(hosts))
     def a_host_says_what_it_has(self, host: str) -> None:
-        self.gate.seen(host, {one for one, where in self.places.items() if where == host})
+        self.limit.seen(host, {one for one, where in self.places.items() if where == host})
 
     @invariant()
     def no_more_run_than_may(self) -> None:
-        assert self.gate.active("root") <= LIMIT
+        assert self.limit.active("root") <= LIMIT
         leaves = [one for one in self.places if "." in one]
         assert len(leaves) <= LIMIT
 
@@ -146,10 +146,10 @@ class Family(RuleBasedStateMachine):
                 self.end(child)
             for parent in self.root_wants:
                 if parent in self.places and self.ended.issuperset(self.children(parent)):
-                    self.gate.close(f"{parent}/1")
+                    self.limit.close(f"{parent}/1")
                     del self.places[parent]
                     self.ended.add(parent)
-                    self.gate.done("root/1", [parent])
+                    self.limit.done("root/1", [parent])
         assert self.ended.issuperset(self.root_wants)
 
 

@@ -38,7 +38,7 @@ try:
 except ClusterUnavailable as error:
     print("refused", error, flush=True)
 else:
-    print("started", server.pid, server._guard.pid, flush=True)
+    print("started", server.pid, server._reaper.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -87,12 +87,12 @@ class Owner:
         )
 
     def started(self) -> tuple[int, int]:
-        """The process ids of its server and of the guard, once it answers."""
+        """The process ids of its server and of the reaper, once it answers."""
         answer = self.answer()
         assert answer.startswith("started ")
-        _, server, guard = answer.split()
-        self.started_pids = [int(guard), int(server)]
-        return int(server), int(guard)
+        _, server, reaper = answer.split()
+        self.started_pids = [int(reaper), int(server)]
+        return int(server), int(reaper)
 
     def answer(self) -> str:
         assert self.process.stdout
@@ -165,7 +165,7 @@ def test_nobody_else_can_get_at_it(start: Start, state: Path) -> None:
 
 def test_stopping_leaves_no_process_and_may_be_repeated(start: Start, state: Path) -> None:
     server = start(state)
-    pids = [server.pid, server._guard.pid]
+    pids = [server.pid, server._reaper.pid]
     server.stop()
     assert not any(map(alive, pids))
     server.stop()
@@ -236,10 +236,10 @@ async def test_the_server_ends_with_an_owner_that_is_killed(
     start: Start, own: Callable[[Path], Owner], state: Path
 ) -> None:
     owner = own(state)
-    server, guard = owner.started()
+    server, reaper = owner.started()
     put(state, "yes")
     owner.kill()
-    await until(lambda: not alive(server) and not alive(guard))
+    await until(lambda: not alive(server) and not alive(reaper))
     start(state)
     assert get(state) == b"yes"
 
@@ -308,7 +308,7 @@ async def test_a_server_that_dies_is_started_again(start: Start, state: Path) ->
     assert get(state) == b"yes"
 
 
-async def test_a_left_over_whose_guard_died_too_gives_way_to_the_next_start(
+async def test_a_left_over_whose_reaper_died_too_gives_way_to_the_next_start(
     start: Start, own: Callable[[Path], Owner], state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_over = await leave_one_over(own(state), state)
@@ -337,13 +337,13 @@ async def test_a_left_over_that_does_not_stop_is_said(
     assert not alive(left_over)
 
 
-async def test_stopping_leaves_nothing_even_if_the_guard_was_killed(
+async def test_stopping_leaves_nothing_even_if_the_reaper_was_killed(
     start: Start, state: Path
 ) -> None:
     server = start(state)
     put(state, "yes")
     pid = server.pid
-    os.kill(server._guard.pid, signal.SIGKILL)
+    os.kill(server._reaper.pid, signal.SIGKILL)
     server.stop()
     await until(lambda: not alive(pid))
     start(state)
@@ -351,12 +351,12 @@ async def test_stopping_leaves_nothing_even_if_the_guard_was_killed(
 
 
 async def leave_one_over(owner: Owner, state: Path) -> int:
-    """Kill an owner and its guard; the process id of the server that nobody owns now."""
-    server, guard = owner.started()
+    """Kill an owner and its reaper; the process id of the server that nobody owns now."""
+    server, reaper = owner.started()
     put(state, "left over")
-    os.kill(guard, signal.SIGKILL)
+    os.kill(reaper, signal.SIGKILL)
     owner.kill()
-    await until(lambda: not alive(guard))
+    await until(lambda: not alive(reaper))
     assert alive(server)
     return server
 

@@ -233,7 +233,7 @@ async def test_nobody_compacts_what_is_left(node: Node, place: Path, start: Star
     node.save_to(place / "copy")
     await process.lease(1, lent=50)
     node.roll_back_to(place / "copy")
-    entity = await process.budget._holder.entity()
+    entity = await process.budget._entity.entity()
     await entity.compact()
     with pytest.raises(RolledBack, match=LOST):
         await process.lease(2, lent=50)
