@@ -145,6 +145,7 @@ def _live(call: object, before: LiveSession | None = None) -> LiveSession:
         runtime=SimpleNamespace(clock=lambda: 0, brakes=brakes),
         notify=lambda *arguments: None,
         finish=finish,
+        stand_still=at_once,
     )
     processes = SimpleNamespace(left=lambda session_id: at_once())
     agents = SimpleNamespace(call=call, processes=processes)
