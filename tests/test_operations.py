@@ -211,6 +211,13 @@ def test_the_dashboard_has_rows_and_no_id_twice() -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_every_metric_is_exported() -> None:
+    kinds = metrics.Counter | metrics.Gauge | metrics.Histogram
+    made = {name for name, one in vars(metrics).items() if isinstance(one, kinds)}
+    exported = [*metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS]
+    assert [name for name in made if getattr(metrics, name) not in exported] == []
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(promql for _, promql in EXPRESSIONS)
     every = (*metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS)

@@ -9,26 +9,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from retinue.actors.durable.codec import Machine
-from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.stores.table import MACHINES
 
 ROOT = Path(__file__).parent.parent
-MACHINES: tuple[Machine[Any, Any, Any, Any], ...] = (
-    ALLOWANCES,
-    APPROVALS,
-    BUDGET,
-    CAPABILITIES,
-    SESSION,
-)
 
 
 def test_every_command_is_sent() -> None:
-    commands = {name for machine in MACHINES for name in commands_of(machine)}
+    commands = {name for machine in MACHINES.values() for name in commands_of(machine)}
     sources = [path.read_text() for part in ("actors", "cluster") for path in files(part)]
     assert sorted(commands - {name for source in sources for name in made(source)}) == []
 
 
 def test_all_commands_are_looked_for() -> None:
-    found = {name.rpartition(".")[2] for machine in MACHINES for name in commands_of(machine)}
+    found = {
+        name.rpartition(".")[2] for machine in MACHINES.values() for name in commands_of(machine)
+    }
     assert {"Forget", "CleanupExpired", "SetHold", "RecordDecision", "ClearSession"} <= found
 
 

@@ -31,9 +31,10 @@ from retinue.actors.durable.audit import AuditChain, Head
 from retinue.actors.durable.brakes import BRAKE_FORM, seal_brake
 from retinue.actors.durable.codec import Codec, Machine
 from retinue.actors.durable.journal import Append, Key, Summary
-from retinue.actors.durable.machines import ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION
+from retinue.actors.durable.machines import BUDGET, SESSION
 from retinue.actors.session.listing import CODES, position
 from retinue.actors.session.summary import encode_summary
+from retinue.actors.stores.table import MACHINES
 from retinue.actors.views import SessionKey, SessionSummary, WorkspaceSettings
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
@@ -43,7 +44,6 @@ from tests.kit.redis_server import RedisServer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYRING = Keyring(bytes(range(32)))
-MACHINES = (ALLOWANCES, APPROVALS, BUDGET, CAPABILITIES, SESSION)
 SCOPE, ID, CHILD = (derived_id(f"golden {name}") for name in ("scope", "session", "child"))
 MESSAGE_FORM = 1
 """Messages are never written again: readers ignore fields at the end that are new."""
@@ -89,7 +89,7 @@ def examples(machine: AnyMachine) -> list[object]:
 
 def stored() -> Iterator[Stored]:
     """One of each thing that is stored, in its newest form."""
-    for machine in cast("tuple[AnyMachine, ...]", MACHINES):
+    for machine in MACHINES.values():
         yield from of_machine(machine)
     for n in range(width(Message)):
         message = filled(Message, n)
@@ -230,7 +230,7 @@ async def fill_redis(connection: Connection) -> None:
     """Put one of everything into Redis, as the actors do."""
     journal, registry = RedisJournal(connection), RedisRegistry(connection, KEYRING)
     by_name = {one.name: one for one in stored()}
-    for machine in cast("tuple[AnyMachine, ...]", MACHINES):
+    for machine in MACHINES.values():
         key, codec = key_of(machine), Codec(machine, key_of(machine), KEYRING)
         row, audit = by_name[f"{machine.kind}.row"].data, by_name[f"{machine.kind}.audit"].data
         message = codec.message(0, by_name["message-0"].data)

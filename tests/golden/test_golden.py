@@ -28,6 +28,7 @@ from retinue.actors.durable.brakes import open_brake
 from retinue.actors.durable.codec import Codec
 from retinue.actors.durable.entity import read
 from retinue.actors.session.summary import decode_summary, encode_summary
+from retinue.actors.stores.table import MACHINES
 from retinue.actors.views import SessionKey, SessionQuery, WorkspaceSettings
 from retinue.cluster.redis.connection import Connection
 from retinue.cluster.redis.journal import RedisJournal
@@ -38,7 +39,6 @@ from tests.golden.files import (
     GOLDEN,
     ID,
     KEYRING,
-    MACHINES,
     SCOPE,
     AnyMachine,
     as_of,
@@ -79,7 +79,7 @@ def readers() -> dict[str, Reader]:
         "brake": lambda data: open_brake(KEYRING, SCOPE, data),
         "token.signed": msgspec.msgpack.Decoder(Token).decode,
     }
-    for machine in cast("tuple[AnyMachine, ...]", MACHINES):
+    for machine in MACHINES.values():
         found |= readers_of(machine)
     return found
 
@@ -107,7 +107,7 @@ def test_what_any_version_wrote_is_read_as_it_was_meant(file: Path) -> None:
     assert list(differences(says, read_with(file.name)(file.read_bytes()))) == []
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.kind)
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=lambda machine: machine.kind)
 def test_the_golden_audit_row_still_carries_our_mark(machine: AnyMachine) -> None:
     for file in GOLDEN.glob(f"v*/{machine.kind}.audit"):
         row = file.read_bytes()
@@ -251,7 +251,7 @@ async def test_redis_looks_as_its_version_says(connection: Connection) -> None:
 async def test_a_redis_of_any_version_is_read(connection: Connection, file: Path) -> None:
     await restore(connection, file)
     journal, registry = RedisJournal(connection), RedisRegistry(connection, KEYRING)
-    for machine in cast("tuple[AnyMachine, ...]", MACHINES):
+    for machine in MACHINES.values():
         says = json.loads(as_of(file.parent, f"{machine.kind}.snapshot.json").read_text())
         state = await read(machine, key_of(machine), journal, KEYRING)
         assert list(differences(says, state)) == []

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from retinue.actors.domain.budget.commands import (
     Admit,
@@ -123,6 +124,8 @@ def evolve(state: State, event: Event) -> State:
             state.brake = Brake(brake.number + 1, Hold(by, why, since), brake.before)
         case Released(_, at):
             state.brake = Brake(state.brake.number + 1, None, state.brake.held(at))
+        case _:
+            assert_never(event)
     return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from msgspec.msgpack import Encoder
 
@@ -221,6 +221,8 @@ def evolve(state: State, event: Event) -> State:
             state.metadata = described(state.metadata, title, tags, custom)
         case EscapeRemembered(path, always):
             (state.escapes if always else state.session_escapes).append(path)
+        case _:
+            assert_never(event)
     return state
 
 

@@ -21,6 +21,7 @@ from retinue import Retinue, connect
 from retinue.actors.domain.errors import ClusterUnavailable, InvalidValue, StoreUnavailable
 from retinue.actors.durable.journal import Append, Key
 from retinue.actors.durable.machines import SESSION
+from retinue.actors.stores.table import MACHINES
 from retinue.cluster.cli.app import invoke
 from retinue.cluster.cli.local import _nodes
 from retinue.cluster.doctor.collect import collect, examine
@@ -39,7 +40,7 @@ from retinue.cluster.redis.journal import RedisJournal
 from retinue.cluster.redis.stored_versions import stored_versions
 from retinue.cluster.settings import ClusterSettings
 from retinue.cluster.status import Node
-from tests.golden.files import MACHINES, fill_redis
+from tests.golden.files import fill_redis
 from tests.kit import cluster_agents as agents
 
 GIB = 1 << 30
@@ -205,7 +206,7 @@ async def test_stored_versions_are_those_of_the_newest_row_or_the_snapshot(
     connection: Connection,
 ) -> None:
     await fill_redis(connection)
-    newest = {one.kind: {one.version: 1} for one in MACHINES}
+    newest = {one.kind: {one.version: 1} for one in MACHINES.values()}
     assert await stored_versions(connection) == newest
     journal = RedisJournal(connection)
     newer = b"m" * 20 + bytes([0x93, SESSION.version + 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -117,6 +117,8 @@ def evolve(state: State, event: Event) -> State:
             for id in ids:
                 _remove(state, id)
             state.swept = at
+        case _:
+            assert_never(event)
     return state
 
 

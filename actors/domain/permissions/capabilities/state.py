@@ -7,7 +7,7 @@ the epoch. The rules by which events come about are in `capabilities`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
@@ -113,6 +113,8 @@ def evolve(state: State, event: Event) -> State:
                 state.revoked[token.id] = at
         case Forgotten(until):
             _forget(state, until)
+        case _:
+            assert_never(event)
     return state
 
 
