@@ -1,1 +1,1 @@
-"""Where Retinue's sessions live: Ray, Redis, the client and the command line."""
+"""The home of Retinue's sessions: Ray, Redis, the client and the command line."""

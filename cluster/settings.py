@@ -1,4 +1,4 @@
-"""What an actor needs to know to join: plain data that travels to every node."""
+"""The settings an actor needs to join: plain data that travels to every node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STORE_CPUS = 0.001
 
 
 class DiskWait(msgspec.Struct, frozen=True):
-    """How many disks a row must have reached before it counts: ``WAITAOF`` of Redis 7.2 or newer.
+    """The number of disks a row must reach before it counts: ``WAITAOF`` of Redis 7.2 or newer.
 
     ``local`` is 1 for the primary's own disk, ``replicas`` how many others. With ``appendfsync
     everysec`` each wait takes up to a second, so set it to ``always``.
@@ -28,7 +28,7 @@ class DiskWait(msgspec.Struct, frozen=True):
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """Where Redis is, where the key is, and how the pool behaves. Times in seconds.
+    """The location of Redis and of the key, and the pool's behaviour. Times in seconds.
 
     ``redis_url`` is redis://, rediss:// (TLS), unix://, redis+sentinel://host:26379,host:26379/name
     or redis+cluster://host:7000,host:7001; `retinue.cluster.redis.deployment` has it in full.
@@ -49,7 +49,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
 
 
 def disk_wait(text: str | None) -> DiskWait | None:
-    """What RETINUE_WAIT_FOR_DISK says: ``1``, or ``1,2`` for the disks of two replicas as well."""
+    """Parses RETINUE_WAIT_FOR_DISK: ``1``, or ``1,2`` for the disks of two replicas as well."""
     if text in (None, "", "0"):
         return None
     local, _, replicas = str(text).partition(",")

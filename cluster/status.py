@@ -1,4 +1,4 @@
-"""What the cluster says of itself: plain data for its clients, and for whoever places hosts."""
+"""The cluster's report on itself: plain data for clients, and for the placement of hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Node(Struct, frozen=True):
     free_memory: float = 0.0
 
     def is_called(self, text: str) -> bool:
-        """Whether ``text`` is its id, the beginning of that, its name or its address."""
+        """Returns whether ``text`` is its id, a prefix of that, its name or its address."""
         return text in (self.address, self.name) or (bool(text) and self.id.startswith(text))
 
 
@@ -45,7 +45,7 @@ class NodeStatus(Struct, frozen=True):
 
 
 class ClusterStatus(Struct, frozen=True):
-    """What the directory knows about the cluster."""
+    """The directory's knowledge of the cluster."""
 
     hosts: list[HostStatus]
     max_hosts: int

@@ -66,7 +66,7 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _place(file: Path) -> tuple[Path, str]:
-    """Where imports start from, and the module's dotted name."""
+    """The directory that imports start from, and the module's dotted name."""
     parts, folder = [file.stem], file.parent
     while (folder / "__init__.py").exists():
         parts.insert(0, folder.name)

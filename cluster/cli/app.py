@@ -1,4 +1,4 @@
-"""The command ``retinue``: its commands and their options. What they do is in ``*_commands``.
+"""The command ``retinue``: its commands and their options. The other files here do the work.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the run
 failed, 2 the call is wrong, 3 the system can't now, 130 interrupted.

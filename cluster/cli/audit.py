@@ -111,7 +111,7 @@ def _table(entries: list[AuditEntry]) -> Table:
 
 
 def _told(entry: AuditEntry) -> str:
-    """What a person wants to know of an entry first."""
+    """The parts of an entry that a person wants first."""
     detail = entry.detail
     decision = detail.get("decision")
     if entry.kind == "authorized" and isinstance(decision, dict):

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, errors, JSON, signals, and a cluster to talk to."""
+"""Parts that all commands share: exit codes, errors, JSON, signals, and a cluster to talk to."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _NO_CAP = "none"
 
 @dataclass(frozen=True)
 class PsOptions:
-    """What `ps` lists: ``limit`` sessions that fit, from a cursor on; the rest as it was typed."""
+    """The options of `ps`: ``limit`` sessions from a cursor on; the rest as it was typed."""
 
     workspace: Path | None
     user: str | None
@@ -181,7 +181,7 @@ async def budget(
     by: str | None,
     as_json: bool,
 ) -> int:
-    """What was spent and may be: of a session, of a workspace, or of every workspace."""
+    """Spend and cap of a session, of a workspace, or of every workspace."""
     if session_id is not None and directory is not None:
         raise InvalidValue("budget: give a session or --workspace, not both")
     if cap is not None and session_id is None and directory is None:
@@ -220,7 +220,7 @@ async def budget(
 
 
 async def list_approvals(as_json: bool) -> int:
-    """What waits for a decision, the most urgent first."""
+    """The requests that wait for a decision, the most urgent first."""
     async with connected() as retinue:
         requests = await retinue.pending()
         if as_json:

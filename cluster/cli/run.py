@@ -46,7 +46,7 @@ _WHOLE_ID = 36  # characters
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `retinue run` was told; None where it was not."""
+    """The arguments of `retinue run`; None for those not given."""
 
     agent: str
     prompt: str
@@ -104,7 +104,7 @@ async def resume(
 
 
 async def _through_losses(retinue: Retinue, work: Callable[[], Awaitable[T]]) -> T:
-    """What ``work`` comes to; again if the local cluster is lost, which comes back by itself."""
+    """The result of ``work``, which is repeated if the local cluster is lost and comes back."""
     while True:
         try:
             return await work()
@@ -275,7 +275,7 @@ async def _conclude(
 
 
 async def _around(retinue: Retinue, session: Session) -> tuple[int, int]:
-    """How many sub-agents a session has, and how many actions of its family wait for somebody."""
+    """Counts a session's sub-agents, and its family's actions that wait for a person."""
     agents = len(await session.family()) - 1
     place = await retinue.calls.registry.locate(session.id)
     requests = await retinue.calls.stores(place.workspace_id).permissions.open_requests()

@@ -1,4 +1,4 @@
-"""What was spent of a budget, and its cap as people say it."""
+"""A budget's spend, and its cap as people write it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class BudgetStatus(Struct, frozen=True):
 
     @property
     def spent_usd(self) -> Decimal:
-        """What was spent, in USD."""
+        """The amount spent, in USD."""
         return to_usd(self.spent)
 
     @property
     def reserved_usd(self) -> Decimal:
-        """What is held for actions under way, in USD."""
+        """The amount reserved for actions under way, in USD."""
         return to_usd(self.reserved)
 
     @property
@@ -57,7 +57,7 @@ def cap_text(cap: Cap) -> str:
 
 
 async def budget_status(calls: Calls, workspace_id: str, name: str) -> BudgetStatus:
-    """What was spent of a budget by name, after every host has reported what it knows."""
+    """The spend of a budget by name, after every host has reported."""
     status = await calls.directory.status()
     await asyncio.gather(
         *(calls.host(host.name).report(workspace_id) for host in status.hosts),

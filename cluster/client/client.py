@@ -132,7 +132,7 @@ class Retinue:
 
     @property
     def comes_back(self) -> bool:
-        """Whether the local cluster was lost, and is being brought back."""
+        """True while the local cluster is lost and being brought back."""
         return self._connection.comes_back
 
     async def rejoin(self, limit_s: float = _REJOIN_S) -> bool:

@@ -58,7 +58,7 @@ class Connection:
 
     @property
     def comes_back(self) -> bool:
-        """Whether the local cluster was lost, and is being brought back."""
+        """True while the local cluster is lost and being brought back."""
         return TIE.lost is not None and self._joined is not None and up.running() is not None
 
     async def rejoin(self, limit_s: float) -> bool:

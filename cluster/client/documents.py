@@ -96,7 +96,7 @@ def imported_profile(
 
 
 def imported_state(document: SessionDocument) -> Imported:
-    """What the session takes over besides its profile."""
+    """The state that the session takes over besides its profile."""
     metadata = document.metadata
     paths = document.escape_state.remembered_paths if document.escape_state else []
     snapshot = document.budget_snapshot

@@ -44,7 +44,7 @@ async def capture_git_state(path: str, *, timeout: float = TIME_LIMIT_S) -> GitS
 
 
 async def _output(command: list[str], timeout: float) -> bytes:
-    """What the command wrote, if it succeeded, in time, and wrote no more than it should."""
+    """The command's output, if it succeeded in time and stayed within its limit."""
     # A pipe of our own, read after the end: what the command leaves running may hold it open.
     reader, writer = os.pipe()
     try:

@@ -1,4 +1,4 @@
-"""What waits for a person's decision, as the client holds it."""
+"""Requests that wait for a person's decision, as the client holds them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InboxRequest:
 
     @property
     def action(self) -> Action:
-        """What the session wants to do."""
+        """The action that the session wants to take."""
         return self._entry.request.action
 
     @property
@@ -55,17 +55,17 @@ class InboxRequest:
 
     @property
     def context(self) -> str:
-        """Why the agent wants it."""
+        """The agent's reason."""
         return self._entry.request.context
 
     @property
     def risk(self) -> str:
-        """How dangerous the action is: ``low``, ``medium``, ``high`` or ``critical``."""
+        """The danger of the action: ``low``, ``medium``, ``high`` or ``critical``."""
         return str(self._entry.request.risk)
 
     @property
     def priority(self) -> str:
-        """How urgent an answer is: ``low``, ``normal``, ``high`` or ``critical``."""
+        """The urgency of an answer: ``low``, ``normal``, ``high`` or ``critical``."""
         return str(self._entry.request.priority)
 
     @property
@@ -75,7 +75,7 @@ class InboxRequest:
 
     @property
     def deferred(self) -> bool:
-        """Whether the agent has stopped waiting; a decision then lets the retried action pass."""
+        """True once the agent has stopped waiting; a decision then lets the retried action pass."""
         return str(self._entry.status) == "deferred"
 
     async def approve(
@@ -126,7 +126,7 @@ class InboxRequest:
 
 
 Answer: TypeAlias = "ApprovalScope | Literal['deny'] | bool | None"
-"""What a handler may return: a scope, True (once), False or "deny", or None to leave it open."""
+"""A handler's answer: a scope, True (once), False or "deny", or None to leave it open."""
 
 ApprovalHandler: TypeAlias = Callable[[InboxRequest], Awaitable[Answer]]
 

@@ -150,7 +150,7 @@ class Session:
         await self._calls.stores(profile.workspace_id).budget.set_cap(command)
 
     async def events(self) -> AsyncIterator[FeedEvent]:
-        """What happens in the whole subtree, live, until the session is ended or cancelled."""
+        """Yields the events of the whole subtree, live, until the session is ended or cancelled."""
         place = await self._calls.registry.locate(self.id)
         position: int | None = None
         below = {self.id} if self.id != place.family_id else None

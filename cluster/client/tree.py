@@ -29,17 +29,17 @@ class SessionTree:
 
     @property
     def total(self) -> int:
-        """What the session and all below it have spent, in nano-USD."""
+        """The spend of the session and all below it, in nano-USD."""
         return sum(node.summary.spent for node in self.walk())
 
     @property
     def cost_usd(self) -> Decimal:
-        """What the session itself has spent, in USD."""
+        """The session's own spend, in USD."""
         return to_usd(self.summary.spent)
 
     @property
     def total_usd(self) -> Decimal:
-        """What the session and all below it have spent, in USD."""
+        """The spend of the session and all below it, in USD."""
         return to_usd(self.total)
 
     def walk(self) -> Iterator[SessionTree]:

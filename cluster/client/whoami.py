@@ -1,4 +1,4 @@
-"""What the person or program is called who uses a client: it goes into the audit log."""
+"""The name of the person or program behind a client, for the audit log."""
 
 from __future__ import annotations
 

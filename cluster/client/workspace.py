@@ -43,7 +43,7 @@ class Workspace:
         return self._settings
 
     async def budget(self) -> BudgetStatus:
-        """What the workspace has spent and reserved, collected from all its sessions first."""
+        """The workspace's spend and reservations, collected from all its sessions first."""
         return await budget_status(self._calls, self.id, WORKSPACE)
 
     async def set_budget(
@@ -89,7 +89,7 @@ class Workspace:
         return await self._stores.budget.set_hold(SetHold(None, by or self._calls.actor))
 
     async def held(self) -> Hold | None:
-        """Who holds the workspace, why and since when; None if nobody does."""
+        """The hold on the workspace, with its author, reason and time; None if there is none."""
         return await self._stores.budget.held()
 
     async def _cancel_all(self, by: str) -> int:

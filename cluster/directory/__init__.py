@@ -1,1 +1,1 @@
-"""Where sessions are, and where the next ones go."""
+"""The location of each session, and the placement of new ones."""

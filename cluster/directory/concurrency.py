@@ -1,4 +1,4 @@
-"""How many sub-agents of a family run at once, and who is next. Pure bookkeeping.
+"""The limit on a family's concurrent sub-agents, and whose turn is next. Pure bookkeeping.
 
 A sub-agent that waits for its own sub-agents does not count: otherwise a family at its limit
 could wait for itself. Where several spawns wait, they take turns.
@@ -60,7 +60,7 @@ class ConcurrencyLimit:
             self._free(spawn, children)
 
     def is_open(self, name: str) -> bool:
-        """Whether a spawn is known, not over, and no orphan."""
+        """Returns whether a spawn is known, not over, and not an orphan."""
         spawn = self._spawns.get(name)
         return spawn is not None and not spawn.orphan
 
@@ -109,7 +109,7 @@ class ConcurrencyLimit:
 
     @property
     def has_orphans(self) -> bool:
-        """Whether the parent of any spawn has died and not come back yet."""
+        """True while the parent of any spawn has died and not come back."""
         return any(spawn.orphan for spawn in self._spawns.values())
 
     def active(self, family: str) -> int:

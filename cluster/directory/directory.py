@@ -125,7 +125,7 @@ class Directory:
         self._forget(self._slots.release(spawner))
 
     async def news(self, host: str, families: list[str], gone: list[str]) -> list[str]:
-        """Which sessions a host has let go, and in which families something happened.
+        """Takes in a host's news: the sessions it has let go, and the families with events.
 
         Answers which of these somebody watches: their events are worth sending.
         """
@@ -136,7 +136,7 @@ class Directory:
         return self._feed.watched(families)
 
     async def publish(self, events: list[FeedEvent]) -> None:
-        """What happened in families that are watched, in order."""
+        """Takes in events of watched families, in order."""
         self._feed.add(events)
 
     # --- what clients ask -----------------------------------------------------------------
@@ -164,7 +164,7 @@ class Directory:
             await self._hosts.ping(host)
 
     async def ask(self, part: Part, method: str, *arguments: object) -> object:
-        """What a method of `Queries` or of the registry answers, for who has no way to Redis."""
+        """Answers as `Queries` or the registry would, for callers that can't reach Redis."""
         answer: object = await getattr(self._parts[part], method)(*arguments)
         return answer
 
@@ -218,6 +218,6 @@ class Directory:
         return await self._nodes.drain(name)
 
     def _forget(self, sessions: list[str]) -> None:
-        """What is over counts no more at its host; a host that still has it will say so."""
+        """Stops counting ended sessions at their hosts; a host that still has one will say so."""
         for session_id in sessions:
             self._pool.forget(session_id)

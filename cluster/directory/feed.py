@@ -1,4 +1,4 @@
-"""What happens in families that somebody watches, as it happens. Nothing here is durable."""
+"""The live events of watched families. Nothing here is durable."""
 
 from __future__ import annotations
 

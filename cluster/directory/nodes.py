@@ -27,7 +27,7 @@ class NodeLauncher(Protocol):
 
 
 class Nodes:
-    """What happens to hosts and stores when nodes come and go."""
+    """Moves hosts and stores as nodes come and go."""
 
     def __init__(self, launcher: NodeLauncher, pool: Pool, hosts: Hosts, idle_s: float) -> None:
         """Ends hosts without a session, and stores on nodes without a host, after ``idle_s``."""

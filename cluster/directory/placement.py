@@ -1,4 +1,4 @@
-"""Which host each session goes to, and when another host is started. Pure bookkeeping.
+"""The placement of sessions on hosts, and the start of further hosts. Pure bookkeeping.
 
 It reads no clock and waits for nothing: ``now`` is in seconds, of any clock that does not jump.
 """
@@ -12,7 +12,7 @@ from retinue.cluster.directory.pool import Pool
 from retinue.cluster.status import Node
 
 PATIENCE_S = 20.0
-"""How long a root session waits for a host of its own to start, in seconds."""
+"""Seconds that a root session waits for a host of its own to start."""
 
 
 class Placement:

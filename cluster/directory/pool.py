@@ -1,4 +1,4 @@
-"""Which host a session goes to, and on which node another is needed. Pure bookkeeping.
+"""The choice of a session's host, and of the node for another one. Pure bookkeeping.
 
 1. A root session with a process of its own gets an actor to itself, as long as there may be one.
 2. Shared sessions are packed on as many hosts as there are processors.
@@ -25,11 +25,11 @@ PROCESSES_PER_HOST = 16
 SHARED_PER_HOST = 20_000
 
 NODE_WORTH = 8
-"""So many sessions more may be at a host of the parent's node than at one elsewhere."""
+"""The number of extra sessions allowed at a host on the parent's node."""
 
 HOST_WORTH = 8
-"""So many processes more may be at the parent's own host than at another one of its node, which
-would have to be called to start them and for each result. Shared ones are spread for their work."""
+"""The number of extra processes allowed at the parent's own host, compared with others on its node:
+those would have to be called for each start and result. Shared ones are spread for their work."""
 
 ON_ITS_WAY_S = 30.0
 """A session that has not come to its host after this time, in seconds, is not on its way there."""
@@ -58,7 +58,7 @@ class Host:
         return not self.sessions
 
     def count(self, isolation: Isolation) -> int:
-        """How many sessions of a kind are there."""
+        """The number of sessions of a kind."""
         return sum(1 for kind in self.sessions.values() if kind == isolation)
 
 
@@ -66,7 +66,7 @@ class Pool:
     """The hosts and what they hold."""
 
     def __init__(self, most: int, host_cpus: float = 0.0, host_memory: float = 0.0) -> None:
-        """At ``most`` so many hosts, which need so much of a node each."""
+        """``most``: the maximum number of hosts; the rest: what each asks for, memory in bytes."""
         self.hosts: dict[str, Host] = {}
         self.nodes: dict[str, Node] = {}
         self.most = most
@@ -103,7 +103,7 @@ class Pool:
         return [host.name for host in self.hosts.values() if host.ready]
 
     def is_ready(self, name: str) -> bool:
-        """Whether a host is known, and runs."""
+        """Returns whether a host is known and running."""
         host = self.hosts.get(name)
         return host is not None and host.ready
 
@@ -224,12 +224,12 @@ class Pool:
 
     @property
     def may_grow(self) -> bool:
-        """Whether there may be another host."""
+        """True if another host may be started."""
         return len(self.hosts) < self.most
 
     @property
     def wants_another(self) -> bool:
-        """Whether a further host should be started behind those in use."""
+        """Returns whether a spare host should be started behind those in use."""
         hosts = self._staying_hosts()
         if not self.may_grow or self.starting_since() is not None:
             return False
@@ -260,14 +260,14 @@ class Pool:
         return [node for node in self.nodes.values() if node.alive and not node.draining]
 
     def _load(self) -> Counter[str]:
-        """How many sessions are on each node."""
+        """The number of sessions on each node."""
         load: Counter[str] = Counter()
         for host in self.hosts.values():
             load[host.node] += len(host.sessions)
         return load
 
     def _worth(self, host: Host, near: str, own: int) -> int:
-        """How many sessions more than others a host may have for being near another one.
+        """The number of sessions by which a host may exceed others for being near another one.
 
         ``own`` of them are for being the same.
         """

@@ -1,4 +1,4 @@
-"""What is stored, for clients to read: families, holds and the audit log.
+"""Stored data for clients to read: families, holds and the audit log.
 
 The rest is the registry's, whose methods clients call as they are.
 """
@@ -22,7 +22,7 @@ class Queries:
         self._runtime = runtime
 
     async def holds(self) -> dict[str, Hold]:
-        """Who holds which workspaces, by workspace id."""
+        """The holds on workspaces, by workspace id."""
         ids = [one.workspace_id for one in await self._runtime.registry.workspaces()]
         found = await asyncio.gather(*map(self._runtime.brakes.refresh, ids))
         return {workspace_id: hold for workspace_id, hold in zip(ids, found, strict=True) if hold}

@@ -15,10 +15,10 @@ class Slots:
 
     def __init__(self) -> None:
         self.waiting: dict[str, int] = {}
-        """How many sessions each spawn, and each caller for a root session, waits for."""
+        """The number of sessions that each spawn, and each caller for a root session, waits for."""
         self._limit = ConcurrencyLimit()
         self.changed: Changed = Changed()
-        """Whether there may be room for those that wait."""
+        """Notified when there may be room for those that wait."""
 
     async def acquire(
         self,
@@ -75,7 +75,7 @@ class Slots:
 
     @property
     def has_orphans(self) -> bool:
-        """Whether the parent of any spawn has died and not come back yet."""
+        """True while the parent of any spawn has died and not come back."""
         return self._limit.has_orphans
 
     def _note(self, spawner: str, count: int) -> None:

@@ -1,1 +1,1 @@
-"""What is there, what is missing, and what to do about it."""
+"""Diagnosis: the parts that are there, those that are missing, and the remedies."""

@@ -64,7 +64,7 @@ async def _pool(calls: Calls) -> list[tuple[str, int]]:
 
 
 async def _stored(calls: Calls, nodes: Sequence[Examined]) -> tuple[Versions, str]:
-    """What is stored, as the first node that reaches Redis sees it."""
+    """The stored forms, as seen by the first node that reaches Redis."""
     able = [one for one in nodes if one.report and not one.report.redis.error]
     if not able:
         return {}, "no node reaches Redis"

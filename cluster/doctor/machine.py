@@ -247,7 +247,7 @@ def _holders(state: Path) -> Iterator[Check]:
 def local_cluster(
     found: Running | None, held: bool, is_alive: Callable[[Part], bool], now: float
 ) -> Check:
-    """How it stands with what `retinue up` has started. ``held`` if its supervisor is alive."""
+    """The state of the cluster started by `retinue up`. ``held`` if its supervisor is alive."""
     name = "retinue up"
     if found is None:
         return Check(name, "ok", "does not run: each command starts a cluster of its own")

@@ -1,4 +1,4 @@
-"""What a node says of itself: this runs there, in a process of its own, without any actor."""
+"""A node's report on itself: this runs there, in a process of its own, without any actor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class NodeReport(msgspec.Struct, frozen=True):
 
 
 def software() -> Software:
-    """What runs in this process."""
+    """The versions that run in this process."""
     python = sys.version.split()[0]
     return Software(installed("retinue"), installed("ray"), python, installed("cloudpickle"))
 

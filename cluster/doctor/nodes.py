@@ -47,20 +47,20 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What is to be said of each node, by its id, and of all of them together."""
+    """The findings about each node, by its id, and about all of them together."""
 
     nodes: dict[str, list[Check]]
     cluster: list[Check]
 
     @property
     def fine(self) -> bool:
-        """Whether there is no problem."""
+        """True if there is no problem."""
         found = [*self.cluster, *(one for checks in self.nodes.values() for one in checks)]
         return all(one.verdict != "problem" for one in found)
 
 
 def judge(cluster: Cluster) -> Findings:
-    """What is wrong, and what to do about it; nothing is said of what is well."""
+    """Lists the problems with their remedies; healthy parts are left out."""
     issuers = Counter(one.report.issuer for one in cluster.nodes if one.report)
     issuers.pop("", None)
     issuer = max(issuers, key=lambda one: issuers[one], default="")

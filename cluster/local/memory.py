@@ -1,4 +1,4 @@
-"""How much memory is left on this machine, or in this container."""
+"""The memory left on this machine, or in this container."""
 
 from __future__ import annotations
 

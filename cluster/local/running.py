@@ -1,4 +1,4 @@
-"""What `retinue up` leaves for others to join, and how it stands with that.
+"""The announcement that `retinue up` leaves for others to join, and its state.
 
 The process that `up` started, the supervisor, holds a lock for as long as it lives, so a file that
 it could not remove, after a power cut for example, is never taken for a running cluster. The
@@ -56,12 +56,12 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def up_file() -> Path:
-    """Where `retinue up` says what it started."""
+    """The file in which `retinue up` announces what it started."""
     return state_directory() / "up.json"
 
 
 def announced() -> Running | None:
-    """What was announced last and not withdrawn, whether or not anything of it is alive."""
+    """The last announcement not withdrawn, whether or not anything of it is alive."""
     try:
         return msgspec.json.decode(up_file().read_bytes(), type=Running)
     except (OSError, msgspec.MsgspecError):
@@ -69,19 +69,19 @@ def announced() -> Running | None:
 
 
 def standing() -> Running | None:
-    """What was announced, if it still counts: its supervisor is alive, or has said why it ended."""
+    """The announcement, if it still counts: its supervisor is alive, or has said why it ended."""
     found = announced()
     return found if found and (found.state == "ended" or held()) else None
 
 
 def running() -> Running | None:
-    """What `retinue up` has started on this state directory, if its supervisor is alive."""
+    """The cluster of `retinue up` on this state directory, if its supervisor is alive."""
     found = standing()
     return found if found and found.state != "ended" else None
 
 
 async def joinable() -> Running | None:
-    """What can be joined now; None if nothing is up.
+    """The cluster that can be joined now; None if none is up.
 
     Waits some seconds for a cluster that is being brought back; then ClusterUnavailable says so.
     Also for one that has ended because it could not be brought back, until `up` or `down`.
@@ -109,7 +109,7 @@ async def next_incarnation(after: int, limit_s: float) -> None:
 
 
 def trouble(found: Running, is_alive: Callable[[Part], bool], now: float) -> str | None:
-    """Why a cluster whose supervisor lives can't be joined, and what to do; None if it can."""
+    """The reason a supervised cluster can't be joined, and the remedy; None if it can."""
     if found.state == "ended":
         return (
             f"the local cluster has ended, since it could not be brought back: {found.why}: "
@@ -123,7 +123,7 @@ def trouble(found: Running, is_alive: Callable[[Part], bool], now: float) -> str
 
 
 def loss(joined: Running, found: Running | None, is_alive: Callable[[Part], bool]) -> str | None:
-    """What a client that is in ``joined`` is to be told, given what is announced now.
+    """The message for a client that has joined ``joined``, given the announcement of now.
 
     None as long as all is well. ``found`` is None if nothing is up any more.
     """
@@ -159,12 +159,12 @@ def part(name: str, pid: int) -> Part:
 
 
 def alive(part: Part) -> bool:
-    """Whether a process is the one that it was, and more than a zombie."""
+    """Returns whether a process is still the same one, and not a zombie."""
     return _start_of(part.pid) == part.started
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process has started, in ticks since the machine has; None if it has ended."""
+    """The start time of a process, in ticks since the machine's start; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -213,7 +213,7 @@ def withdraw() -> None:
 
 
 def held() -> bool:
-    """Whether the process that `up` started is alive, ready or not."""
+    """Returns whether the process that `up` started is alive, ready or not."""
     try:
         lock = os.open(_lock_file(), os.O_RDWR)
     except OSError:

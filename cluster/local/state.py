@@ -13,7 +13,7 @@ from retinue.cluster.settings import ClusterSettings
 
 
 def state_directory() -> Path:
-    """Where a local cluster keeps its state: RETINUE_HOME, else the user's state directory."""
+    """The state directory of a local cluster: RETINUE_HOME, else the user's state directory."""
     home = os.environ.get("RETINUE_HOME")
     directory = Path(home) if home else user_state_path("retinue")
     directory = directory.expanduser().absolute()

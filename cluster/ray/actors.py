@@ -92,7 +92,7 @@ def node() -> Node:
 
 
 def was_restarted() -> bool:
-    """Whether this process's actor is one that Ray has started again."""
+    """Returns whether Ray has restarted this process's actor."""
     again: bool = ray.get_runtime_context().was_current_actor_reconstructed
     return again
 
@@ -106,7 +106,7 @@ def nodes() -> list[Node]:
 def on_nodes(
     function: Callable[..., T], arguments: tuple[object, ...], nodes: Sequence[Node], limit_s: float
 ) -> list[tuple[Node, T | str]]:
-    """What ``function`` returns on each of the nodes; a text where it failed, or took too long."""
+    """The results of ``function`` on each node; a text where it failed or took too long."""
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     answers = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.id, soft=False)).remote(

@@ -153,7 +153,7 @@ def own_parts() -> list[Part]:
 
 
 def dead_part() -> str | None:
-    """Which of them has died, and of what; None if all live."""
+    """The one that has died, with the cause; None if all live."""
     for name, process in private.own_processes():
         if (code := process.poll()) is not None:
             return f"{name} {_ended(code)}"

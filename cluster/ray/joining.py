@@ -1,4 +1,4 @@
-"""What stands between a client and a cluster: addresses, tokens, versions. Judged without Ray."""
+"""Obstacles between a client and a cluster: addresses, tokens, versions. Judged without Ray."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def address_or_none(given: str | None) -> str | None:
 
 
 def outlives_us() -> bool:
-    """Whether commands join a cluster, and don't start one of their own."""
+    """Returns whether commands join a cluster instead of starting their own."""
     return address_or_none(None) is not None or running() is not None
 
 

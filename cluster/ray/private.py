@@ -66,7 +66,7 @@ _log = logging.getLogger("retinue")
 
 
 class Head(NamedTuple):
-    """What a head tells: the versions of its cluster, and the ids of its living nodes."""
+    """A head's answer: the versions of its cluster, and the ids of its living nodes."""
 
     versions: dict[str, str]
     nodes: frozenset[str]
@@ -84,7 +84,7 @@ def check_version() -> str | None:
 
 
 def outside(version: str, requirements: list[str]) -> str | None:
-    """What to say of a Ray of this version, by a distribution's requirements; None if it fits."""
+    """The warning about a Ray of this version, by our requirements; None if it fits."""
     wanted = next(one for one in requirements if re.match(r"ray\W", one) and "extra" not in one)
     limits = {sign: _release(number) for sign, number in re.findall(r"(>=|<)([\d.]+)", wanted)}
     if limits[">="] <= _release(version) < limits["<"]:
@@ -154,7 +154,7 @@ def nodes_here() -> set[str]:
 
 
 def ask_head(address: str, limit_s: float) -> Head:
-    """What the head at HOST:PORT tells. RayError if it does not answer, or not as a head.
+    """The answer of the head at HOST:PORT. RayError if it does not answer, or not as a head.
 
     For: as above. Instead: as above.
     """
@@ -167,7 +167,7 @@ def ask_head(address: str, limit_s: float) -> Head:
 
 
 def has_token() -> bool:
-    """Whether Ray finds a token. AuthenticationError if it can't be read.
+    """Returns whether Ray finds a token. AuthenticationError if it can't be read.
 
     For: Ray ends the process where there is none. Instead: an error of `ray.init`.
     """

@@ -54,7 +54,7 @@ def wire_store(settings: ClusterSettings) -> Runtime:
 
 
 class Process:
-    """What every actor's process does and says of itself."""
+    """The base of every actor: its process's set-up, and its answers about itself."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)

@@ -1,4 +1,4 @@
-"""What ties a client's process to its cluster, and what is done when that is lost.
+"""The tie between a client's process and its cluster, and the reaction to its loss.
 
 Ray waits a minute for a control service that is gone, in every call, and then ends the process with
 a message of its own. So a thread looks, without asking Ray, whether what the cluster can't be
@@ -33,7 +33,7 @@ class Tie:
         self.lost: str | None = None
         self.on_stuck: Callable[[str], None] | None = None
         self.joined: int = 0
-        """How often a cluster was joined here: what was found in one means nothing in the next."""
+        """Counts the clusters joined here: nothing found in one is valid in the next."""
         self._watch: _Watch | None = None
         self._last: _Watch | None = None
         self._pending: set[Callable[[], object]] = set()
@@ -92,7 +92,7 @@ class Tie:
 
     @property
     def watched(self) -> bool:
-        """Whether a loss would be noticed."""
+        """True if a loss would be noticed."""
         return self._watch is not None
 
     def require(self) -> None:
@@ -101,7 +101,7 @@ class Tie:
             raise ClusterUnavailable(self.lost)
 
     async def answer(self, asked: Awaitable[T]) -> T:
-        """What was asked for; ClusterUnavailable as soon as the cluster is lost."""
+        """The answer; raises ClusterUnavailable as soon as the cluster is lost."""
         if not self.watched:
             return await asked
         self.require()
@@ -121,7 +121,7 @@ class Tie:
             task.cancel()
 
     async def find(self, look_up: Callable[[], T]) -> T:
-        """What a function finds that may wait for long: that holds up no end of a process."""
+        """The result of a look-up that may take long, without delaying the process's end."""
         if not self.watched:
             return await asyncio.to_thread(look_up)
         return await self.answer(_in_thread(look_up))

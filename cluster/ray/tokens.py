@@ -57,7 +57,7 @@ def _turn_tokens_on() -> None:
 
 
 def source() -> str:
-    """Where Ray has its token from, in Ray's order."""
+    """The source of Ray's token, in Ray's order."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(_rays_token_file())

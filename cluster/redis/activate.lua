@@ -1,4 +1,4 @@
--- Take an entity over. KEYS: meta, rows, snapshot, and that of the reason if the scope is stopped,
+-- Take an entity over. KEYS: meta, rows, snapshot, and that of the reason if the workspace is stopped,
 -- which then is the answer. ARGV: the newest version that the caller reads, or
 -- nothing. Answers epoch, seq, snapshot, rows. Of what a newer one wrote the epoch is not raised.
 local stopped = redis.call('GET', KEYS[4])

@@ -1,11 +1,11 @@
--- Append to many entities of one scope. First the key that has the reason if the scope is stopped,
--- and then it is the answer; next that of its brake. For each entity, two keys: its own, from which
--- those of its rows, messages and audit rows follow, and its family's; and arguments: id, epoch,
--- after, creator, row, n, n messages, n, n audit rows, summary ('' = none).
--- One key more, if there is one, is the scope's index of root sessions, and each three arguments
--- more are a change of it: for the how manieth append, the states that a session now has not, and
--- its new member, which is its state and its position. Or they change the brake: for the how manieth
--- append, '!', and what it is from now on if that row is written.
+-- Appends to many entities of one workspace. First the key that holds the reason if the workspace is
+-- stopped, which is then the answer; next the key of its brake. For each entity, two keys: its own,
+-- from which those of its rows, messages and audit rows follow, and its family's; and arguments: id,
+-- epoch, after, creator, row, n, n messages, n, n audit rows, summary ('' = none).
+-- A further key, if there is one, is the workspace's index of root sessions, and every three further
+-- arguments change it: the index of the append they belong to, the states the session left, and its
+-- new entry, which is its state and position. Or they change the brake: the index of the append they
+-- belong to, '!', and the brake's value if that row is written.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
 -- An entity that is refused does not hinder the others. Answers with the brake ('' = there is none),
 -- and one of OK, FENCED, GAP for each.

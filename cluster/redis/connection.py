@@ -26,7 +26,7 @@ from retinue.cluster.redis.raw_connections import Argument, RawConnections
 from retinue.cluster.settings import ClusterSettings, DiskWait
 
 PATIENCE_S = 30.0
-"""How long a command waits for Redis to come back, in seconds."""
+"""Seconds that a command waits for Redis to come back."""
 
 OLDEST = (6, 2)
 OLDEST_TO_WAIT = (7, 2)

@@ -52,14 +52,14 @@ Address: TypeAlias = tuple[str, int]
 
 
 class Deployment(Protocol):
-    """What `retinue.cluster.redis.connection` needs to know."""
+    """The facts that `retinue.cluster.redis.connection` needs."""
 
     @property
     def clustered(self) -> bool: ...
 
     @property
     def fails_over(self) -> bool:
-        """Whether a refusal by a replica may pass, since somebody else becomes the primary."""
+        """True if a refusal by a replica may pass, since another server becomes the primary."""
         ...
 
     async def at(self, key: str) -> RawConnections:
@@ -174,7 +174,7 @@ class Cluster:
 
 
 async def _owners(node: RawConnections) -> list[Address | None]:
-    """Which node has which slot, by what this one says."""
+    """The slots of each node, as told by this one."""
     (found,) = await node.exchange(("CLUSTER", "SLOTS"))
     if isinstance(found, Exception):
         raise found
@@ -186,7 +186,7 @@ async def _owners(node: RawConnections) -> list[Address | None]:
 
 
 def deployment(url: str) -> Deployment:
-    """What ``url`` names; InvalidValue, without its secrets, if it names nothing."""
+    """The deployment at ``url``; raises InvalidValue, without its secrets, if it names none."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     try:

@@ -1,4 +1,4 @@
-"""What an error of Redis means: whether waiting may help, and the one line that a person reads."""
+"""The meaning of Redis errors: the chance that waiting helps, and one line for a person."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _FAIL_OVER = frozenset(
 
 
 def is_outage(error: Exception, fails_over: bool = False) -> bool:
-    """Whether waiting may help; ``fails_over`` if somebody else may become the primary."""
+    """Returns whether waiting may help; ``fails_over`` if another server may become the primary."""
     cause = root(error)
     if isinstance(cause, AuthenticationError) or _shows(cause, _FOR_GOOD):
         return False
@@ -96,7 +96,7 @@ def explain(error: Exception, url: str) -> StoreUnavailable:
 
 
 def root(error: Exception) -> Exception:
-    """What the client library has wrapped: it reports a refused login as a lost connection."""
+    """The error inside the client library's: it reports a refused login as a lost connection."""
     inner = error.args[0] if error.args else None
     return inner if isinstance(inner, RedisError) else error
 

@@ -143,7 +143,7 @@ class Listing:
         return ways[sizes.index(min(sizes))]
 
     async def _size(self, parts: Sequence[_Part], bounds: _Bounds) -> int:
-        """How many positions there are in the parts together."""
+        """The number of positions in all parts together."""
         counts = await self._redis.all(
             [
                 ("ZLEXCOUNT", one.key, b"[" + start + bounds.first, b"(" + start + bounds.end)
@@ -162,7 +162,7 @@ class Listing:
         return sorted(found, reverse=True)[:size]
 
     async def _summaries(self, positions: Iterable[bytes]) -> list[SessionSummary | None]:
-        """What the journal has about the sessions; None for one that has not come to be."""
+        """The journal's lines about the sessions; None for one that does not exist yet."""
         ids = [id_at(where) for where in positions]
         stored = cast(
             "list[bytes | None]", await self._redis.all([self._locations.query(id) for id in ids])

@@ -1,4 +1,4 @@
-"""Where each session belongs, in Redis, sub-agents included.
+"""The location of each session in Redis, sub-agents included.
 
 The hash of all of them is cut into 4096 by the last three digits of the id. Such small hashes are
 stored without a pointer, which takes a third of the memory, and an id is found by its end.

@@ -82,7 +82,7 @@ class RedisRegistry:
         return await self._locations.get(session_id)
 
     async def places(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
-        """Where those of these sessions belong that are known."""
+        """The locations of those of these sessions that are known."""
         return await self._locations.known(session_ids)
 
     async def register(self, place: SessionKey, session_ids: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which versions of the stored forms are in Redis: for `retinue doctor`, never on a hot path."""
+"""The versions of stored forms in Redis: for `retinue doctor`, never on a hot path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Versions: TypeAlias = dict[str, dict[int, int]]
 """By kind of entity: how many there are of each version, of those that were looked at."""
 
 MOST = 10_000
-"""How many entities are looked at; others may be there."""
+"""The number of entities examined; there may be others."""
 
 
 async def stored_versions(connection: Connection, most: int = MOST) -> Versions:

@@ -1,4 +1,4 @@
-"""How far the stores of a Redis had come when it was last seen from this machine.
+"""The positions of a Redis's stores when this machine last saw it.
 
 A Redis that goes back as a whole while nobody runs can't be told from one that never went further,
 except by somebody who has seen it. So a cluster notes in its state directory, when it comes up and

@@ -1,1 +1,1 @@
-"""What people see in a terminal, and are asked there."""
+"""Output and questions for people at a terminal."""

@@ -27,7 +27,7 @@ _ANSWERS: dict[str, Answer] = {
 
 
 def can_ask() -> bool:
-    """Whether there is a terminal to ask at."""
+    """Returns whether there is a terminal to ask at."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

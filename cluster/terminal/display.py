@@ -124,7 +124,7 @@ def tally(progress: Progress) -> str:
 
 
 def drawing(progress: Progress, took_s: float, spinner: RenderableType) -> RenderableType:
-    """What the terminal shows: the tally, and what runs now and for how long."""
+    """The terminal's picture: the tally, and the sub-agents at work with their times."""
     if isinstance(spinner, Spinner):
         spinner.update(text=Text(f"{tally(progress)}, {lasting(took_s)}"))
     now = time.time()

@@ -34,7 +34,7 @@ async def follow(runs: Sequence[tuple[Session, str]], display: Display) -> list[
 
 
 def conclusion(result: Result, agents: int) -> str:
-    """How a run ended, in a line."""
+    """The end of a run, in a line."""
     below = f" with {agents} sub-agent{'s' if agents > 1 else ''}" if agents else ""
     line = f"{result.status} in {lasting(result.duration_s)}{below}, {usd(result.cost)}"
     return line if result.success else f"{line}: {result.error or 'no reason given'}"

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, an error in one line, and JSON."""
+"""The end of a command: its exit code, an error in one line, and JSON."""
 
 from __future__ import annotations
 

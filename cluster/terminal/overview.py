@@ -1,4 +1,4 @@
-"""What `retinue ps`, `tree` and `show` tell, gathered, and as JSON. Reads summaries only.
+"""The data of `retinue ps`, `tree` and `show`, gathered, and as JSON. Reads summaries only.
 
 A session that is stored as running while no host has its run was interrupted: whatever ran it died.
 """
@@ -43,7 +43,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which sessions are listed: all, or those that fit.
+    """The choice of listed sessions: all, or those that match.
 
     ``state`` may also be ``interrupted``, or ``held``: at work in a workspace that is on hold.
     """
@@ -173,7 +173,7 @@ def result_json(result: Result) -> dict[str, JsonValue]:
 
 
 def budget_json(status: BudgetStatus) -> dict[str, JsonValue]:
-    """What was spent, is reserved and may be, as JSON."""
+    """Spend, reservations and cap, as JSON."""
     return {
         "spent_usd": usd_text(status.spent),
         "reserved_usd": usd_text(status.reserved),

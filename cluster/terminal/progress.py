@@ -1,4 +1,4 @@
-"""How far a family of sessions is: counted from its events, put right by its summaries.
+"""The progress of a family: counted from its events, corrected by its summaries.
 
 Events are quick and may be lost; summaries are right and cost a look at each session. Pure.
 """
@@ -79,7 +79,7 @@ class Progress:
                 pass  # the states and sums shown here stay as they are
 
     def counts(self) -> Counts:
-        """How many sub-agents are in which state."""
+        """The number of sub-agents in each state."""
         below = [one.status for id, one in self.sessions.items() if id not in self.roots]
         return Counts(
             running=sum(1 for status in below if _active(status)),
@@ -89,7 +89,7 @@ class Progress:
         )
 
     def running(self, most: int) -> list[Seen]:
-        """What runs now: the sub-agents that have been at it longest, else the roots."""
+        """The sessions at work now: the longest-running sub-agents, else the roots."""
         active = [(id, one) for id, one in self.sessions.items() if _active(one.status)]
         below = [one for id, one in active if id not in self.roots]
         shown = below or [one for _, one in active]

@@ -1,4 +1,4 @@
-"""How the command line looks: tables, trees and amounts, as rich renderables. No I/O but printing.
+"""The command line's look: tables, trees and amounts, as rich renderables. No I/O but printing.
 
 Labels, prompts and reasons come from agents: they are shown as plain text, without the control
 characters that would let an agent draw on the terminal of the person who decides.
@@ -47,12 +47,12 @@ _STYLES = {
 
 
 def stdout() -> Console:
-    """Where results go."""
+    """The console for results."""
     return _console(stderr=False)
 
 
 def stderr() -> Console:
-    """Where progress, hints and errors go."""
+    """The console for progress, hints and errors."""
     return _console(stderr=True)
 
 
@@ -102,7 +102,7 @@ def lasting(seconds: float) -> str:
 
 
 def ago(micros: int) -> str:
-    """How long ago a time was, roughly."""
+    """The rough age of a time."""
     seconds = max(time.time() - micros / 1_000_000, 0)
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
@@ -132,7 +132,7 @@ def sessions_table(listed: Iterable[Overview], width: int) -> Table:
 
 @dataclass(frozen=True)
 class Folding:
-    """How much of a tree is shown: levels below the root, and siblings (None: all)."""
+    """The part of a tree that is shown: levels below the root, and siblings (None: all)."""
 
     depth: int | None = None
     siblings: int | None = None

@@ -1,1 +1,1 @@
-"""What `up` starts: a supervisor, and the cluster that it keeps up."""
+"""The processes behind `up`: a supervisor, and the cluster that it keeps up."""

@@ -83,7 +83,7 @@ def stop() -> int | None:
 
 
 def log_file() -> Path:
-    """What the daemon has said."""
+    """The daemon's output."""
     return state_directory() / "up.log"
 
 

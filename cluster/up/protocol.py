@@ -1,4 +1,4 @@
-"""What a supervisor and the incarnation of its cluster tell each other: a line of JSON each."""
+"""The protocol between a supervisor and its cluster's incarnation: one line of JSON each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STOP = b"stop\n"
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to begin with.
+    """The parameters to begin with.
 
     ``left`` are runs that nobody wants to go on; None in the first life, which leaves alone all
     that it finds.
@@ -31,7 +31,7 @@ class Up(msgspec.Struct, frozen=True, tag=True):
 
 
 class Left(msgspec.Struct, frozen=True, tag=True):
-    """Which interrupted runs nobody has resumed yet."""
+    """The interrupted runs that nobody has resumed yet."""
 
     ids: tuple[str, ...]
 

@@ -114,7 +114,7 @@ def add_failure(failed: list[Failed], ended: Lost | Failed, lived_s: float | Non
 
 
 def out_of_hope(failed: list[Failed]) -> bool:
-    """Whether attempts to bring a cluster back that failed so, one after the other, are enough."""
+    """Returns whether these failed attempts, in a row, to bring a cluster back are enough."""
     return bool(failed) and (failed[-1].final or len(failed) >= _ATTEMPTS)
 
 
