@@ -107,8 +107,7 @@ class LocalNodes:
         """Kill a node and all that runs there, at once."""
         [node] = [one for one in self._cluster.worker_nodes if one.node_id == node_id]
         raylet = processes.raylet_of(node)
-        for process in processes.of_raylet(raylet):
-            processes.kill(process.pid)
+        processes.kill_at_once(lambda: processes.below(processes.of_raylet(raylet)))
         self._cluster.remove_node(node, allow_graceful=False)
 
     def is_running(self, node_id: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psutil
@@ -93,6 +93,17 @@ def kill(pid: int, sign: int = signal.SIGKILL) -> bool:
         os.kill(pid, sign)
         return True
     return False
+
+
+def kill_at_once(find: Callable[[], set[int]]) -> None:
+    """Kill all that ``find`` finds, as a machine that fails does: nothing of it starts another."""
+    stopped: set[int] = set()
+    while new := find() - stopped:
+        for pid in new:
+            kill(pid, signal.SIGSTOP)
+        stopped |= new
+    for pid in stopped:
+        kill(pid)
 
 
 def describe(process: psutil.Process) -> str:

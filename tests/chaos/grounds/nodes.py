@@ -108,8 +108,7 @@ class ChaosCluster:
         """Kill a node; its actors ``at_once`` with it, or when they notice."""
         raylet = processes.raylet_of(node)
         if at_once:
-            for pid in processes.below(processes.of_raylet(raylet)):  # a machine takes all along
-                processes.kill(pid)
+            processes.kill_at_once(lambda: processes.below(processes.of_raylet(raylet)))
         self._cluster.remove_node(node, allow_graceful=False)
         self.dead_raylets.append(raylet)
 
