@@ -11,6 +11,6 @@ _OF_WORKSPACES = frozenset(spec.name for spec in STORES if not spec.shared)
 
 
 def workspace_of(name: str) -> str | None:
-    """The workspace whose store an actor of this name is."""
+    """The id of the workspace whose store has this actor name."""
     kind, _, workspace_id = name.partition("/")
     return workspace_id if kind in _OF_WORKSPACES else None

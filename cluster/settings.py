@@ -18,8 +18,8 @@ STORE_CPUS = 0.001
 class DiskWait(msgspec.Struct, frozen=True):
     """The number of disks a row must reach before it counts: ``WAITAOF`` of Redis 7.2 or newer.
 
-    ``local`` is 1 for the primary's own disk, ``replicas`` how many others. With ``appendfsync
-    everysec`` each wait takes up to a second, so set it to ``always``.
+    ``local`` is 1 for the primary's own disk, ``replicas`` the number of others. With
+    ``appendfsync everysec`` each wait takes up to a second, so set it to ``always``.
     """
 
     local: int = 1
@@ -33,7 +33,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     ``redis_url`` is redis://, rediss:// (TLS), unix://, redis+sentinel://host:26379,host:26379/name
     or redis+cluster://host:7000,host:7001; `retinue.cluster.redis.deployment` has it in full.
     ``wait_for_disk`` has every commit wait until it is on disk, which takes Redis 7.2 or newer.
-    ``host_cpus`` and ``*_memory`` (bytes) are what an actor asks Ray for; it may use more.
+    ``host_cpus`` and ``*_memory`` (bytes): the resources an actor asks Ray for; it may use more.
     """
 
     redis_url: str

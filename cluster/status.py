@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Node(Struct, frozen=True):
-    """A node. Memory in bytes; what is free is free for actors that ask for it."""
+    """A node. Memory in bytes; free resources are those left for actors that ask for them."""
 
     id: str
     address: str
@@ -33,7 +33,7 @@ class HostStatus(Struct, frozen=True):
 
 
 class NodeStatus(Struct, frozen=True):
-    """A node, and what of ours is still on it; ``sessions`` are those that are live there."""
+    """A node, with the number of our hosts, live sessions and stores still on it."""
 
     id: str
     address: str

@@ -1,7 +1,7 @@
 """``python -m docs.sizing [--write]``: the tables of figures in `operations.md`.
 
-They are worked out from the last runs of `make bench` and of `python -m benchmarks.operations`, and
-from the limits in the code; with ``--write`` they replace those in the document.
+They are computed from the last runs of `make bench` and `python -m benchmarks.operations`, and from
+the limits in the code; with ``--write`` they replace those in the document.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NODES = ((2, 4), (4, 16), (8, 64))
 
 HOSTS_PER_PROCESSOR = 4
 USABLE = 0.7
-"""The part of a node that hosts and agents may fill; the rest is for Ray and for what agents do."""
+"""The share of a node's memory for hosts and agents; the rest is for Ray and the agents' work."""
 
 ACTION_EVERY_S = 10
 COMMITS_PER_ACTION = 2
@@ -37,7 +37,7 @@ _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 
 
 class Figure(NamedTuple):
-    """A measured figure: where it stands in a file of results, and what it is."""
+    """A measured figure: its place in a file of results, and its meaning."""
 
     name: str
     what: str
@@ -91,7 +91,7 @@ OPERATIONS = (
 
 
 class Measured(NamedTuple):
-    """What the tables are worked out from."""
+    """The results from which the tables are computed."""
 
     bench: Results
     operations: Results
@@ -115,7 +115,7 @@ def measured() -> Measured:
 
 
 def figures(found: Measured) -> str:
-    """The table of all that was measured, and on what."""
+    """The table of all figures measured, and the machine they were measured on."""
     lines = ["| figure | | value | run |", "| --- | --- | ---: | --- |"]
     run, machine = (cast("Results", found.bench[name]) for name in ("run", "machine"))
     command = "make bench-quick" if run["quick"] else "make bench"
@@ -143,7 +143,7 @@ def figures(found: Measured) -> str:
 
 
 def sizes(found: Measured) -> str:
-    """What so many sessions take."""
+    """The table of resources for given numbers of sessions."""
     of = found.of
     per_s = COMMITS_PER_ACTION / ACTION_EVERY_S
     rows: Sequence[tuple[str, Callable[[int], str]]] = (
@@ -185,7 +185,7 @@ def sizes(found: Measured) -> str:
 
 
 def nodes(found: Measured) -> str:
-    """What fits on a node, and where the pool ends."""
+    """The table of sessions that fit on a node, and the limit of the pool."""
     lines = [
         "| node | hosts | live shared sessions | agents at work in processes |",
         "| --- | ---: | ---: | ---: |",
@@ -226,7 +226,7 @@ def written(document: str, found: Measured) -> str:
 
 
 def _of_row(results: Results, row: str, name: str) -> float:
-    """What a row of the benchmarks tells besides its figure; NaN if it was not measured."""
+    """A further figure in a row of the benchmarks; NaN if it was not measured."""
     absolute = cast("dict[str, dict[str, float]]", results["absolute"])
     return absolute.get(row, {}).get(name, math.nan)
 
@@ -247,13 +247,13 @@ def main() -> None:
 
 
 def _shared(found: Measured, sessions: int) -> float:
-    """Bytes of so many live shared sessions, with their hosts."""
+    """The bytes that a number of live shared sessions take, with their hosts."""
     hosts = math.ceil(sessions / SHARED_PER_HOST)
     return sessions * found.of("live_session_kib") * _KIB + hosts * found.of("host_mib") * _MIB
 
 
 def _processes(found: Measured, agents: int) -> float:
-    """Bytes of so many agents at work, with their hosts and fork servers."""
+    """The bytes that a number of agents at work take, with their hosts and fork servers."""
     hosts = math.ceil(agents / PROCESSES_PER_HOST)
     each = found.of("host_mib") + found.of("fork_server_mib")
     return (agents * found.of("agent_process_mib") + hosts * each) * _MIB

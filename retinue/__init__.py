@@ -1,7 +1,7 @@
 """Retinue: trees of agents that share budgets and permissions, and survive crashes.
 
-Everything that a program needs is here. The client, and Ray with it, is imported when it is first
-asked for: agents and `retinue doctor` do without.
+Everything that a program needs is here. The client, and Ray with it, is imported on first use:
+agents and `retinue doctor` do without.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from retinue.actors.domain.errors import InvalidAgent, NotFound
 def load_agent(text: str) -> AgentFunction:
     """The agent that ``text`` names, as in ``examples/survey.py:survey``.
 
-    NotFound if there is no such file, InvalidAgent, in one line, for whatever else is wrong with
-    it: the file can't be imported, has no such name, it is not async, or does not pickle.
+    Raises NotFound if there is no such file, and InvalidAgent, in one line, if the file can't be
+    imported or has no such name, or if the agent is not async or does not pickle.
     """
     file, name = _split(text)
     module = _imported(file)
@@ -54,7 +54,7 @@ def _split(text: str) -> tuple[Path, str]:
 
 
 def _imported(file: Path) -> ModuleType:
-    """The file as a module, as if it were run or, where it is part of a package, imported."""
+    """The file as a module: imported if it is part of a package, else loaded as if it were run."""
     root, name = _place(file)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
@@ -98,7 +98,7 @@ def _what_failed(file: Path, error: BaseException) -> str:
 
 
 def _line_in(file: Path, error: BaseException) -> int | None:
-    """The last line of the file that was at work."""
+    """The number of the last line of the file in the error's traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     return next((one.lineno for one in reversed(frames) if one.filename == str(file)), None)
 

@@ -42,7 +42,7 @@ async def show(directory: Path | None, last: int, as_json: bool) -> int:
 
 
 async def verify(directory: Path | None, as_json: bool) -> int:
-    """Check every chain; the first entry of each that is wrong is named."""
+    """Check every chain, and name the first wrong entry of each."""
     async with connected() as retinue:
         workspace = await find_workspace(retinue, directory)
         reports = await workspace.audit()
@@ -111,7 +111,7 @@ def _table(entries: list[AuditEntry]) -> Table:
 
 
 def _told(entry: AuditEntry) -> str:
-    """The parts of an entry that a person wants first."""
+    """The parts of an entry that matter most to a person."""
     detail = entry.detail
     decision = detail.get("decision")
     if entry.kind == "authorized" and isinstance(decision, dict):

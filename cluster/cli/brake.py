@@ -16,7 +16,7 @@ from retinue.cluster.terminal.render import say
 async def hold(
     directory: Path | None, why: str, cancel: bool, by: str | None, as_json: bool
 ) -> int:
-    """Let nothing begin in a workspace, and with ``cancel`` end what is at work there."""
+    """Let nothing begin in a workspace, and with ``cancel`` end all work under way there."""
     path = directory or Path.cwd()
     if not path.is_dir():
         raise InvalidValue(f"--workspace: {path} is not a directory")
@@ -53,6 +53,6 @@ async def release(directory: Path | None, by: str | None, as_json: bool) -> int:
 
 
 def say_held(path: str, hold: Hold) -> None:
-    """A line about a workspace on hold, and the way out."""
+    """Prints a line about a workspace on hold, and the way out."""
     say(f"retinue: workspace {path} is {hold_text(hold)}")
     say(f"retinue: `retinue release --workspace {path}` lets it go on")

@@ -22,7 +22,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
-    """Run ``main()``; SIGINT and SIGTERM cancel it, so that it can say what is left. Exit code."""
+    """Runs ``main()`` and returns its exit code; SIGINT and SIGTERM cancel it, to let it report."""
     with _raising(_SIGNALS):
         try:
             return asyncio.run(main())
@@ -32,10 +32,10 @@ def run_until_done(main: Callable[[], Coroutine[None, None, int]]) -> int:
 
 @contextlib.asynccontextmanager
 async def connected(*, elsewhere: bool = False, actor: str | None = None) -> AsyncIterator[Retinue]:
-    """RAY_ADDRESS's cluster, or `retinue up`'s, or one of our own for the length of the block.
+    """A client of RAY_ADDRESS's cluster, or `retinue up`'s, or one that exists only for the block.
 
-    With ``elsewhere`` never one of our own, but the one that this machine is a node of. The audit
-    log has what is done under the name of ``actor``.
+    With ``elsewhere`` it never starts one, but joins the one that this machine is a node of.
+    ``actor``: the name in the audit log.
     """
     joining = elsewhere or outlives_us()
     address = "auto" if elsewhere and not outlives_us() else None
@@ -51,7 +51,7 @@ async def connected(*, elsewhere: bool = False, actor: str | None = None) -> Asy
 
 @contextlib.contextmanager
 def _raising(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Until the loop handles signals, they interrupt whatever is going on."""
+    """Has signals raise KeyboardInterrupt until the loop handles them."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The commands that look at what is there: `ps`, `tree`, `show`, `budget`, `approvals`."""
+"""The commands that show sessions and budgets: `ps`, `tree`, `show`, `budget`, `approvals`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _NO_CAP = "none"
 
 @dataclass(frozen=True)
 class PsOptions:
-    """The options of `ps`: ``limit`` sessions from a cursor on; the rest as it was typed."""
+    """The options of `ps`: ``limit`` sessions from a cursor on; the others as they were typed."""
 
     workspace: Path | None
     user: str | None
@@ -75,7 +75,7 @@ class PsOptions:
 
 
 async def ps(options: PsOptions, as_json: bool) -> int:
-    """The newest sessions that fit, and if nothing else is asked for all with work in flight."""
+    """List the newest sessions that match; without a filter also all with work in flight."""
     now = time.time_ns() // 1000
     since, until = (
         None if text is None else parse_moment(text, field, now)
@@ -115,7 +115,7 @@ async def ps(options: PsOptions, as_json: bool) -> int:
 
 
 async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
-    """A session and all below it, with costs."""
+    """Show a session and all below it, with costs."""
     async with connected() as retinue:
         session = await find_session(retinue, session_id)
         found, live = await get_tree(retinue, session.id)
@@ -129,7 +129,7 @@ async def tree(session_id: str, folding: Folding, as_json: bool) -> int:
 
 
 async def show(session_id: str, messages: int, as_json: bool) -> int:
-    """All about one session."""
+    """Show all about one session."""
     async with connected() as retinue:
         session = await find_session(retinue, session_id)
         found, live = await get_tree(retinue, session.id)
@@ -181,7 +181,7 @@ async def budget(
     by: str | None,
     as_json: bool,
 ) -> int:
-    """Spend and cap of a session, of a workspace, or of every workspace."""
+    """Show or set the budget of a session or workspace, or show those of every workspace."""
     if session_id is not None and directory is not None:
         raise InvalidValue("budget: give a session or --workspace, not both")
     if cap is not None and session_id is None and directory is None:
@@ -220,7 +220,7 @@ async def budget(
 
 
 async def list_approvals(as_json: bool) -> int:
-    """The requests that wait for a decision, the most urgent first."""
+    """List the requests that wait for a decision, the most urgent first."""
     async with connected() as retinue:
         requests = await retinue.pending()
         if as_json:
@@ -236,7 +236,7 @@ async def list_approvals(as_json: bool) -> int:
 
 
 async def approve(request_id: str, scope: ApprovalScope, by: str | None, as_json: bool) -> int:
-    """Say yes to a request."""
+    """Approve a request."""
     async with connected(actor=by) as retinue:
         request = await find_request(retinue, request_id)
         decision = await request.approve(scope)
@@ -249,7 +249,7 @@ async def approve(request_id: str, scope: ApprovalScope, by: str | None, as_json
 
 
 async def deny(request_id: str, reason: str, by: str | None, as_json: bool) -> int:
-    """Say no to a request."""
+    """Deny a request."""
     async with connected(actor=by) as retinue:
         request = await find_request(retinue, request_id)
         await request.deny(reason)

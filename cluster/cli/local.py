@@ -49,7 +49,7 @@ def up(as_json: bool) -> int:
 
 
 def down(as_json: bool) -> int:
-    """Stop it."""
+    """Stop the cluster that `up` has started."""
     with waiting("stopping Ray and Redis"):
         pid = daemon.stop()
     if as_json:
@@ -62,7 +62,7 @@ def down(as_json: bool) -> int:
 
 
 def examine(as_json: bool) -> int:
-    """Say what is there, what is missing, and what to do."""
+    """Report the parts that are there, those that are missing, and the remedies."""
     with waiting("looking around"):
         checks = doctor.examine()
     fine = all(one.verdict != "problem" for one in checks)
@@ -76,7 +76,7 @@ def examine(as_json: bool) -> int:
 
 
 async def examine_cluster(as_json: bool) -> int:
-    """Say of each node what is there, and whether it fits the others."""
+    """Report the state of each node, and its fit with the others."""
     # Ray's import takes a second, which others need not wait
     from retinue.cluster.doctor.collect import examine
 

@@ -26,7 +26,7 @@ _SHOWN = 8
 
 
 async def find_session(retinue: Retinue, text: str) -> Session:
-    """The session that ``text`` means. NotFound for none, InvalidValue if it fits several."""
+    """The session that ``text`` means; raises NotFound for none, InvalidValue for several."""
     given = check_fragment(text, "session")
     if not _WHOLE.fullmatch(given):
         found = await retinue.calls.registry.find(given)
@@ -37,7 +37,7 @@ async def find_session(retinue: Retinue, text: str) -> Session:
 
 
 async def find_request(retinue: Retinue, text: str) -> InboxRequest:
-    """The open request that ``text`` means, with the same errors."""
+    """The open request that ``text`` means; raises the same errors."""
     given = check_fragment(text, "request")
     requests = {request.id: request for request in await retinue.pending()}
     if given not in requests:
@@ -47,7 +47,7 @@ async def find_request(retinue: Retinue, text: str) -> InboxRequest:
 
 
 def check_fragment(text: str, what: str) -> str:
-    """``text`` as a part of an id. InvalidValue if it can't be one."""
+    """Returns ``text`` as a part of an id; raises InvalidValue if it can't be one."""
     given = text.strip().lower()
     if _WHOLE.fullmatch(given):
         return parse_uuid(given, what)
@@ -61,7 +61,7 @@ def check_fragment(text: str, what: str) -> str:
 
 
 def the_only_one(fragment: str, fitting: Iterable[str], what: str, lister: str) -> str:
-    """The one id that fits; ``lister`` is the command that lists them."""
+    """The one id that matches; ``lister`` is the command that lists them."""
     found = sorted(fitting)
     if not found:
         raise NotFound(f"{what} {fragment}: there is none; `{lister}` lists them")

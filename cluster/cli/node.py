@@ -14,7 +14,7 @@ _SHOWN = 8
 
 
 async def drain(name: str, as_json: bool) -> int:
-    """Have a node's sessions and stores go elsewhere; returns when nothing of ours is there."""
+    """Move a node's sessions and stores elsewhere; returns when nothing of ours is left there."""
     async with connected(elsewhere=True) as retinue:
         first = left = await retinue.calls.directory.drain(name)
         while left.hosts or left.stores:

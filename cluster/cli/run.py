@@ -1,4 +1,4 @@
-"""`retinue run` and `retinue resume`: start runs, or go on with them, and wait for the results."""
+"""`retinue run` and `retinue resume`: start or continue runs, and wait for the results."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RunOptions:
 
 
 async def run(options: RunOptions, as_json: bool) -> int:
-    """Run an agent, in a session of its own or in one that is there."""
+    """Run an agent, in a new session or in an existing one."""
     agent = load_agent(options.agent)
     _check(options)
     async with connected(actor=options.by) as retinue:
@@ -82,7 +82,7 @@ async def run(options: RunOptions, as_json: bool) -> int:
 async def resume(
     session_id: str | None, everything: bool, approve: str, by: str | None, as_json: bool
 ) -> int:
-    """Go on with what was queued or interrupted, in one session or in all."""
+    """Continue queued and interrupted runs, in one session or in all."""
     if (session_id is None) != everything:
         raise InvalidValue("resume: give the id of a session, or --all")
     async with connected(actor=by) as retinue:
@@ -104,7 +104,7 @@ async def resume(
 
 
 async def _through_losses(retinue: Retinue, work: Callable[[], Awaitable[T]]) -> T:
-    """The result of ``work``, which is repeated if the local cluster is lost and comes back."""
+    """The result of ``work``, repeated if the local cluster is lost and comes back."""
     while True:
         try:
             return await work()
@@ -118,7 +118,7 @@ async def _through_losses(retinue: Retinue, work: Callable[[], Awaitable[T]]) ->
 
 
 def _check(options: RunOptions) -> None:
-    """Refuse what is wrong before a cluster is started for it."""
+    """Refuse wrong options before a cluster is started for them."""
     if options.workspace is not None and not options.workspace.is_dir():
         raise InvalidValue(f"--workspace: {options.workspace} is not a directory")
     for name, amount in (("--budget", options.budget), ("--per-action", options.per_action)):
@@ -165,7 +165,10 @@ async def _new_session(
 
 
 async def _require_same(session: Session, agent: AgentFunction, options: RunOptions) -> None:
-    """A session keeps what it was made with; InvalidValue for what would be ignored."""
+    """Raises InvalidValue for options that a session, which keeps its own, would ignore.
+
+    Raises InvalidAgent if it has no agent, or another one.
+    """
     given = {
         "--workspace": options.workspace,
         "--budget": options.budget,
@@ -203,7 +206,7 @@ async def _to_resume(retinue: Retinue, session_id: str | None) -> list[Session]:
 async def _resumed(
     sessions: Sequence[Session],
 ) -> tuple[list[tuple[Session, str]], list[RetinueError]]:
-    """The runs that go on, and what went wrong with single sessions."""
+    """The runs that go on, and the errors of single sessions."""
     runs: list[tuple[Session, str]] = []
     errors: list[RetinueError] = []
     for session in sessions:
@@ -222,7 +225,7 @@ async def _resumed(
 async def _showing(
     retinue: Retinue, sessions: Sequence[Session], approve: str
 ) -> AsyncIterator[Display]:
-    """Progress, and answers to what the agents ask; says how to go on if it is interrupted."""
+    """Shows progress and answers the agents' requests; if interrupted, says how to resume."""
     display = make_display()
     try:
         handler = _handler(approve, display) if sessions else None

@@ -55,7 +55,7 @@ async def export(session_id: str, file: Path | None, as_json: bool) -> int:
 
 
 async def import_(file: str, skip_bad_messages: bool, agent: str | None, as_json: bool) -> int:
-    """Take in a session document; nothing is stored if anything in it is wrong."""
+    """Import a session document; nothing is stored if anything in it is wrong."""
     data = _read(file)
     loaded = load_agent(agent) if agent else None
     document.parse(data, skip_bad_messages=skip_bad_messages)  # before a cluster is started for it

@@ -1,1 +1,1 @@
-"""The client, and the handles that it gives out."""
+"""The client and its handles."""

@@ -1,4 +1,4 @@
-"""A budget's spend, and its cap as people write it."""
+"""A budget's spend, and its cap in words."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class BudgetStatus(Struct, frozen=True):
 
 
 def budget_of(config: BudgetConfig) -> Budget:
-    """The budget of a session, as its profile has it."""
+    """The budget of a session, from its profile's settings."""
     return Budget(config.session_max, config.per_action_max, config.warn_at_percent)
 
 
 def cap_of(max_usd: Usd | None, warn_at_percent: int) -> Cap:
-    """A cap as it was given; InvalidValue for an amount that is none."""
+    """The cap for the amount given; raises InvalidValue for an invalid amount."""
     most = None if max_usd is None else to_nano(max_usd, "max_usd")
     return Cap(most, min(max(warn_at_percent, 0), 100))
 

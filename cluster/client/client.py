@@ -200,7 +200,7 @@ class Retinue:
         return workspace
 
     def _tell(self, workspace: Workspace, given: Cap, standing: Standing) -> None:
-        """Log, once for each workspace, that another cap holds than the one that was given."""
+        """Log, once for each workspace, that a cap other than the given one holds."""
         if standing.cap == given or workspace.id in self._told:
             return
         self._told.add(workspace.id)

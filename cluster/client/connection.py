@@ -17,9 +17,9 @@ from retinue.cluster.settings import ClusterSettings, DiskWait
 
 @dataclass
 class Connection:
-    """Opened and closed by the client; it can be joined again if a local cluster was lost.
+    """A connection opened and closed by the client, which can rejoin a local cluster it has lost.
 
-    ``durable`` is whether Redis must keep its data; None asks nothing of it (for tools that only
+    ``durable``: True if Redis must keep its data; None asks nothing of it (for tools that only
     look around).
     """
 
@@ -33,7 +33,7 @@ class Connection:
     _joined: up.Running | None = field(default=None, init=False)
 
     async def open(self) -> ClusterSettings:
-        """Joins the cluster, or brings one up, after a look at the Redis that was given."""
+        """Joins the cluster, or brings one up, after checking the Redis given."""
         redis_url = bootstrap.redis_url_or_none(self.redis_url)
         address = address_or_none(self.address)
         if (
@@ -51,7 +51,7 @@ class Connection:
         return connected.settings
 
     def close(self) -> None:
-        """Leaves the cluster, and takes down what was brought up for this client."""
+        """Leaves the cluster, and takes down everything brought up for this client."""
         if self._connected:
             self._connected.close()
         self._connected = None
@@ -62,9 +62,10 @@ class Connection:
         return TIE.lost is not None and self._joined is not None and up.running() is not None
 
     async def rejoin(self, limit_s: float) -> bool:
-        """Joins a local cluster that was lost, once it is back, which takes ``limit_s`` s at most.
+        """Rejoins a lost local cluster once it is back, within ``limit_s`` seconds.
 
-        False if nothing is up any more; ClusterUnavailable says why it is not back.
+        Returns False if nothing is up any more; raises ClusterUnavailable with the reason if it
+        is not back in time.
         """
         if self._joined is None or self._connected is None:
             return False

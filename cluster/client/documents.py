@@ -1,4 +1,4 @@
-"""Sessions as documents: what `export` writes and `import` takes in."""
+"""Sessions as documents, for `export` and `import`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from retinue.cluster.client.calls import Calls
 from retinue.cluster.client.git_state import capture_git_state
 
 LABEL_LENGTH = 80
-"""Characters of a title that a session is listed with."""
+"""The length of a listed session's title, in characters."""
 
 
 async def export_document(calls: Calls, session_id: str) -> str:
@@ -53,7 +53,7 @@ async def export_document(calls: Calls, session_id: str) -> str:
 def read_document(
     data: str | bytes | Mapping[str, object], skip_bad_messages: bool
 ) -> tuple[SessionDocument, list[SkippedMessage], list[Allowance]]:
-    """A document, what was skipped of it, and its allowances. InvalidValue names what is wrong."""
+    """A document, its skipped parts and its allowances; raises InvalidValue naming any mistake."""
     document, skipped = parse(data, skip_bad_messages=skip_bad_messages)
     allowances = []
     for at, one in enumerate(document.allowances):
@@ -70,7 +70,7 @@ def imported_profile(
     agent: Agent | None,
     isolation: Isolation,
 ) -> Profile:
-    """The profile of the session that a document becomes; what it leaves out is as by default."""
+    """The profile of the session that a document becomes, with defaults for missing fields."""
     snapshot = document.budget_snapshot
     said = snapshot and {
         "session_max": snapshot.session_max,
@@ -96,7 +96,7 @@ def imported_profile(
 
 
 def imported_state(document: SessionDocument) -> Imported:
-    """The state that the session takes over besides its profile."""
+    """The state that the session takes over from the document, besides its profile."""
     metadata = document.metadata
     paths = document.escape_state.remembered_paths if document.escape_state else []
     snapshot = document.budget_snapshot

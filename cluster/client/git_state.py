@@ -22,10 +22,10 @@ _OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FI
 
 
 async def capture_git_state(path: str, *, timeout: float = TIME_LIMIT_S) -> GitState | None:
-    """Branch and commit of the repository that ``path`` is in.
+    """The branch and commit of the repository that contains ``path``.
 
-    The branch is None where the head is detached. The answer is None where there is no git, no
-    repository, no commit yet, no such path, or no answer within ``timeout`` seconds.
+    The branch is None if the head is detached. Returns None if there is no git, no repository, no
+    commit yet, no such path, or no answer within ``timeout`` seconds.
     """
     git = shutil.which("git")
     if git is None or not path:  # `git -C ""` would answer for the current directory
@@ -76,7 +76,7 @@ async def _start(command: list[str], stdout: int) -> asyncio.subprocess.Process:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Kill what is still running, with all that it started."""
+    """Kill the process, if it still runs, with all that it started."""
     if process.returncode is not None:
         return
     with suppress(ProcessLookupError, PermissionError):

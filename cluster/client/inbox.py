@@ -156,7 +156,7 @@ async def all_requests(calls: Calls) -> AsyncIterator[InboxRequest]:
 async def keep_answering(
     calls: Calls, watchers: Tasks, workspace_id: str, family_id: str, handler: ApprovalHandler
 ) -> None:
-    """Answer from now on: what is asked as soon as this returns finds somebody there."""
+    """Answer from now on: any request made once this has returned finds its handler."""
     await calls.stores(workspace_id).permissions.watch(0, family_id, 0.0)
     watchers.start(_answer(calls, workspace_id, family_id, handler))
 
@@ -179,7 +179,7 @@ async def _watch(calls: Calls, workspace_id: str, queue: asyncio.Queue[InboxRequ
 async def _requests(
     calls: Calls, workspace_id: str, family_id: str | None
 ) -> AsyncIterator[InboxRequest]:
-    """Requests of a workspace, each once, as they come."""
+    """The requests of a workspace, each once, as they come."""
     seen: set[str] = set()
     version = 0
     permissions = calls.stores(workspace_id).permissions
@@ -210,7 +210,7 @@ async def _answer(
 
 
 async def _answer_one(request: InboxRequest, handler: ApprovalHandler) -> None:
-    """Ask the handler; what it does not answer, or fails to, stays open for others."""
+    """Ask the handler; a request that it leaves open, or fails on, stays open for others."""
     answer = await handler(request)
     while True:
         try:

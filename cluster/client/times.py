@@ -1,4 +1,4 @@
-"""Times as people type them: how long ago, or a date and time with its offset from UTC."""
+"""Times as people type them: an age, or a date and time with its offset from UTC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 
 
 def parse_moment(text: str, field: str, now: int) -> datetime:
-    """The time that ``text`` means at ``now`` (microseconds since the epoch), or InvalidValue."""
+    """The time ``text`` means at ``now`` (microseconds since the epoch); raises InvalidValue."""
     ago = _AGO.fullmatch(text.strip())
     try:
         if ago:
@@ -30,7 +30,7 @@ def parse_moment(text: str, field: str, now: int) -> datetime:
 
 
 def to_micros(moment: datetime | None, field: str) -> int | None:
-    """Microseconds since the epoch. InvalidValue for a time that does not say its offset."""
+    """Microseconds since the epoch; raises InvalidValue for a time without an offset from UTC."""
     if moment is None:
         return None
     if moment.utcoffset() is None:

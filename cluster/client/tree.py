@@ -1,4 +1,4 @@
-"""A family of sessions as a tree, with what each branch has cost."""
+"""A family of sessions as a tree, with the cost of each branch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class FamilyStats:
 
 
 def family_stats(summaries: list[SessionSummary], spawned: int, max_concurrent: int) -> FamilyStats:
-    """Counts over a family's summaries; ``spawned`` is how many sub-agents were asked for."""
+    """Counts a family's sub-agents by summary; ``spawned``: the number of them asked for."""
     below = [one.status for one in summaries if one.parent_id is not None]
     active = below.count("running") + below.count("initialising")
     return FamilyStats(
@@ -84,7 +84,7 @@ def family_stats(summaries: list[SessionSummary], spawned: int, max_concurrent: 
 
 
 def build_tree(root: str, summaries: list[SessionSummary]) -> SessionTree:
-    """The tree below ``root``. NotFound if it is not among the summaries."""
+    """The tree below ``root``; raises NotFound if it is not among the summaries."""
     below: dict[str | None, list[SessionSummary]] = {}
     nodes: dict[str, SessionTree] = {}
     for summary in sorted(summaries, key=lambda one: (one.created_at, one.id)):

@@ -8,7 +8,7 @@ import platform
 
 
 def actor_name(given: str | None = None) -> str:
-    """The name that was given, else the login name with the machine's, as in ``ann@laptop``."""
+    """The name given, else the login name with the machine's, as in ``ann@laptop``."""
     if given and given.strip():
         return given.strip()
     try:

@@ -1,6 +1,6 @@
-"""The audit log as a document for somebody else: entries by chain, with an Ed25519 signature.
+"""The audit log as a document for others: entries by chain, with an Ed25519 signature.
 
-The signature covers everything but itself, behind a line that says what it is for, so that it can't
+The signature covers everything but itself, after a line that states its purpose, so that it can't
 pass for the signature of anything else.
 """
 
@@ -46,7 +46,7 @@ def sign_audit(keyring: Keyring, text: str) -> str:
 
 
 def check_audit(keyring: Keyring, text: str) -> None:
-    """Tampered, if the document is not as a key of this ring has signed it."""
+    """Raises Tampered if the document is not as a key of this ring has signed it."""
     document = _parse(text)
     signature, issuer = document.pop("signature", ""), document.get("issuer", "")
     signed = _PURPOSE + _canonical(document).encode()

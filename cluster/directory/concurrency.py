@@ -65,7 +65,7 @@ class ConcurrencyLimit:
         return spawn is not None and not spawn.orphan
 
     def close(self, name: str) -> list[str]:
-        """Forget a spawn; the children that held a slot."""
+        """Forget a spawn, and return the children that held a slot."""
         spawn = self._spawns.pop(name, None)
         if spawn is None:
             return []
@@ -80,7 +80,7 @@ class ConcurrencyLimit:
     def grant(
         self, name: str, want: list[str], place: Callable[[int], list[str]]
     ) -> dict[str, str]:
-        """Slots for some of ``want``; those granted before are granted again."""
+        """Grants slots to some of ``want``, as host by child; slots held already are included."""
         spawn = self._spawns[name]
         family = self._families[spawn.family]
         granted = {child: spawn.held[child] for child in want if child in spawn.held}
@@ -92,7 +92,7 @@ class ConcurrencyLimit:
         return granted
 
     def lost(self, host: str, sessions: Collection[str]) -> None:
-        """A host is gone, with the slots there; spawns of the ``sessions`` there are orphans."""
+        """Frees the slots of a host that is gone; spawns of its ``sessions`` become orphans."""
         for name, spawn in list(self._spawns.items()):
             self._free(spawn, [child for child, where in spawn.held.items() if where == host])
             spawn.orphan = spawn.orphan or spawn.parent in sessions
@@ -100,7 +100,7 @@ class ConcurrencyLimit:
                 self._close_if_over(name)
 
     def seen(self, host: str, sessions: Collection[str]) -> None:
-        """A host has these sessions, and no others."""
+        """Frees orphans' slots at a host, except those of the ``sessions`` seen there."""
         for name, spawn in list(self._spawns.items()):
             if spawn.orphan:
                 there = [child for child, where in spawn.held.items() if where == host]
@@ -113,7 +113,7 @@ class ConcurrencyLimit:
         return any(spawn.orphan for spawn in self._spawns.values())
 
     def active(self, family: str) -> int:
-        """Sub-agents of a family that run and do not wait for others."""
+        """The number of a family's sub-agents that run and do not wait for others."""
         known = self._families.get(family)
         return known.active if known else 0
 

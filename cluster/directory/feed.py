@@ -13,7 +13,7 @@ _COMES_BACK_S = 30.0  # so long after its last question a watcher may come back
 
 
 class Feed:
-    """The newest events, and who wants to hear of them."""
+    """The newest events, and their watchers."""
 
     def __init__(self) -> None:
         self._events: deque[tuple[int, FeedEvent]] = deque(maxlen=_LENGTH)
@@ -37,9 +37,9 @@ class Feed:
     async def after(
         self, family_id: str | None, position: int | None, timeout_s: float
     ) -> tuple[int, list[FeedEvent]]:
-        """The events of a family after a position, as soon as there are any, and where they end.
+        """The events of a family after a position, once there are any, and their end position.
 
-        Without a family, of all; without a position, from now on.
+        Without a family: those of all; without a position: from now on.
         """
         position = self._end if position is None else position
         self._watched[family_id] = asyncio.get_running_loop().time() + timeout_s + _COMES_BACK_S

@@ -1,4 +1,4 @@
-"""The hosts: found, started, pinged and let go. What a dead one had at work goes on elsewhere."""
+"""The hosts: found, started, pinged and let go. Work of a dead host goes on elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAVE_LIMIT_S = 20.0
 
 
 class HostControl(ManagedPort, Protocol):
-    """A host, with what only its process can tell."""
+    """A host, with calls that only its own process can answer."""
 
     async def node(self) -> str: ...
 
@@ -39,7 +39,7 @@ class HostLauncher(Protocol):
 
 
 class Hosts:
-    """The processes behind a `Pool`, which it keeps true."""
+    """The processes behind a `Pool`; keeps the pool up to date."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Hosts:
         self._tasks = tasks
 
     async def find(self) -> list[Host]:
-        """Takes in the hosts that run already, with what they hold."""
+        """Adds the hosts that run already, with their sessions, and returns them."""
         for name in self._launcher.known():
             self._pool.add(name, now())
         found = list(self._pool.hosts.values())
@@ -74,7 +74,7 @@ class Hosts:
         await asyncio.gather(*(self.ping(name) for name in self._pool.ready()))
 
     async def ping(self, name: str) -> None:
-        """Learns what a host holds. One that is gone, or hangs for long, is replaced."""
+        """Updates the sessions that a host holds; replaces one that is gone or hangs for long."""
         try:
             async with asyncio.timeout(_PING_LIMIT_S):
                 pid, live = await self._launcher.host(name).ping()
@@ -99,12 +99,15 @@ class Hosts:
         return [id for ids in found for id in ids]
 
     def let_go(self, names: list[str]) -> None:
-        """Ends hosts: what is idle there is written out, what runs goes on elsewhere."""
+        """Ends hosts: idle sessions there are written out, running ones go on elsewhere."""
         for name in names:
             self._tasks.start(self._let_go(name))
 
     async def revive_all_but(self, held: set[str]) -> None:
-        """Brings back what no host had when this began, wherever it was put since."""
+        """Revives sessions with work except for ``held``, those that hosts had at the start.
+
+        That includes any that were placed since.
+        """
         await self._revive(set(await self._runtime.registry.running()) - held)
 
     def _start(self, node: str | None) -> str:
@@ -114,7 +117,7 @@ class Hosts:
         return name
 
     async def _make_ready(self, name: str) -> None:
-        """Wait until a host runs, however long there is no room for it, and stay with it."""
+        """Wait until a host runs, however long it lacks room, and then stay with it."""
         control = self._launcher.host(name)
         node = ""
         with contextlib.suppress(Unavailable):
@@ -126,7 +129,7 @@ class Hosts:
         self._slots.changed.notify()
 
     async def _stay_with(self, name: str) -> None:
-        """Hear of a host's death when it happens, and not with the next ping."""
+        """Notice a host's death at once, and not only at the next ping."""
         with contextlib.suppress(RetinueError):
             await self._launcher.host(name).stay()
         await self.ping(name)
@@ -151,7 +154,7 @@ class Hosts:
         self._gone(name)
 
     def _gone(self, name: str) -> None:
-        """A host is dead: its slots are free, and roots that were at work go on elsewhere."""
+        """Frees the slots of a dead host, and has roots that were at work go on elsewhere."""
         held = self._pool.remove(name)
         self._slots.lost(name, held)
         self.placement.keep_warm(now())
@@ -159,7 +162,7 @@ class Hosts:
             self._tasks.start(self._revive(set(held)))
 
     async def _revive(self, lost: set[str]) -> None:
-        """Bring back what was at work, so many on each host at a time that all get their turn."""
+        """Revive the lost sessions that were at work, in batches, so that all get their turn."""
         registry = self._runtime.registry
         at_work = lost.intersection(await registry.running())
         by_host: dict[str, list[tuple[str, str]]] = {}
@@ -170,7 +173,7 @@ class Hosts:
         await asyncio.gather(*(self._resume(host, ones) for host, ones in by_host.items()))
 
     async def _resume(self, host: str, sessions: list[tuple[str, str]]) -> None:
-        """If the host dies meanwhile, what it holds by then is revived as any other."""
+        """Resume sessions at a host; if it dies meanwhile, they are revived like any others."""
         with contextlib.suppress(RetinueError):
             for at in range(0, len(sessions), _REVIVED_AT_ONCE):
                 await self._launcher.host(host).resume_all(sessions[at : at + _REVIVED_AT_ONCE])

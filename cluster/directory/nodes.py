@@ -1,4 +1,4 @@
-"""The nodes below the hosts: they come, are told to go, or have nothing left to do."""
+"""The nodes below the hosts, as they join, are drained, or become idle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 8
 
 
 class NodeLauncher(Protocol):
-    """Knows the nodes, and the stores on them, and ends or moves these."""
+    """Lists the nodes and their stores, and ends or moves these."""
 
     def kill(self, name: str) -> None: ...
     async def nodes(self) -> list[Node]: ...
@@ -38,9 +38,9 @@ class Nodes:
         self._bare: dict[str, float] = {}
 
     async def see(self) -> None:
-        """Learns of nodes that came or are to go, and lets hosts go that nobody needs.
+        """Takes in nodes that joined or are to go, and lets go of unneeded hosts.
 
-        ClusterUnavailable while Ray does not tell.
+        Raises ClusterUnavailable while Ray does not answer.
         """
         nodes = await self._launcher.nodes()
         self._hosts.let_go(self._hosts.placement.see(nodes, now(), self._idle_s))
@@ -54,10 +54,10 @@ class Nodes:
                 await self._end_stores(node.id)
 
     async def drain(self, name: str) -> NodeStatus:
-        """Has a node's sessions and stores go elsewhere; what is left there now.
+        """Moves a node's sessions and stores elsewhere; returns the node with all that is left.
 
-        NotFound and InvalidValue unless just one node is called so; ClusterUnavailable if no other
-        one stays.
+        Raises NotFound or InvalidValue unless exactly one node has this name, ClusterUnavailable
+        if no other node stays.
         """
         await self.see()
         node = find_node(name, list(self._pool.nodes.values()))
@@ -87,14 +87,14 @@ class Nodes:
             await self._launcher.move(store)
 
     async def _end_stores(self, node_id: str) -> None:
-        """Whoever needs one starts it again, nearer to a host."""
+        """Ends a node's stores; callers start them again, nearer to a host."""
         for store in await self._launcher.stores_on(node_id):
             if store != DIRECTORY:
                 self._launcher.kill(store)
 
 
 def find_node(name: str, nodes: list[Node]) -> Node:
-    """The one node that is called so. NotFound and InvalidValue list what there is."""
+    """The one node called ``name``; raises NotFound or InvalidValue, listing the nodes."""
     called = [node for node in nodes if node.is_called(name)]
     found = [node for node in called if node.alive] or called
     if len(found) == 1:

@@ -19,24 +19,24 @@ class Placement:
     """Decides over a `Pool`."""
 
     def __init__(self, pool: Pool, warm: int, start: Callable[[str | None], str]) -> None:
-        """``warm`` hosts stay, however idle. ``start(node)`` starts a host and answers its name.
+        """``warm``: the number of hosts kept however idle; ``start(node)`` starts one, by its name.
 
-        Without a node it starts once there is room anywhere.
+        Without a node, the host starts once there is room anywhere.
         """
         self.pool = pool
         self._warm = warm
         self._start = start
 
     def root(self, session_id: str, isolation: Isolation, now: float) -> str | None:
-        """The host of a root session, which is given one; None until a host of its own runs.
+        """Assigns a host to a root session and returns it; None until a host of its own runs.
 
-        Where hosts fail to start for `PATIENCE_S`, it shares one that runs.
+        If hosts fail to start for `PATIENCE_S` seconds, the session shares one that runs.
         """
         found = self.pool.locate(session_id) or self._assign(session_id, isolation, now)
         return found if found and self.pool.is_ready(found) else None
 
     def any_host(self, session_id: str, now: float) -> str:
-        """The host of a session, which is given one at once; it may be about to start."""
+        """Assigns a host to a session at once and returns it; the host may not have started yet."""
         found = self.pool.locate(session_id)
         if found is None:
             best = next(self.pool.for_children("shared", "", 1), None)
@@ -58,9 +58,9 @@ class Placement:
         self._start_another(now)
 
     def see(self, nodes: Iterable[Node], now: float, idle_s: float) -> list[str]:
-        """Take in the nodes as they are now; the hosts that are to be let go, each told once.
+        """Take in the current nodes, and return the hosts to let go, each once.
 
-        Those go whose node is to go, and those that were idle for ``idle_s`` seconds.
+        These are the hosts of nodes that are to go, and those idle for ``idle_s`` seconds.
         """
         before = set(self._leaving())
         if self.pool.see(nodes, now):
@@ -70,12 +70,12 @@ class Placement:
         return [name for name in self._leaving() if name not in before]
 
     def keep_warm(self, now: float) -> None:
-        """Start hosts until as many stay as should."""
+        """Start hosts until the warm number of them stays."""
         while len(self.pool.hosts) - len(self._leaving()) < self._warm:
             self._start_host(now)
 
     def _assign(self, session_id: str, isolation: Isolation, now: float) -> str | None:
-        """Find a host for a root, or start one; where that fails to start, one is shared."""
+        """Find a host for a root, or start one; if hosts fail to start, share one."""
         since = self.pool.starting_since()
         grows = since is None or now - since < PATIENCE_S
         found = self.pool.for_root(isolation, grows)
@@ -95,7 +95,7 @@ class Placement:
             self._start_host(now)
 
     def _start_host(self, now: float) -> str:
-        """Start a host where there is room. Where there is none, Ray starts it once there is."""
+        """Start a host on a node with room; without room, Ray starts it once there is some."""
         node = self.pool.node_for_host()
         name = self._start(node)
         self.pool.add(name, now, node or "")

@@ -2,12 +2,12 @@
 
 1. A root session with a process of its own gets an actor to itself, as long as there may be one.
 2. Shared sessions are packed on as many hosts as there are processors.
-3. Sub-agents go where least is going on; their parent's node, where its data is, is worth a queue.
-4. Hosts are spread over the nodes: the next goes where the fewest are for each processor, and a
-   node that joins gets one at once.
+3. Sub-agents go to the least busy host; their parent's node, with its data, is worth a queue.
+4. Hosts are spread over the nodes: the next one goes to the node with the fewest per processor,
+   and a node that joins gets one at once.
 5. One idle host is kept ready where there is room for it, until there are as many as there may be.
-6. A host that was idle for long is let go, first on the node where least is going on, so that
-   nodes empty. A node that is to go gets nothing new.
+6. A host that was idle for long is let go, first on the least busy node, so that nodes empty. A
+   node that is to go gets nothing new.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOST_WORTH = 8
 those would have to be called for each start and result. Shared ones are spread for their work."""
 
 ON_ITS_WAY_S = 30.0
-"""A session that has not come to its host after this time, in seconds, is not on its way there."""
+"""Seconds after which a session that has not reached its host is no longer on its way there."""
 
 
 @dataclass
@@ -45,13 +45,13 @@ class Host:
     node: str = ""
     ready: bool = False
     leaving: bool = False
-    """It gets nothing new, and ends when what it has was written out or goes on elsewhere."""
+    """True if it gets nothing new, and ends once its sessions are written out or elsewhere."""
     missed: int = 0
-    """Pings that it has not answered, one after another."""
+    """The number of consecutive pings without an answer."""
     since: float = 0.0
-    """Since when it is starting, or was seen without sessions."""
+    """The time in seconds since which it has been starting, or without sessions."""
     awaited: dict[str, float] = field(default_factory=dict)
-    """Sessions that should be there and are not, and since when."""
+    """The sessions expected there but missing, each with the time since which it is."""
 
     @property
     def idle(self) -> bool:
@@ -63,7 +63,7 @@ class Host:
 
 
 class Pool:
-    """The hosts and what they hold."""
+    """The hosts and their sessions."""
 
     def __init__(self, most: int, host_cpus: float = 0.0, host_memory: float = 0.0) -> None:
         """``most``: the maximum number of hosts; the rest: what each asks for, memory in bytes."""
@@ -77,13 +77,13 @@ class Pool:
 
     @property
     def processors(self) -> int:
-        """Processors of the nodes that stay, at least one."""
+        """The number of processors of the nodes that stay, at least one."""
         return max(int(sum(node.cpus for node in self._staying())), 1)
 
     def see(self, nodes: Iterable[Node], now: float) -> bool:
-        """Take in what Ray says of its nodes; ``now`` in seconds, as everywhere here.
+        """Take in Ray's view of its nodes; ``now`` in seconds, as everywhere here.
 
-        Answers whether one has joined that has no host yet.
+        Returns whether a node has joined that has no host yet.
         """
         known, self.nodes = self.nodes, {node.id: node for node in nodes}
         if known:
@@ -112,11 +112,11 @@ class Pool:
         return self._where.get(session_id)
 
     def add(self, name: str, now: float = 0.0, node: str = "") -> Host:
-        """A host that was started or found."""
+        """Add a host that was started or found."""
         return self.hosts.setdefault(name, Host(name, node=node, since=now))
 
     def remove(self, name: str) -> dict[str, Isolation]:
-        """A host that is gone; what it held."""
+        """Remove a host that is gone, and return the sessions it held."""
         host = self.hosts.pop(name, None)
         if host is None:
             return {}
@@ -137,7 +137,7 @@ class Pool:
             self.hosts[name].sessions.pop(session_id, None)
 
     def sync(self, name: str, live: Iterable[tuple[str, Isolation]], now: float) -> None:
-        """Take a host's word for what is live there; what is on its way there stays for a while."""
+        """Take in a host's live sessions; those on their way there stay listed for a while."""
         there = dict(live)
         for session_id, isolation in there.items():
             if self._where.get(session_id) is None:
@@ -149,9 +149,9 @@ class Pool:
                 self.forget(session_id)
 
     def for_root(self, isolation: Isolation, grows: bool = True) -> str | None:
-        """A host for a root session; None if one has to be started for it first.
+        """The host for a root session; None if one has to be started for it first.
 
-        Where the pool does not grow, it is one that is there, even if more would be better.
+        ``grows``: False to choose an existing host even if another one would be better.
         """
         if isolation == "shared":
             enough = len(self._staying_hosts()) >= self._wanted_shared()
@@ -164,12 +164,12 @@ class Pool:
         return self._least("process", PROCESSES_PER_HOST)
 
     def starting_since(self) -> float | None:
-        """Since when a host waits to be started, if one does."""
+        """The time in seconds since which a host has been starting; None if none is."""
         waiting = [host.since for host in self._staying_hosts() if not host.ready]
         return min(waiting, default=None)
 
     def node_for_host(self) -> str | None:
-        """The node where the next host goes; None if there is room on none."""
+        """The node for the next host; None if no node has room."""
         hosts = Counter(host.node for host in self.hosts.values())
         room = [
             node
@@ -189,9 +189,9 @@ class Pool:
             )
 
     def spare(self, before: float, keep: int) -> list[str]:
-        """Hosts that have been idle since ``before`` and may go, so that ``keep`` stay.
+        """The hosts that have been idle since ``before`` and may go, so that ``keep`` stay.
 
-        First those of the node where least is going on, and the newest of these.
+        Those on the least busy node come first, the newest first among them.
         """
         hosts = self._staying_hosts()
         load = self._load()
@@ -244,7 +244,7 @@ class Pool:
         return [host for host in hosts if host.ready] or hosts
 
     def _packed(self) -> list[Host]:
-        """Hosts that take shared sessions: the first ones of each node, as many as are wanted."""
+        """The hosts for shared sessions: the first ones of each node, as many as are wanted."""
         before: Counter[str] = Counter()
         ranked: list[tuple[int, Host]] = []
         for host in self._open():
@@ -267,9 +267,9 @@ class Pool:
         return load
 
     def _worth(self, host: Host, near: str, own: int) -> int:
-        """The number of sessions by which a host may exceed others for being near another one.
+        """The number of extra sessions allowed at a host for being on the node of ``near``.
 
-        ``own`` of them are for being the same.
+        ``own``: the further number for being ``near`` itself.
         """
         parent = self.hosts.get(near)
         same_node = parent is not None and parent.node == host.node

@@ -1,4 +1,4 @@
-"""The directory, as whoever is not in its process calls it."""
+"""The directory, as called from other processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retinue.cluster.status import ClusterStatus, NodeStatus
 
 
 class ClusterDirectoryPort(DirectoryPort, Protocol):
-    """The named actor ``directory``: with what clients ask, beyond what hosts do."""
+    """The named actor ``directory``, with the calls of clients besides those of hosts."""
 
     async def place(self, session_id: str, workspace_id: str, isolation: Isolation) -> str: ...
     async def lost(self, host: str) -> None: ...

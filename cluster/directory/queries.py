@@ -16,7 +16,7 @@ from retinue.cluster.directory.audit_log import ChainKey, chains, report
 
 
 class Queries:
-    """Answers that need no live session, and more than one look into the registry."""
+    """Answers that need no live session, but more than one look into the registry."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -28,7 +28,7 @@ class Queries:
         return {workspace_id: hold for workspace_id, hold in zip(ids, found, strict=True) if hold}
 
     async def family(self, session_id: str) -> list[SessionSummary]:
-        """The summaries of a session's whole family. NotFound if the session is unknown."""
+        """The summaries of a session's whole family; raises NotFound for an unknown session."""
         place = await self._runtime.registry.locate(session_id)
         return await self._runtime.registry.family(place.workspace_id, place.family_id)
 

@@ -30,9 +30,10 @@ class Slots:
         place: Callable[[int], list[str]],
         timeout_s: float,
     ) -> dict[str, str]:
-        """Slots for some of ``want``, after taking back those that are ``done``.
+        """Grants slots to some of ``want``, after taking back those of the ``done``.
 
-        Waits until there is one, or time is up, or the spawn is over. ``place(count)`` finds hosts.
+        Waits until there is a slot, ``timeout_s`` seconds have passed, or the spawn is over.
+        ``place(count)`` finds hosts.
         """
         self._limit.open(spawner, family_id, limit)
         if done:
@@ -54,21 +55,21 @@ class Slots:
             self._note(spawner, 0)
 
     def release(self, spawner: str) -> list[str]:
-        """A spawn is over: take back all its slots, and those that it still waits for.
+        """Ends a spawn: takes back all its slots, and stops its waiting for more.
 
-        Answers who held one.
+        Returns the children that held a slot.
         """
         held = self._limit.close(spawner)
         self.changed.notify()
         return held
 
     def lost(self, host: str, sessions: Collection[str]) -> None:
-        """A host is gone, and with it its slots, and the parents among its ``sessions``."""
+        """Frees the slots of a host that is gone; parents among its ``sessions`` have died."""
         self._limit.lost(host, sessions)
         self.changed.notify()
 
     def seen(self, host: str, sessions: Collection[str]) -> None:
-        """A host says what it has: what parents that died have there, and nobody started, goes."""
+        """Frees the slots that dead parents hold at a host for children not seen there."""
         if self._limit.has_orphans:
             self._limit.seen(host, frozenset(sessions))
             self.changed.notify()

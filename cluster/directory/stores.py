@@ -1,4 +1,4 @@
-"""The stores of the workspaces: started when somebody needs them, ended when nobody does."""
+"""The workspaces' stores: started when needed, ended when not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIMIT_S = 5.0
 
 
 class StoreLauncher(Protocol):
-    """Starts and ends stores, and tells for how many seconds nobody has called each."""
+    """Starts and ends stores, and returns the seconds since each was last called."""
 
     def open_stores(self, workspace_id: str) -> None: ...
     def kill(self, name: str) -> None: ...
@@ -20,10 +20,10 @@ class StoreLauncher(Protocol):
 
 
 class Stores:
-    """The workspaces whose stores run, as far as is known here."""
+    """The workspaces known here to have running stores."""
 
     def __init__(self, launcher: StoreLauncher, idle_s: float) -> None:
-        """Stores end that nobody has called for ``idle_s`` seconds."""
+        """``idle_s``: the seconds without a call after which stores end."""
         self.workspaces: dict[str, None] = {}
         self._launcher = launcher
         self._idle_s = idle_s
@@ -35,12 +35,12 @@ class Stores:
             self.workspaces[workspace_id] = None
 
     def reopen(self, workspace_id: str) -> None:
-        """Starts a workspace's stores, which somebody did not find."""
+        """Starts a workspace's stores again after a caller did not find them."""
         self.workspaces.pop(workspace_id, None)
         self.open(workspace_id)
 
     async def end_idle(self) -> None:
-        """Ends stores that nobody has called for long: whoever needs one starts it again."""
+        """Ends stores without calls for long; the next caller starts them again."""
         with contextlib.suppress(Exception):  # Ray's head is away, or a store hangs: next time
             async with asyncio.timeout(_LIMIT_S):
                 for name, seconds in (await self._launcher.idle_stores()).items():

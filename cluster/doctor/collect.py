@@ -21,7 +21,7 @@ _NODE_LIMIT_S = 30.0
 
 
 async def examine() -> Cluster:
-    """Join the cluster that is there, and collect. ClusterUnavailable if there is none."""
+    """Join the cluster and collect; raises ClusterUnavailable if there is none."""
     if not outlives_us():
         raise ClusterUnavailable(
             "no cluster to examine: start one with `retinue up`, or set RAY_ADDRESS and "
@@ -32,7 +32,7 @@ async def examine() -> Cluster:
 
 
 async def collect(calls: Calls) -> Cluster:
-    """Ask every node, the pool, and Redis, for seconds only; name whatever does not answer."""
+    """Ask every node, the pool and Redis, for seconds only, and name those that do not answer."""
     pooled = asyncio.create_task(_pool(calls))
     answers = await asyncio.to_thread(
         remote.on_nodes, node_report, (calls.settings,), remote.nodes(), _NODE_LIMIT_S
@@ -58,7 +58,7 @@ async def collect(calls: Calls) -> Cluster:
 
 
 async def _pool(calls: Calls) -> list[tuple[str, int]]:
-    """For each host its node's id and how many agents it has."""
+    """The node's id and number of agents of each host."""
     status = await calls.directory.status()
     return [(host.node, host.sessions) for host in status.hosts]
 

@@ -1,4 +1,4 @@
-"""`retinue doctor`: what is there, what is missing, and what to do about it. Starts no cluster."""
+"""`retinue doctor`: the parts present, those missing, and the remedies. Starts no cluster."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _VARIABLES = {
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One finding; ``remedy`` is what to do about it."""
+    """One finding, with its remedy."""
 
     name: str
     verdict: Verdict
@@ -64,7 +64,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def examine() -> list[Check]:
-    """All checks, in the order in which things depend on one another."""
+    """All checks, in order of dependency."""
     found = [_python(), _ray()]
     try:
         state = state_directory()
@@ -171,7 +171,7 @@ def _binary(binary: str) -> Check:
 
 
 def server_version(said: str) -> str | None:
-    """The version in what ``redis-server --version`` says."""
+    """The version in the output of ``redis-server --version``."""
     for word in said.split():
         number = word.removeprefix("v=")
         if number != word and all(part.isdigit() for part in number.split(".")[:2]):
@@ -180,7 +180,7 @@ def server_version(said: str) -> str | None:
 
 
 def _server(name: str, url: str) -> Check:
-    """A running server: whether it answers, is new enough, and has kept what it was told."""
+    """The check of a running server: that it answers, is new enough, and has lost nothing."""
 
     async def ask() -> None:
         connection = Connection(url, DEFAULT_NAMESPACE, patience_s=2.0)
@@ -203,7 +203,7 @@ def _server(name: str, url: str) -> Check:
 
 
 def _holds(url: str) -> Iterator[Check]:
-    """Workspaces that are on hold; none where there is no key to read that with, or no answer."""
+    """The workspaces on hold; none without a key to read them, or without an answer."""
     with contextlib.suppress(RetinueError, ValueError):
         key = state_directory() / "key"
         settings = ClusterSettings(url, key_file=str(key) if key.exists() else None)

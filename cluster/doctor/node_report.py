@@ -1,4 +1,4 @@
-"""A node's report on itself: this runs there, in a process of its own, without any actor."""
+"""A node's report on itself, made there in a process of its own, without any actor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDS = 5
 
 
 class Software(msgspec.Struct, frozen=True):
-    """The versions of what must fit together across a cluster."""
+    """The versions that must match across a cluster."""
 
     retinue: str
     ray: str
@@ -30,9 +30,9 @@ class Software(msgspec.Struct, frozen=True):
 
 
 class RedisView(msgspec.Struct, frozen=True):
-    """Redis as seen from a node, or why it can't be reached.
+    """Redis as seen from a node, or the reason it can't be reached.
 
-    The quickest round trip and how far its clock is behind ours are in milliseconds.
+    The quickest round trip, and the lag of its clock behind ours, are in milliseconds.
     """
 
     round_trip_ms: float = 0.0
@@ -41,7 +41,7 @@ class RedisView(msgspec.Struct, frozen=True):
 
 
 class NodeReport(msgspec.Struct, frozen=True):
-    """A node's word. ``issuer`` is the public part of its cluster key; memory in bytes."""
+    """A node's report. ``issuer`` is the public part of its cluster key; memory in bytes."""
 
     software: Software
     redis: RedisView
@@ -68,7 +68,7 @@ def node_report(settings: ClusterSettings) -> NodeReport:
 
 
 def versions_report(settings: ClusterSettings) -> Versions:
-    """The versions of what is stored, as a node sees them. StoreUnavailable if it can't."""
+    """The versions of the stored forms, as a node sees them; raises StoreUnavailable."""
 
     async def look() -> Versions:
         connection = _connection(settings)

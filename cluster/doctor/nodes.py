@@ -1,6 +1,6 @@
-"""`retinue doctor --cluster`: each node by its own word, and whether it fits the others.
+"""`retinue doctor --cluster`: each node's own report, and its fit with the others.
 
-Pure: what is judged here was collected by `retinue.cluster.doctor.collect`.
+Pure: it judges the data collected by `retinue.cluster.doctor.collect`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FAR_MS = 50.0
 
 
 class Examined(msgspec.Struct, frozen=True):
-    """A node, what it said or why it said nothing, and what of the pool is there."""
+    """A node with its report, or the reason it has none, and its part of the pool."""
 
     id: str
     address: str
@@ -37,7 +37,7 @@ class Examined(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """All that was collected; ``pool_error`` and ``stored_error`` say what could not be."""
+    """All data collected; ``pool_error`` and ``stored_error`` are the reasons for missing parts."""
 
     client: Software
     nodes: list[Examined]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_memory() -> int | None:
-    """Bytes that new processes may use, also within a container; None where nothing tells."""
+    """The bytes that new processes may use, also within a container; None if unknown."""
     free: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -1,19 +1,19 @@
-"""Sees to it that what a process started ends with it, however it ends.
+"""Ends everything that a process started when that process ends, however it ends.
 
 Run as ``python -I -S reaper.py [DIRECTORY COMMAND…]`` with a pipe from the owner as standard input.
 The pipe closes when the owner ends, be it by SIGKILL. Then everything that carries the owner's mark
-in its environment is killed, in an order:
+in its environment is killed, in this order:
 
-1. Ray, and with it the hosts and stores: whatever might note that an agent has died.
+1. Ray, and with it the hosts and stores: everything that might record the death of an agent.
 2. Agents, and all that they have started. Nobody is left who could take their end for a result.
 3. The command (an embedded Redis), which is kept alive until then, is told to stop and waited for.
-   Whoever holds its lock, as this process does, keeps others from starting one until all is gone.
+   This process holds its lock, which keeps others from starting one until everything is gone.
 
-Meanwhile the disk is told once a second to keep what the command has appended in DIRECTORY.
+Meanwhile the files that the command appends to in DIRECTORY are flushed to disk once a second.
 
-An owner that lives, and asked for this, ends Ray's head itself: without one to talk to it would
-wait for seconds. All of that takes a few seconds at most. Standard library only: it must start fast
-and stay small.
+An owner that is alive and asked for this ends Ray's head itself: without one to talk to it would
+wait for seconds. All of this takes a few seconds at most. It uses the standard library only: it
+must start fast and stay small.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ class Reaper:
     """The reaper of this process."""
 
     def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
-        """Start the reaper, which starts and keeps ``command``, if there is one.
+        """Start the reaper, which starts ``command``, if there is one, and keeps it alive.
 
-        Its first word is the directory of the append-only files that it writes.
+        The first word of ``command`` is the directory of the append-only files that it writes.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, *command],
@@ -112,10 +112,10 @@ def _watch(owner_gone: threading.Event) -> None:
 
 
 def _flush(owner_gone: threading.Event, directory: str) -> None:
-    """Write Redis's files through to the disk every second.
+    """Flush Redis's files to the disk every second.
 
-    Redis could do this itself (``appendfsync everysec``). But while the disk is at it, for up to
-    two seconds, it puts off its writes and confirms them all the same: a kill would lose those.
+    Redis could do this itself (``appendfsync everysec``). But during a flush it puts off its writes
+    for up to two seconds and confirms them all the same: a kill would lose them.
     """
     while not owner_gone.wait(_FLUSH_EVERY_S):
         for file in glob.glob(os.path.join(glob.escape(directory), "**", "*.aof"), recursive=True):
@@ -130,8 +130,8 @@ def _flush(owner_gone: threading.Event, directory: str) -> None:
 def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
     """Record our descendants while they can still be identified.
 
-    A process that was started by one that ends with the owner, and that gives itself a title,
-    can't be found any more by then.
+    A process that gives itself a title can't be found once the process that started it has ended
+    with the owner.
     """
     mark = os.environ.get(MARK)
     while not owner_gone.wait(_LOOK_EVERY_S):
@@ -140,12 +140,12 @@ def _look(owner_gone: threading.Event, known: dict[int, str]) -> None:
 
 
 def waves(ours: set[int], agents: set[int]) -> list[set[int]]:
-    """In which order processes are killed: each wave when nothing of those before is left."""
+    """The waves in which processes are killed: each once nothing of the one before is left."""
     return [wave for wave in (ours - agents, ours & agents) if wave]
 
 
 def _sweep(spare: set[int], known: dict[int, str]) -> None:
-    """Kill what is ours, wave by wave, until nothing of it is left."""
+    """Kill our processes, wave by wave, until none is left."""
     mark = os.environ.get(MARK)
     if not mark:
         return
@@ -163,7 +163,7 @@ def _still_there(mark: str, spare: set[int], known: dict[int, str]) -> set[int]:
     """The processes that carry the mark, and those that they have started.
 
     A process that gives itself a title, as Ray's do, may lose its environment. ``known`` keeps
-    them all, with the time of their start.
+    all of them, with their start times.
     """
     processes = _processes()
     for pid in [pid for pid, start in known.items() if processes.get(pid, (0, ""))[1] != start]:
@@ -180,7 +180,7 @@ def _agents() -> set[int]:
 
 
 def _heads() -> set[int]:
-    """The processes that are a head of Ray."""
+    """The processes of Ray heads."""
     found = set()
     for pid in _processes():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as name:
@@ -202,7 +202,7 @@ def _with_all_below(
 
 
 def _processes() -> dict[int, tuple[int, str]]:
-    """The parent and the time of start of every process that runs."""
+    """The parent and the start time of every running process."""
     found = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if name.isdigit():
@@ -214,7 +214,7 @@ def _processes() -> dict[int, tuple[int, str]]:
 
 
 def _with(name: str, value: str) -> list[int]:
-    """The processes that have this in their environment."""
+    """The processes that have this variable in their environment."""
     wanted = f"{name}={value}".encode()
     found = []
     for pid in os.listdir("/proc") if os.path.isdir("/proc") else []:

@@ -2,8 +2,8 @@
 
 The process that `up` started, the supervisor, holds a lock for as long as it lives, so a file that
 it could not remove, after a power cut for example, is never taken for a running cluster. The
-cluster itself is started by another process, one after the other if it has to be brought back, and
-the file names all whose death makes it a cluster that nobody should join.
+cluster itself is started by another process, or by a new one each time it is brought back. The file
+names all processes whose death makes the cluster one that nobody should join.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Part(msgspec.Struct, frozen=True):
 class Running(msgspec.Struct, frozen=True):
     """A cluster that `retinue up` has started. ``pid`` is its supervisor.
 
-    ``incarnation`` counts how often it was started. It is in ``state`` since ``since``, in seconds
-    since the epoch, and not up because of ``why``.
+    ``incarnation`` counts its starts. It has been in ``state`` since ``since`` (seconds since the
+    epoch); ``why`` is the reason it is not up.
     """
 
     pid: int
@@ -69,7 +69,7 @@ def announced() -> Running | None:
 
 
 def standing() -> Running | None:
-    """The announcement, if it still counts: its supervisor is alive, or has said why it ended."""
+    """The announcement, if valid: its supervisor is alive, or has announced the reason it ended."""
     found = announced()
     return found if found and (found.state == "ended" or held()) else None
 
@@ -83,8 +83,8 @@ def running() -> Running | None:
 async def joinable() -> Running | None:
     """The cluster that can be joined now; None if none is up.
 
-    Waits some seconds for a cluster that is being brought back; then ClusterUnavailable says so.
-    Also for one that has ended because it could not be brought back, until `up` or `down`.
+    Waits a few seconds for a cluster that is being brought back. Raises ClusterUnavailable if it is
+    not back then, or, until `up` or `down`, if it ended because it could not be brought back.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -183,7 +183,7 @@ def _start_elsewhere(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def hold() -> Iterator[None]:
-    """Be the one that runs on this state directory; ClusterUnavailable if another one is."""
+    """Holds this state directory's lock; raises ClusterUnavailable if another process has it."""
     lock = os.open(_lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + _HOLD_LIMIT_S  # those who look hold it for a moment
     try:
@@ -199,7 +199,7 @@ def hold() -> Iterator[None]:
 
 
 def announce(running: Running) -> None:
-    """Let others join, or know: they see all of it or nothing."""
+    """Publish the announcement atomically: others see all of it or nothing."""
     file = up_file()
     draft = file.with_suffix(".new")
     draft.write_bytes(msgspec.json.encode(running))
@@ -208,7 +208,7 @@ def announce(running: Running) -> None:
 
 
 def withdraw() -> None:
-    """Nobody is to join any more."""
+    """Withdraw the announcement, so that nobody joins any more."""
     up_file().unlink(missing_ok=True)
 
 

@@ -39,7 +39,7 @@ def ensure_key(directory: Path) -> Path:
 def cluster_key(settings: ClusterSettings) -> Keyring:
     """The cluster's key: from ``key_file``, else RETINUE_KEY_FILE, else RETINUE_KEY.
 
-    From a file it is read again whenever something is met that a newer key has sealed.
+    A file is read again whenever something sealed by a newer key is met.
     """
     file = settings.key_file or os.environ.get("RETINUE_KEY_FILE")
     if file:

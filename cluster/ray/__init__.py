@@ -1,1 +1,1 @@
-"""Ray: what runs on it, and how it is joined."""
+"""Ray: the actors on it, and joining it."""

@@ -51,9 +51,9 @@ def start_store(
 def start_host(
     cls: type, name: str, settings: ClusterSettings, node: str | None, *arguments: object
 ) -> None:
-    """Start a host, on ``node`` if there is room. It waits until there is room anywhere.
+    """Start a host, on ``node`` if there is room; without room anywhere it waits for some.
 
-    One that dies is replaced, not brought back: its sessions move.
+    A host that dies is replaced, not brought back: its sessions move.
     """
     needs = {"num_cpus": settings.host_cpus, "memory": settings.host_memory}
     where = {"scheduling_strategy": _at(node, "SPREAD")}
@@ -61,9 +61,9 @@ def start_host(
 
 
 def ask_at_once(actor: ActorHandle[object], name: str, method: str, *arguments: object) -> object:
-    """The answer of a store that was just started; why it did not start, if it didn't.
+    """The answer of a store that was just started.
 
-    Raises what the actor raises, or ClusterUnavailable.
+    Raises the actor's error, or ClusterUnavailable with the reason if the store did not start.
     """
     try:
         return ray.get(getattr(actor, method).remote(*arguments), timeout=_AT_ONCE_S)
@@ -135,7 +135,7 @@ def _address() -> str:
 
 
 def processors() -> int:
-    """Processors of the cluster, at least one."""
+    """The number of processors of the cluster, at least one."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return max(int(resources.get("CPU", 1)), 1)
 
@@ -148,9 +148,9 @@ def proxy(
     restarts: bool = True,
     start: Callable[[], Awaitable[None]] | None = None,
 ) -> P:
-    """Calls a named actor as if it were here.
+    """Calls a named actor as if it were local.
 
-    An error that the actor raised is raised as it is. If the actor is away, a store's call is
+    The actor's errors are raised unchanged. If the actor is away, a store's call is
     repeated until it is back (every command of ours may be), for 30 s at most; a host's is not:
     its sessions have moved, and ClusterUnavailable says so at once. ``start`` starts the actor if
     it is not there, and is harmless if it is.
@@ -198,7 +198,7 @@ class _Proxy:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _find(self) -> ActorHandle[object]:
-        """In a thread: while Ray's head is away a look-up waits, and nothing else has to."""
+        """Looks the actor up in a thread: while Ray's head is away, only the look-up waits."""
         handle = self.handle
         if handle is None or self.joined != TIE.joined:
             joined = TIE.joined
@@ -231,7 +231,7 @@ def _start(
 
 
 def _reason(error: BaseException) -> str:
-    """One line: what the actor's constructor raised, where that was it, else what Ray says."""
+    """The constructor's error, if that was the cause, else Ray's message, in one line."""
     if isinstance(error, GetTimeoutError):
         return f"no answer within {_AT_ONCE_S:g} s: has the cluster room for another actor?"
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -44,7 +44,7 @@ _HEADS_PATIENCE_S = 2.0
 
 
 class Connected:
-    """This process is part of a cluster, until `close`."""
+    """This process's membership in a cluster, until `close`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Connected:
         self.close()
 
     def close(self) -> None:
-        """Leave; and take down what was brought up for this."""
+        """Leave the cluster, and take down everything brought up for this client."""
         leave = self._owns_ray and TIE.loosen()
         if self._reaper:
             with contextlib.suppress(RetinueError, OSError):
@@ -80,11 +80,11 @@ def join(
     durable: bool | None = None,
     look: Callable[[], str | None] | None = None,
 ) -> Connected:
-    """Join a Ray cluster that is there. ClusterUnavailable says why it can't be.
+    """Join an existing Ray cluster; raises ClusterUnavailable with the reason if that fails.
 
-    With ``durable`` (as for `check_redis`) StoreUnavailable, naming the node, if Redis does not do
-    for the cluster's side, or can't be reached from there. ``look`` says, without Ray, why the
-    cluster is lost, or None (`retinue.cluster.ray.tie`).
+    With ``durable`` (as for `check_redis`) raises StoreUnavailable, naming the node, if Redis does
+    not suffice for the cluster, or can't be reached from there. ``look`` returns, without Ray, the
+    reason the cluster is lost, or None (`retinue.cluster.ray.tie`).
     """
     owns = _init(address)
     try:
@@ -109,7 +109,7 @@ def bring_up(
 ) -> Connected:
     """Start Ray on this machine, and an embedded Redis unless there is one to use.
 
-    Unless ``watched``, who calls this looks after `dead_part` itself.
+    Unless ``watched``, the caller polls `dead_part` itself.
     """
     state = state_directory()
     mark_process()
@@ -145,7 +145,7 @@ def bring_up(
 
 
 def own_parts() -> list[Part]:
-    """The processes of the Ray that was started here without which it is dead.
+    """The essential processes of the Ray that was started here.
 
     Ray's agents are not among them: the raylet ends with them.
     """
@@ -153,7 +153,7 @@ def own_parts() -> list[Part]:
 
 
 def dead_part() -> str | None:
-    """The one that has died, with the cause; None if all live."""
+    """The essential process that has died, with the cause; None if all are alive."""
     for name, process in private.own_processes():
         if (code := process.poll()) is not None:
             return f"{name} {_ended(code)}"
@@ -180,13 +180,13 @@ def _own_loss() -> str | None:
 
 
 def local_key_file() -> str | None:
-    """The key of this state directory, where there is one; otherwise nodes use their own."""
+    """The key file of this state directory; None without one: then nodes use their own."""
     file = state_directory() / "key"
     return str(file) if file.exists() else None
 
 
 async def check_redis(settings: ClusterSettings, durable: bool = True) -> None:
-    """StoreUnavailable, naming the setting, if this Redis can't keep what we promise."""
+    """Raises StoreUnavailable, naming the setting, if this Redis can't keep our promises."""
     connection = Connection.of(settings)
     try:
         await connection.check(durable)
@@ -262,7 +262,7 @@ def _init(address: str | None) -> bool:
 
 @contextlib.contextmanager
 def _signals_as_they_are() -> Iterator[None]:
-    """Ray has SIGTERM raise SystemExit, and its C++ print frames: both are for the program to say.
+    """Restores the program's SIGTERM handler, in place of Ray's SystemExit and C++ stack traces.
 
     Only the main thread may set a handler; elsewhere Ray's Python sets none either.
     """

@@ -1,4 +1,4 @@
-"""Asks a cluster's head whether this client can join, in seconds: Ray tries for half a minute."""
+"""Asks a cluster's head, within seconds, to admit this client: Ray tries for half a minute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NODE_STARTS_S = 3.0
 
 
 def require_joinable(address: str) -> str:
-    """The head's HOST:PORT, once it has let us in. Ray would try for half a minute and say less."""
+    """The head's HOST:PORT, once it admits us; raises ClusterUnavailable, sooner than Ray would."""
     try:
         address = private.head_address(address)
     except (ConnectionError, ValueError, OSError) as error:
@@ -52,7 +52,7 @@ def require_joinable(address: str) -> str:
 
 
 def _ask_head(address: str) -> private.Head:
-    """RayError if it does not answer, or not as a head."""
+    """The head's answer; raises RayError if there is none, or not that of a head."""
     answers: list[private.Head | RayError] = []
 
     def ask() -> None:
@@ -71,7 +71,7 @@ def _ask_head(address: str) -> private.Head:
 
 
 def unavailable(address: str | None, error: Exception) -> ClusterUnavailable:
-    """In one line, why Ray does not start here (None), or can't be joined at an address."""
+    """The error, in one line, for a Ray that can't be joined at ``address`` or (None) started."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if address is None:
         return ClusterUnavailable(f"Ray does not start on this machine: {text}")

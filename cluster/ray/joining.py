@@ -20,7 +20,7 @@ _GIVE_TOKEN = (
 
 
 def address_or_none(given: str | None) -> str | None:
-    """The address given, else RAY_ADDRESS; None to start Ray here. InvalidValue for others'."""
+    """The address given, else RAY_ADDRESS; None to start Ray here. Raises InvalidValue if wrong."""
     address = given or os.environ.get(ADDRESS) or None
     if address is None or address == "local":
         return None
@@ -43,7 +43,7 @@ def outlives_us() -> bool:
 
 
 def require_reachable(address: str) -> None:
-    """ClusterUnavailable, in seconds and with the reason, if nothing listens at HOST:PORT."""
+    """Raises ClusterUnavailable, in seconds and with the reason, if nothing listens there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
@@ -56,26 +56,26 @@ def require_reachable(address: str) -> None:
 
 
 def no_token(address: str) -> ClusterUnavailable:
-    """The cluster asks for a token, and there is none."""
+    """The error for a cluster that asks for a token when there is none."""
     return ClusterUnavailable(
         f"the Ray cluster at {address} wants a token, and this client has none: {_GIVE_TOKEN}"
     )
 
 
 def bad_token(reason: str) -> ClusterUnavailable:
-    """There should be a token, and it can't be read."""
+    """The error for a token that can't be read."""
     return ClusterUnavailable(f"Ray's token can't be used: {reason}: {_GIVE_TOKEN}")
 
 
 def wrong_token(address: str, source: str) -> ClusterUnavailable:
-    """The cluster refuses the token; ``source`` is where it comes from."""
+    """The error for a token from ``source`` that the cluster refuses."""
     return ClusterUnavailable(
         f"the Ray cluster at {address} refuses the token from {source}: {_GIVE_TOKEN}"
     )
 
 
 def no_head(address: str) -> ClusterUnavailable:
-    """Something listens there, and does not speak as the head of a cluster does."""
+    """The error for an address at which something other than a cluster's head listens."""
     return ClusterUnavailable(
         f"what listens at {address} does not answer as Ray's head: give the port of its control "
         "service (6379 unless it was told otherwise), not 10001 or the dashboard's 8265"
@@ -83,7 +83,7 @@ def no_head(address: str) -> ClusterUnavailable:
 
 
 def no_node_here(address: str) -> ClusterUnavailable:
-    """Ray's clients share memory with a node, and there is none on this machine."""
+    """The error for a machine without a node: Ray's clients share memory with one."""
     return ClusterUnavailable(
         f"this machine is no node of the Ray cluster at {address}, and clients run on one: submit "
         "the client as a job (`ray job submit`), run it on a node or in its pod, or make this "
@@ -94,10 +94,10 @@ def no_node_here(address: str) -> ClusterUnavailable:
 def require_same_versions(
     address: str, cluster: Mapping[str, str], ray: str, python: str, level: str
 ) -> None:
-    """ClusterUnavailable, naming both, if the cluster has another Ray or Python.
+    """Raises ClusterUnavailable, naming both, if the cluster has another Ray or Python.
 
-    ``cluster`` has ``ray_version`` and ``python_version``; ``level`` is what is compared of
-    Python's: ``patch`` (all of it) or ``minor``.
+    ``cluster`` has ``ray_version`` and ``python_version``; ``level`` is the part of Python's
+    version that is compared: ``patch`` (all of it) or ``minor``.
     """
     theirs = cluster.get("ray_version", ray)
     if theirs != ray:

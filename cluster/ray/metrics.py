@@ -2,8 +2,8 @@
 
 Ray serves them to Prometheus with ``ray_`` in front of their names.
 
-A histogram goes as three gauges with the names that Prometheus has for it. Ray would be called for
-each observation; so it is called for each bucket, every `EVERY_S`.
+A histogram goes as three gauges with Prometheus's names for it: otherwise Ray would be called for
+each observation; so it is called for each bucket, every `EVERY_S` seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVERY_S = 5.0
 
 
 class Exporter:
-    """Tells Ray what is new each time; for the life of a process."""
+    """Reports changes to Ray each time, for the life of a process."""
 
     def __init__(self) -> None:
         self._counters = {
@@ -43,7 +43,7 @@ class Exporter:
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def export(self) -> None:
-        """Export what there is, once."""
+        """Export all current figures once."""
         for counter in metrics.COUNTERS:
             for label, value in list(counter.values.items()):
                 grown = value - self._told.get((counter.name, label), 0)

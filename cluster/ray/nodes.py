@@ -1,4 +1,4 @@
-"""The machines below the actors: what Ray knows of its nodes, and how one is asked to go."""
+"""The machines below the actors: Ray's knowledge of its nodes, and the draining of one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from retinue.cluster.status import Node
 
 
 def nodes() -> list[Node]:
-    """All nodes that Ray has known, those that are gone included. Blocks.
+    """All nodes that Ray has known, including those that are gone. Blocks.
 
-    ClusterUnavailable while Ray's head does not answer.
+    Raises ClusterUnavailable while Ray's head does not answer.
     """
     with _asking():
         draining = private.draining_nodes()
@@ -49,7 +49,7 @@ def here() -> str:
 def drain(node_id: str) -> None:
     """Have Ray start nothing more there, and end the node when its last actor has gone. Blocks.
 
-    Repeated, it changes nothing. ClusterUnavailable if Ray refuses.
+    Repeated, it changes nothing. Raises ClusterUnavailable if Ray refuses.
     """
     with _asking():
         accepted, why = private.drain(node_id, "retinue drain")
@@ -65,7 +65,7 @@ def actors_on(node_id: str, namespace: str) -> list[str]:
 
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
-    """Whatever Ray raises while its head is away or starts again is the same to us."""
+    """Raises any error that Ray has while its head is away or restarting as ClusterUnavailable."""
     try:
         yield
     except Exception as error:

@@ -1,8 +1,8 @@
-"""All that is used of Ray and is not public: nobody else imports it.
+"""All private parts of Ray in use: only this module imports them.
 
-Each function says what it is for, and which public call would take its place. `USED` names what
-Ray must have for it; a test looks for each of these by name. Ray may change them in any release, so
-`retinue` asks for a range of releases, and `check_version` speaks up outside of it.
+Each function states its purpose (For) and the public call that would replace it (Instead). `USED`
+names the parts Ray must have; a test looks for each by name. Ray may change them in any release, so
+`retinue` asks for a range of releases, and `check_version` warns outside of it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ USED = (
     "ray.core.generated.gcs_pb2:ActorTableData.FromString",
     "ray.core.generated.gcs_pb2:GcsNodeInfo.GcsNodeState.ALIVE",
 )
-"""``module:name`` of each thing, and the attributes of it; after a function, what that sets."""
+"""``module:name`` of each part with its attributes, or after a function those that it sets."""
 
 _PARTS = {
     ray_constants.PROCESS_TYPE_RAYLET: "raylet",
@@ -73,9 +73,9 @@ class Head(NamedTuple):
 
 
 def check_version() -> str | None:
-    """Says, also in the log, that this Ray is outside the range that was tried; None if it isn't.
+    """The warning, also logged, that this Ray is outside the range that was tried; None if not.
 
-    For: what is below. Instead: nothing, once nothing private is used.
+    For: the functions below. Instead: nothing, once nothing private is used.
     """
     problem = outside(ray.__version__, metadata.requires("retinue") or [])
     if problem:
@@ -96,7 +96,7 @@ def outside(version: str, requirements: list[str]) -> str | None:
 
 
 def never_start_by_itself() -> None:
-    """A call to a cluster that is lost must not start another one.
+    """Keeps a call to a lost cluster from starting another one.
 
     For: clients whose cluster went away. Instead: RAY_ENABLE_AUTO_CONNECT=0, which Ray reads when
     it is imported, so before us.
@@ -105,10 +105,10 @@ def never_start_by_itself() -> None:
 
 
 def stay_on_loopback() -> None:
-    """A cluster on one machine is nobody else's business.
+    """Keeps Ray listening on the loopback interface only.
 
-    Ray takes an outside address for 127.0.0.1, so that other machines could join, and then listens
-    on all interfaces, unless it was told, as it is where a firewall would ask, that none will.
+    Ray replaces 127.0.0.1 by an outside address, so that other machines can join, and then listens
+    on all interfaces, unless it is told, as for firewalls that would ask, that none will.
 
     For: starting Ray for this machine. Instead: an argument of `ray.init` for where to listen.
     """
@@ -116,7 +116,7 @@ def stay_on_loopback() -> None:
 
 
 def keep_output_clean() -> None:
-    """Ray tells of workers that died on standard output, where our JSON goes; it is in its log.
+    """Keeps Ray's messages about dead workers, which are in its log, out of our standard output.
 
     For: `--json`. Instead: ``log_to_driver=False``, if it covered this.
     """
@@ -124,7 +124,7 @@ def keep_output_clean() -> None:
 
 
 def own_processes() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The processes of the Ray that was started here without which it is dead, by their names.
+    """The essential processes of the Ray that was started here, with their names.
 
     For: noticing at once that it died. Instead: a call for a local cluster's process ids.
     """
@@ -136,10 +136,10 @@ def own_processes() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def head_address(address: str) -> str:
-    """HOST:PORT of an address, which may be ``auto``. ConnectionError if there is none.
+    """HOST:PORT of an address, which may be ``auto``; raises ConnectionError if there is none.
 
     For: asking the head before Ray does, which tries for half a minute. Instead: `ray.init`, if it
-    failed within seconds and said why.
+    failed within seconds and with the reason.
     """
     return services.canonicalize_bootstrap_address(address) or address
 
@@ -154,7 +154,7 @@ def nodes_here() -> set[str]:
 
 
 def ask_head(address: str, limit_s: float) -> Head:
-    """The answer of the head at HOST:PORT. RayError if it does not answer, or not as a head.
+    """The answer of the head at HOST:PORT; raises RayError if it does not answer as a head.
 
     For: as above. Instead: as above.
     """
@@ -167,7 +167,7 @@ def ask_head(address: str, limit_s: float) -> Head:
 
 
 def has_token() -> bool:
-    """Returns whether Ray finds a token. AuthenticationError if it can't be read.
+    """Returns whether Ray finds a token; raises AuthenticationError if it can't be read.
 
     For: Ray ends the process where there is none. Instead: an error of `ray.init`.
     """
@@ -175,17 +175,17 @@ def has_token() -> bool:
 
 
 def read_token_again() -> None:
-    """Have Ray look at its environment anew.
+    """Have Ray read its environment again.
 
-    For: it read that when it was imported, and keeps the token of the cluster before. Instead: a
-    token as an argument of `ray.init`.
+    For: Ray reads it when imported, and keeps the previous cluster's token. Instead: a token as an
+    argument of `ray.init`.
     """
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def draining_nodes() -> set[str]:
-    """The ids of the nodes that are asked to go. Blocks.
+    """The ids of the nodes being drained. Blocks.
 
     For: starting nothing there. Instead: a field in `ray.nodes`.
     """
@@ -193,7 +193,7 @@ def draining_nodes() -> set[str]:
 
 
 def free_resources() -> dict[str, dict[str, float]]:
-    """Resources that are free, by node id and name. Blocks.
+    """The free resources, by node id and name. Blocks.
 
     For: `retinue nodes`. Instead: `ray.available_resources`, if it told nodes apart.
     """
@@ -203,7 +203,7 @@ def free_resources() -> dict[str, dict[str, float]]:
 
 
 def drain(node_id: str, why: str) -> tuple[bool, str]:
-    """Have Ray start nothing more on a node; whether it will, and why not. Blocks.
+    """Have Ray start nothing more on a node; returns its consent, or the reason against. Blocks.
 
     For: `retinue drain`. Instead: `ray drain-node`, if it were a function.
     """

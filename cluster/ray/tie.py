@@ -1,9 +1,9 @@
 """The tie between a client's process and its cluster, and the reaction to its loss.
 
 Ray waits a minute for a control service that is gone, in every call, and then ends the process with
-a message of its own. So a thread looks, without asking Ray, whether what the cluster can't be
-without is alive. Once it is not, all calls under way fail, and so do further ones, with what has
-happened; and Ray is left before it gives up. A process is in one cluster at a time: one tie.
+a message of its own. So a thread checks, without asking Ray, that the cluster's essential processes
+are alive. Once one is not, all calls under way and all further ones fail with the cause, and the
+client leaves Ray before it gives up. A process is in one cluster at a time: one tie.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAVE_LIMIT_S = 8.0  # Ray tries for 5 s to tell a head that is gone
 
 
 class Tie:
-    """The tie of this process; nothing costs anything while nobody watches it."""
+    """The tie of this process; it costs nothing while nobody watches it."""
 
     def __init__(self) -> None:
         self.lost: str | None = None
@@ -40,10 +40,10 @@ class Tie:
 
     @contextlib.contextmanager
     def joining(self, look: Callable[[], str | None]) -> Iterator[None]:
-        """While a cluster is joined, which Ray lets nobody interrupt.
+        """Watches the joining of a cluster, which Ray lets nobody interrupt.
 
-        If that is lost meanwhile, an error says so; and where there is none in time, ``on_stuck``
-        is called in a thread.
+        If the cluster is lost meanwhile, Ray's error becomes ClusterUnavailable with the cause; if
+        there is no error in time, ``on_stuck`` is called in a thread.
         """
         done = threading.Event()
 
@@ -63,19 +63,20 @@ class Tie:
             watch.stop()
 
     def begin(self) -> None:
-        """A cluster was joined: nothing is lost yet."""
+        """Note that a cluster was joined: nothing is lost yet."""
         self.lost = None
         self.joined += 1
 
     def fasten(self, look: Callable[[], str | None], leave: Callable[[], None]) -> None:
         """Watch the cluster from now on.
 
-        ``look`` says why it is lost, or None; ``leave`` leaves Ray then. Both run in a thread.
+        ``look`` returns the reason it is lost, or None; ``leave`` then leaves Ray. Both run in a
+        thread.
         """
         self._watch = _Watch(self, look, leave)
 
     def loosen(self) -> bool:
-        """Watch no more; whether Ray is still to be left, since the cluster is not lost."""
+        """Stop watching; True if Ray is still to be left, since the cluster is not lost."""
         watch, self._watch = self._watch, None
         if watch is None:
             return self.lost is None
@@ -86,7 +87,7 @@ class Tie:
         return self.lost is None
 
     def settle(self) -> None:
-        """Return when a cluster that was lost is left, or loosened: then another may be joined."""
+        """Wait until a lost cluster is left, or loosened: then another one may be joined."""
         if self._last:
             self._last.join()
 
@@ -96,7 +97,7 @@ class Tie:
         return self._watch is not None
 
     def require(self) -> None:
-        """ClusterUnavailable, with the reason, if the cluster is lost."""
+        """Raises ClusterUnavailable, with the reason, if the cluster is lost."""
         if self.lost is not None:
             raise ClusterUnavailable(self.lost)
 
@@ -134,7 +135,7 @@ class Tie:
 
 
 class _Watch:
-    """A thread that looks, until it is stopped or has lost."""
+    """A thread that looks after the cluster until it is stopped or the cluster is lost."""
 
     def __init__(self, tie: Tie, look: Callable[[], str | None], leave: Callable[[], None]) -> None:
         self._tie = tie
@@ -164,7 +165,7 @@ async def _awaited(asked: Awaitable[T]) -> T:
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Its result; the thread is one that nobody waits for at the end."""
+    """The result of ``work``, done in a thread that does not delay the process's end."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""The token with which Ray lets clients in: which one, where it is kept, and that Ray takes it."""
+"""The token with which Ray admits clients: its choice, its storage, and its handing to Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retinue.cluster.ray import joining, private
 
 
 def use_own_token() -> None:
-    """Ray asks clients for a token: keep one with the state, readable by its owner only."""
+    """Has Ray ask for a token: the one given, else one kept with the state (0600)."""
     if "RAY_AUTH_MODE" in os.environ:
         private.read_token_again()
         return
@@ -28,9 +28,9 @@ def use_own_token() -> None:
 
 
 def use_token() -> None:
-    """The token to join with: what the environment gives, our own cluster's, or Ray's file.
+    """Chooses the token to join with: the environment's, our own cluster's, or that of Ray's file.
 
-    A token that is given is meant, also without RAY_AUTH_MODE.
+    A token that is given is used, even without RAY_AUTH_MODE.
     """
     if "RAY_AUTH_MODE" in os.environ:
         private.read_token_again()

@@ -1,1 +1,1 @@
-"""Everything that speaks to Redis, and nothing else does."""
+"""All code that speaks to Redis."""

@@ -1,6 +1,6 @@
--- Take an entity over. KEYS: meta, rows, snapshot, and that of the reason if the workspace is stopped,
--- which then is the answer. ARGV: the newest version that the caller reads, or
--- nothing. Answers epoch, seq, snapshot, rows. Of what a newer one wrote the epoch is not raised.
+-- Takes an entity over. KEYS: meta, rows, snapshot, and the key that holds the reason if the
+-- workspace is stopped, which is then the answer. ARGV: the newest version that the caller reads,
+-- or nothing. Answers epoch, seq, snapshot, rows. The epoch is not raised if a newer one wrote it.
 local stopped = redis.call('GET', KEYS[4])
 if stopped then return stopped end
 local snapshot, rows = redis.call('GET', KEYS[3]), redis.call('LRANGE', KEYS[2], 0, -1)

@@ -7,8 +7,8 @@
 -- new entry, which is its state and position. Or they change the brake: the index of the append they
 -- belong to, '!', and the brake's value if that row is written.
 -- Without a row (row = '') nothing is written, and the answer says whether the epoch is current.
--- An entity that is refused does not hinder the others. Answers with the brake ('' = there is none),
--- and one of OK, FENCED, GAP for each.
+-- An entity that is refused does not hinder the others. Answers with the brake ('' = none), and one
+-- of OK, FENCED, GAP for each entity.
 local stopped = redis.call('GET', KEYS[1])
 if stopped then return stopped end
 local answers, written, arg = {redis.call('GET', KEYS[2]) or ''}, {}, 1

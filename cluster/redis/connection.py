@@ -49,9 +49,9 @@ class Script:
 
 @functools.lru_cache(maxsize=65536)
 def short(id: str) -> str:
-    """A UUID in 22 characters instead of 36; any other id as it is.
+    """A UUID in 22 characters instead of 36; any other id unchanged.
 
-    Keys are most of what a small session takes.
+    Keys take most of a small session's memory.
     """
     if len(id) != _UUID_LENGTH:
         return id
@@ -59,12 +59,12 @@ def short(id: str) -> str:
 
 
 def _key_of(words: Sequence[Value]) -> str:
-    """The key by which a node is chosen; without one any will do."""
+    """The key that determines the node; without one any node will do."""
     return str(words[1]) if len(words) > 1 else ""
 
 
 class Connection:
-    """Redis as the journal and the registry use it; ``namespace`` prefixes every key."""
+    """The connection of journal and registry to Redis; ``namespace`` prefixes every key."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Connection:
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Connection:
-        """A connection of one's own to the cluster's Redis."""
+        """A separate connection to the cluster's Redis."""
         return cls(settings.redis_url, settings.namespace, wait_for_disk=settings.wait_for_disk)
 
     def entity(self, workspace_id: str, kind: str, id: str) -> str:
@@ -94,11 +94,11 @@ class Connection:
         return f"{self._prefix}:{{{short(workspace_id)}}}:family:{short(family)}"
 
     def stopped(self, workspace_id: str) -> str:
-        """Holds the reason why nobody may go on in a workspace."""
+        """The key that holds the reason why a workspace is stopped."""
         return f"{self._prefix}:{{{short(workspace_id)}}}:stopped"
 
     def held(self, workspace_id: str) -> str:
-        """Holds the brake of a workspace: who wants that nothing begins there, if anybody does."""
+        """The key that holds the brake of a workspace, with its author, if there is a hold."""
         return f"{self._prefix}:{{{short(workspace_id)}}}:held"
 
     def key(self, *parts: str) -> str:
@@ -112,10 +112,10 @@ class Connection:
     async def run_to_disk(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Value]
     ) -> object:
-        """As `run`, and what was written is on as many disks as ``wait_for_disk`` wants.
+        """Runs a script as `run` does, and waits until it is on the disks of ``wait_for_disk``.
 
-        StoreUnavailable if it is not within its time. What is waited for is what the same line has
-        written. So each call writes: a script that finds its rows there, since it is repeated on
+        Raises StoreUnavailable if it is not there in time. Redis waits for writes of the same line
+        only, so each call writes: a script that finds its rows there, since it is repeated on
         another line, may write nothing.
         """
         wait = self.wait_for_disk or DiskWait()
@@ -154,11 +154,11 @@ class Connection:
         return await self.patiently(call)
 
     async def command(self, *words: Value) -> object:
-        """Any command that may be repeated."""
+        """The answer to any command that may be repeated."""
         return await self.patiently(lambda: self._send(words))
 
     async def value(self, *words: Value) -> bytes | None:
-        """A command that answers with a string or nothing."""
+        """The answer to a command that returns a string or nothing."""
         return cast("bytes | None", await self.command(*words))
 
     async def all(self, commands: Sequence[Sequence[Value]]) -> list[object]:
@@ -177,7 +177,7 @@ class Connection:
         return await self.patiently(send) if commands else []
 
     async def values(self, *words: Value) -> list[bytes]:
-        """A command that answers with strings."""
+        """The answer to a command that returns strings."""
         return cast(list[bytes], await self.command(*words))
 
     async def _send(self, words: Sequence[Value]) -> object:
@@ -185,7 +185,7 @@ class Connection:
         return _without_refusal(await lines.exchange(words))[0]
 
     async def range(self, key: str, start: int, stop: int) -> list[bytes]:
-        """Items ``start`` to ``stop`` (exclusive) of a list."""
+        """The items ``start`` to ``stop`` (exclusive) of a list."""
         if stop <= start:
             return []
         return await self.values("LRANGE", key, start, stop - 1)
@@ -206,7 +206,7 @@ class Connection:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def check(self, durable: bool = True) -> None:
-        """Refuse, in one line that names the setting, a server that can't keep what we promise."""
+        """Raises StoreUnavailable, naming the setting, if a server can't keep our promises."""
         try:
             primaries = await self.deployment.primaries()
             infos = [await _in_time(client.info("all")) for client in primaries]
@@ -222,7 +222,7 @@ class Connection:
                 raise StoreUnavailable(f"Redis at {shown(self.url)} {problem}")
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
-        """Keys that match; for maintenance by hand, never on a hot path."""
+        """The keys that match; for maintenance by hand, never on a hot path."""
         for client in await self.deployment.primaries():
             async for key in client.scan_iter(match=pattern, count=500):
                 yield key

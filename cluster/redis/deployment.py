@@ -1,6 +1,6 @@
 """The ways in which a Redis is deployed, each with a form of URL and a client of its own.
 
-| URL | what is there |
+| URL | deployment |
 | --- | --- |
 | ``redis://user:password@host:6379/0`` | one server |
 | ``unix:///path/to.sock`` | one server on this machine |
@@ -63,15 +63,15 @@ class Deployment(Protocol):
         ...
 
     async def at(self, key: str) -> RawConnections:
-        """Whom to ask for ``key``."""
+        """The lines to the server that has ``key``."""
         ...
 
     async def primaries(self) -> list[redis.Redis]:
-        """All that take writes."""
+        """The clients of all servers that take writes."""
         ...
 
     async def look_again(self) -> None:
-        """Somebody else may be the primary now: the next command finds out."""
+        """Has the next command find the primary anew, since it may have changed."""
         ...
 
     async def close(self) -> None: ...
@@ -116,8 +116,8 @@ class Watched(Server):
 class Cluster:
     """A Redis Cluster: a client for each node, and a map that says which one has a key.
 
-    Any error may mean that the map is out of date, so after each it is asked for anew. The
-    library's own client for this breaks off what others have under way at the first error.
+    Any error may mean that the map is out of date, so it is fetched again after each. The library's
+    own client aborts the commands of others under way at the first error.
     """
 
     clustered = True
@@ -200,7 +200,7 @@ def deployment(url: str) -> Deployment:
 
 
 class _Wrong(ValueError):
-    """A mistake in a URL, said without anything of the URL that may be secret."""
+    """A mistake in a URL, described without any part of it that may be secret."""
 
 
 def _invalid(url: str, why: str) -> InvalidValue:
@@ -276,7 +276,7 @@ def _common() -> Options:
 
 
 def _try_out(client: redis.Redis) -> None:
-    """Have an unknown option be an error now, and not at the first command."""
+    """Raises the error for an unknown option now instead of at the first command."""
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
 

@@ -69,7 +69,7 @@ def is_outage(error: Exception, fails_over: bool = False) -> bool:
 
 
 def explain(error: Exception, url: str) -> StoreUnavailable:
-    """The error a person can act on, in one line."""
+    """The error for a person to act on, in one line."""
     error = root(error)
     text, where = " ".join(str(error).split()), shown(url)
     said = f"{_code(error)} {text}".lower()
@@ -114,6 +114,6 @@ def _shows(error: Exception, signs: tuple[str, ...]) -> bool:
 
 
 def _code(error: Exception) -> str:
-    """The word an answer of the server begins with."""
+    """The first word of the server's error."""
     code = getattr(error, "status_code", None)
     return code or str(error).partition(" ")[0]

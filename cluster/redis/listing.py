@@ -1,11 +1,10 @@
-"""Root sessions in order of time, found through indexes: what a page costs depends on its length.
+"""Root sessions in order of time, found through indexes: a page's cost depends on its length.
 
 An index is a sorted set of positions (`retinue.actors.session.listing`), all with the same score:
-one of all root sessions and one for each user, which the registry writes before the session comes
-to be, and one for each workspace, in which the position follows the state and which the journal
-writes together with the summary. A page reads the index with the least to offer for its query, and
-takes what the summaries say it wants: so an index may have a member too many, and may leave out a
-condition.
+one of all root sessions and one for each user, which the registry writes before the session exists,
+and one for each workspace, in which the position follows the state and which the journal writes
+together with the summary. A page reads the index with the fewest members for its query, and keeps
+those whose summaries match: so an index may have a member too many, and may ignore a condition.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _AFTER_ALL = b"\xff" * 32
 
 
 def roots_of(connection: Connection, workspace_id: str) -> str:
-    """The index of a workspace's root sessions by state; in the slot of what it lists."""
+    """The index of a workspace's root sessions by state, in the same slot as the sessions."""
     return connection.entity(workspace_id, "index", "roots")
 
 
@@ -50,14 +49,14 @@ class _Part(NamedTuple):
 
 
 class _Bounds(NamedTuple):
-    """Positions from ``first`` on and before ``end``."""
+    """The positions from ``first`` on and before ``end``."""
 
     first: bytes
     end: bytes
 
 
 class Listing:
-    """The indexes that the registry keeps, and what is read through them and the journal's."""
+    """The registry's indexes, and the reading of pages through them and the journal's."""
 
     def __init__(self, connection: Connection, places: Locations) -> None:
         self._redis = connection
@@ -78,9 +77,9 @@ class Listing:
         await self._redis.all(commands)
 
     async def page(self, query: SessionQuery, after: str | None, count: int) -> SessionPage:
-        """Up to ``count`` sessions after a cursor; looks at some `_READ_FOR_A_PAGE` at most.
+        """Up to ``count`` sessions after a cursor; looks at about `_READ_FOR_A_PAGE` at most.
 
-        InvalidValue for a wrong cursor or state.
+        Raises InvalidValue for a wrong cursor or state.
         """
         check_states(query.states)
         bounds = _bounds(query, parse_cursor(after))
@@ -103,7 +102,7 @@ class Listing:
             bounds, size = bounds._replace(end=positions[-1]), _READ_AT_ONCE
 
     async def beginning(self, fragment: str) -> list[str]:
-        """Ids of root sessions that begin with ``fragment``; not many more than a hundred."""
+        """The ids of root sessions that begin with ``fragment``, up to about a hundred."""
         digits = fragment.replace("-", "")[:32]
         first, last = (bytes.fromhex(digits.ljust(32, end)) for end in "0f")
         span = first[:6] + first, last[:6] + last  # where an id has the time of its position
@@ -119,7 +118,7 @@ class Listing:
         return list(islice((id for id in dict.fromkeys(ids) if id.startswith(fragment)), _FITTING))
 
     async def _choose(self, query: SessionQuery, bounds: _Bounds) -> list[_Part]:
-        """Of the ways to come by what is asked for, the one with the fewest others among it."""
+        """The parts of indexes with the fewest members that contain all matching sessions."""
         ways = [[_Part(self._roots)]]
         if query.user_id is not None:
             ways.append([_Part(self._of_user(query.user_id))])
@@ -184,7 +183,7 @@ class Listing:
         return [by_id.get(id) for id in ids]
 
     async def _some_workspaces(self) -> list[str]:
-        """All workspaces, or one more than are looked into."""
+        """The workspaces, up to one more than a page looks into."""
         found = await self._redis.values("ZRANGE", self._workspaces, 0, _MOST_WORKSPACES)
         return [workspace_id.decode() for workspace_id in found]
 

@@ -33,7 +33,7 @@ class Locations:
         await self._redis.run(_REGISTER, [self._buckets], [value, ids])
 
     async def get(self, session_id: str) -> SessionKey:
-        """NotFound if there is no such session."""
+        """The place of a session; raises NotFound if there is no such session."""
         value = await self._redis.value(*self.query(session_id))
         if value is None:
             raise NotFound(
@@ -43,7 +43,7 @@ class Locations:
         return read_place(session_id, value)
 
     async def known(self, session_ids: Sequence[str]) -> dict[str, SessionKey]:
-        """The places of those sessions that there are."""
+        """The places of those of these sessions that exist."""
         found = await self._redis.all([self.query(id) for id in session_ids])
         return {
             id: read_place(id, value)
@@ -52,11 +52,11 @@ class Locations:
         }
 
     def query(self, session_id: str) -> tuple[Value, ...]:
-        """The command that answers with what `read_place` reads."""
+        """The command whose answer `read_place` reads."""
         return ("HGET", self._bucket(session_id), _packed(session_id))
 
     async def ending(self, fragment: str) -> list[str]:
-        """Ids that end with ``fragment``, which has as many digits as name a bucket, or more."""
+        """The ids that end with ``fragment``, which has at least the digits that name a bucket."""
         if "-" in fragment[-_BUCKET_DIGITS:]:
             return []
         found = await self._redis.values("HKEYS", self._bucket(fragment))
@@ -67,7 +67,7 @@ class Locations:
 
 
 def read_place(session_id: str, value: bytes) -> SessionKey:
-    """A stored place: the workspace, and for a sub-agent its family, which a root is itself."""
+    """A stored place: the workspace, and for a sub-agent its family; a root is its own family."""
     workspace_id, family = value[:_ID_BYTES], value[_ID_BYTES:]
     return SessionKey(_unpacked(workspace_id), _unpacked(family) if family else session_id)
 

@@ -1,6 +1,6 @@
 -- The newest positions in parts of an index, all as of one moment: a session that goes from one
--- state to another is in one of them. KEYS: index. ARGV: how many of each part, the first position
--- and the end of them, then what the members of each part begin with.
+-- state to another is in one of them. KEYS: index. ARGV: the number from each part, the first
+-- position and their end, then the prefix of each part's members.
 local found = {}
 for at = 4, #ARGV do
   local part = ARGV[at]

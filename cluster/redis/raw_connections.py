@@ -1,7 +1,7 @@
-"""Open lines to one Redis server, and words sent over them in one go.
+"""Open lines to one Redis server, over which words are sent in one go.
 
-A line is a connection of the client's pool that stays out of the pool: to take one and to put it
-back costs nothing, and is most of what a short command costs the client otherwise.
+A line is a connection of the client's pool that stays out of the pool: taking one and putting it
+back costs nothing here, and is otherwise most of the client's cost of a short command.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RawConnections:
         return answers
 
     async def hang_up(self) -> None:
-        """Close the lines that nobody uses: whoever is at their other end may be gone."""
+        """Close the unused lines: the server at their other end may be gone."""
         free, self._free = self._free, []
         for line in free:
             await line.disconnect(nowait=True)

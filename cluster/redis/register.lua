@@ -1,5 +1,5 @@
--- File sessions under the ends of their ids. KEYS: what the buckets' names begin with, one hash tag
--- for all of them. ARGV: their place, and their ids in a row, of 16 bytes each.
+-- Files sessions under the ends of their ids. KEYS: the prefix of the buckets' names, one hash tag
+-- for all of them. ARGV: their place, and their ids concatenated, 16 bytes each.
 local ids = ARGV[2]
 for last = 16, #ids, 16 do
   local high, low = ids:byte(last - 1, last)

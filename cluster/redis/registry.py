@@ -1,8 +1,8 @@
 """Implements `retinue.actors.ports.Registry` in Redis: all that is found by name.
 
 The sets kept here are supersets of the truth, which is in the journals: an entry is written before
-what it points to and removed after it, so that a crash in between leaves an entry too many, which
-whoever reads it finds out, and never one too few.
+its target and removed after it, so that a crash in between leaves an entry too many, which its
+reader detects, and never one too few.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RedisRegistry:
         await self._redis.command("HSETNX", key, digest, sealed)
 
     async def agent(self, digest: str) -> bytes:
-        """The pickle, once its seal was found right; Tampered, naming it, if it is not."""
+        """The pickle, its seal checked; raises Tampered or, if it is not stored, InvalidAgent."""
         key = self._redis.key("agents")
         sealed = await self._redis.value("HGET", key, digest)
         if sealed is None:
@@ -118,9 +118,9 @@ class RedisRegistry:
         return await self._listing.page(query, after, count)
 
     async def find(self, fragment: str) -> list[str]:
-        """Ids of root sessions that begin with ``fragment``, and of sessions that end with it.
+        """The ids of root sessions that begin with ``fragment``, and of sessions that end with it.
 
-        It has at least six hex digits and hyphens; of very many ids that fit some are left out.
+        It has at least six hex digits and hyphens; of very many matching ids some are left out.
         """
         begin = await self._listing.beginning(fragment)
         return sorted({*begin, *await self._locations.ending(fragment)})

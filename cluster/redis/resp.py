@@ -1,6 +1,6 @@
 """Commands with hundreds of words, put into the wire format in one go.
 
-The client's own packer copies what it has so far for every word, which is most of the time of a
+The client's own packer copies its result so far for every word, which takes most of the time of a
 large group commit.
 """
 
@@ -12,7 +12,7 @@ C = TypeVar("C")
 
 
 def packing(connection_class: type[C]) -> type[C]:
-    """A connection class that packs in one go, as the client is to use it."""
+    """The connection class for the client to use, which packs in one go."""
     return type("Packing", (_Packing, connection_class), {})
 
 

@@ -1,4 +1,4 @@
--- Replace the rows up to a sequence number. KEYS: meta, rows, snapshot. ARGV: epoch, seq, data.
+-- Replaces the rows up to a sequence number. KEYS: meta, rows, snapshot. ARGV: epoch, seq, data.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 if tonumber(meta[1] or '0') < tonumber(ARGV[1]) then return 'GAP' end
 if meta[1] ~= ARGV[1] then return 'FENCED' end

@@ -9,7 +9,7 @@ from retinue.actors.durable.journal import SNAPSHOT_HEADER, VERSION_AT
 from retinue.cluster.redis.connection import Connection
 
 Versions: TypeAlias = dict[str, dict[int, int]]
-"""By kind of entity: how many there are of each version, of those that were looked at."""
+"""By kind of entity: the number of examined entities of each version."""
 
 MOST = 10_000
 """The number of entities examined; there may be others."""
@@ -40,5 +40,5 @@ async def _version(connection: Connection, key: str) -> int:
 
 
 def _kind(entity: str) -> str:
-    """Of ``namespace:{workspace_id}:kind:id``."""
+    """The kind in ``namespace:{workspace_id}:kind:id``."""
     return entity.rpartition("}:")[2].partition(":")[0]

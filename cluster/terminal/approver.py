@@ -32,15 +32,15 @@ def can_ask() -> bool:
 
 
 async def approve_all(request: InboxRequest) -> Answer:
-    """The handler of ``--approve all``: everything, for the workspace."""
+    """The handler of ``--approve all``: grants everything, for the workspace."""
     return "workspace"
 
 
 class Asker:
     """The handler of ``--approve ask``: one question at a time.
 
-    Requests for the same action that were waiting while it was answered get the same answer,
-    unless it was good for one action only. Those that come later are what allowances are for.
+    Requests for the same action that were waiting meanwhile get the same answer, unless it was for
+    one action only. Later ones are left to allowances.
     """
 
     def __init__(self, display: Display) -> None:

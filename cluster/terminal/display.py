@@ -1,6 +1,6 @@
-"""Progress while something long goes on: drawn in place on a terminal, plain lines elsewhere.
+"""Progress during long work: drawn in place on a terminal, plain lines elsewhere.
 
-All of it goes to standard error, so that standard output stays what was asked for.
+All of it goes to standard error, so that standard output has only the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make_display() -> Display:
 
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A line on a terminal for as long as the block takes; nothing elsewhere."""
+    """Shows a line on a terminal for as long as the block takes; nothing elsewhere."""
     console = stderr()
     if console.is_terminal:
         with console.status(text):
@@ -99,15 +99,15 @@ class PlainDisplay:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Lines do not get in the way."""
+        """Does nothing: plain lines do not get in the way."""
         yield
 
     def close(self) -> None:
-        """Nothing to tidy up."""
+        """Does nothing: there is nothing to tidy up."""
 
 
 def tally(progress: Progress) -> str:
-    """Counts and cost on one line."""
+    """The counts and the cost on one line."""
     counts = progress.counts()
     parts = [
         f"{count} {name}"

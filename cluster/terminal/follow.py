@@ -1,4 +1,4 @@
-"""Waits for runs while showing how far they are."""
+"""Waits for runs while showing their progress."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def _feed(session: Session, progress: Progress) -> None:
 
 
 async def _reconcile(sessions: Sequence[Session], progress: Progress) -> None:
-    """Put the counts right now and then: events that were missed are in the summaries."""
+    """Correct the counts periodically: the summaries include any events that were missed."""
     while True:
         began = time.monotonic()
         with contextlib.suppress(RetinueError):

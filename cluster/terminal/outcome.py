@@ -18,12 +18,12 @@ INTERRUPTED = 130
 
 
 def print_json(document: JsonValue) -> None:
-    """The one JSON document of a command."""
+    """Prints a command's one JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
 
 
 def report(error: Exception, as_json: bool) -> int:
-    """Tell of an error in one line, and with ``as_json`` as a document too; the exit code."""
+    """Reports an error in one line, with ``as_json`` also as a document; returns the exit code."""
     kind, message, code = type(error).__name__, str(error), UNAVAILABLE
     if isinstance(error, CallError):
         code = WRONG_CALL

@@ -1,6 +1,6 @@
 """The data of `retinue ps`, `tree` and `show`, gathered, and as JSON. Reads summaries only.
 
-A session that is stored as running while no host has its run was interrupted: whatever ran it died.
+A session stored as running without a host that has its run was interrupted: its host died.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ACTIVE = ("running", "initialising")
 
 @dataclass(frozen=True)
 class Overview:
-    """A family in one line. ``total`` is the spend of all of it in nano-USD."""
+    """A family in one line. ``total`` is its whole spend in nano-USD."""
 
     summary: SessionSummary
     status: str
@@ -61,10 +61,10 @@ ALL = Filters()
 async def list_sessions(
     retinue: Retinue, limit: int, filters: Filters = ALL, after: str | None = None
 ) -> tuple[list[Overview], str | None]:
-    """The newest root sessions that fit, ``limit`` of them after a cursor, and the next cursor.
+    """The newest matching root sessions, ``limit`` of them after a cursor, and the next cursor.
 
-    The first page of all sessions also has every one with work in flight or interrupted. A state
-    is what is shown of a session: a page may have fewer than ``limit``, and others follow.
+    The first page of all sessions also has every one with work in flight or interrupted. States
+    are matched as shown: a page may have fewer than ``limit`` sessions though others follow.
     """
     calls = retinue.calls
     newest = await retinue.sessions(
@@ -158,7 +158,7 @@ def tree_json(tree: SessionTree, live: bool) -> JsonValue:
 
 
 def result_json(result: Result) -> dict[str, JsonValue]:
-    """``output`` is a text, or the JSON value that the agent returned."""
+    """A result as JSON; ``output`` is a text, or the JSON value that the agent returned."""
     return {
         "session": result.session_id,
         "run": result.run_id,

@@ -1,6 +1,6 @@
 """The progress of a family: counted from its events, corrected by its summaries.
 
-Events are quick and may be lost; summaries are right and cost a look at each session. Pure.
+Events are quick and may be lost; summaries are exact and cost a look at each session. Pure.
 """
 
 # mypy: enable-error-code="exhaustive-match"
@@ -33,7 +33,7 @@ class Counts:
 
 @dataclass
 class Seen:
-    """A session as last heard of; ``since`` in microseconds."""
+    """The last known state of a session; ``since`` in microseconds."""
 
     label: str
     status: str
@@ -50,7 +50,7 @@ class Progress:
         self._spawned = 0
 
     def reset(self, summaries: Iterable[SessionSummary]) -> None:
-        """Start again from what is stored."""
+        """Start again from the stored summaries."""
         known = list(summaries)
         children: dict[str, int] = {}
         for one in known:
@@ -63,7 +63,7 @@ class Progress:
         )
 
     def apply(self, event: FeedEvent) -> None:
-        """Take in what happened."""
+        """Take in an event."""
         match event.kind:
             case "run_started":
                 self._put(event, "running")

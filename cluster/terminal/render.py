@@ -1,4 +1,4 @@
-"""The command line's look: tables, trees and amounts, as rich renderables. No I/O but printing.
+"""The command line's look: tables, trees and amounts, as rich renderables. Its only I/O: printing.
 
 Labels, prompts and reasons come from agents: they are shown as plain text, without the control
 characters that would let an agent draw on the terminal of the person who decides.
@@ -57,7 +57,7 @@ def stderr() -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print results; where they don't go to a terminal, without padding."""
+    """Print results, without padding unless they go to a terminal."""
     console = stdout()
     if console.is_terminal:
         console.print(*renderables, sep="\n")
@@ -68,7 +68,7 @@ def show(*renderables: RenderableType) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
+    """Prints a line for the person at the terminal."""
     print(clean(text), file=sys.stderr, flush=True)
 
 
@@ -111,7 +111,7 @@ def ago(micros: int) -> str:
 
 
 def sessions_table(listed: Iterable[Overview], width: int) -> Table:
-    """A row for each session; on a narrow terminal without what matters least."""
+    """A row for each session; a narrow terminal omits the least important columns."""
     optional = [name for name, needed in (("age", 92), ("workspace", 120)) if width >= needed]
     table = _table("session", "what", "status", "agents", "cost", *optional)
     for one in listed:
@@ -139,7 +139,7 @@ class Folding:
 
 
 def tree_view(tree: SessionTree, live: bool, folding: Folding) -> Tree:
-    """A line for each session with its own cost, and its branch's where it has one."""
+    """A line for each session with its own cost, and its branch's if it has one."""
     view = Tree(_node(tree, live))
     _grow(view, tree, live, folding, 0)
     return view
@@ -213,7 +213,7 @@ def budget_text(status: BudgetStatus) -> str:
 
 
 def requests_view(requests: Iterable[InboxRequest]) -> Text:
-    """Two lines for each request, ids first so that they can be copied."""
+    """Two lines for each request, with ids first for copying."""
     view = Text()
     for one in requests:
         state = "deferred" if one.deferred else "its agent waits"

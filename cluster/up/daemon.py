@@ -1,10 +1,10 @@
-"""The process behind `retinue up`, which sees to it that a cluster is up; and its start and stop.
+"""The process behind `retinue up`, which keeps a cluster up; and its start and stop.
 
 ``python -m retinue.cluster.up.daemon`` is that process, the supervisor. It has neither Ray nor
-Redis in it: the cluster is brought up by a child of its (`retinue.cluster.up.incarnation`) and ends
-with that as a whole. If a part of it dies, the next child brings it back on the same state, and
-what was at work goes on. The supervisor is ready when it has announced a cluster, and says in its
-last line of output why there is none.
+Redis in it: one of its children (`retinue.cluster.up.incarnation`) brings the cluster up, which
+ends with that child as a whole. If a part of it dies, the next child brings it back on the same
+state, and interrupted work goes on. The supervisor is ready once it has announced a cluster; the
+last line of its output is the reason if there is none.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _PAUSE_S = 0.05
 
 
 def start() -> tuple[up.Running, bool]:
-    """The running cluster, and whether it was started just now.
+    """The running cluster, and True if it was started just now.
 
-    ClusterUnavailable with the daemon's own words if it did not start.
+    Raises ClusterUnavailable with the daemon's own words if it did not start.
     """
     with _one_start_at_a_time():
         if found := up.running():
@@ -61,9 +61,9 @@ def start() -> tuple[up.Running, bool]:
 
 
 def stop() -> int | None:
-    """Stop the running cluster and wait until it is gone; its process id, None if there is none.
+    """Stops the running cluster, waits until it is gone, and returns its process id, or None.
 
-    ClusterUnavailable if it does not end.
+    Raises ClusterUnavailable if it does not end.
     """
     found = up.running()
     if found is None:
@@ -83,12 +83,12 @@ def stop() -> int | None:
 
 
 def log_file() -> Path:
-    """The daemon's output."""
+    """The log file of the daemon's output."""
     return state_directory() / "up.log"
 
 
 def main() -> int:
-    """The daemon: bring everything up, announce it, and wait to be told to stop."""
+    """Runs the daemon: brings everything up, announces it, and waits until told to stop."""
     try:
         with up.hold():
             return _serve()
@@ -140,7 +140,7 @@ def _last_words(log: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, so that the daemon finds the same state, but no longer as a part of another cluster."""
+    """Our environment, for the same state, without the marks of being part of another cluster."""
     root = str(Path(__file__).absolute().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     own = {name: value for name, value in os.environ.items() if name != MARK}

@@ -1,10 +1,10 @@
 """One life of the cluster behind `retinue up`: brings it up, watches its parts, and ends with them.
 
 ``python -m retinue.cluster.up.incarnation FD`` is started by `retinue.cluster.up.daemon`, its
-supervisor. It reads orders from standard input, a line each: what to begin with, and when to stop.
-What it has to say goes to FD. It makes its imports before the first order, so that they take place
-while the life before is swept away. When the input ends without a word the supervisor was killed,
-and all ends at once: the reaper sees to what is left.
+supervisor. It reads orders from standard input, one a line: the start, with its parameters, and the
+stop. Its messages go to FD. It makes its imports before the first order, while the previous life is
+swept away. If the input ends without an order, the supervisor was killed, and everything ends at
+once: the reaper ends the rest.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> int:
 def still_left(
     left: Collection[str], running: Collection[str], working: Collection[str]
 ) -> set[str]:
-    """Of the runs that were left interrupted those that still are: unfinished, and not resumed."""
+    """The runs left interrupted that still are so: unfinished, and not resumed."""
     return set(left).intersection(running).difference(working)
 
 
@@ -91,16 +91,16 @@ async def _watch_over(
 
 
 async def _parts() -> str:
-    """Returns which of Ray's processes has died, when one has."""
+    """Waits until one of Ray's processes dies, and returns its name and the cause."""
     while (dead := bootstrap.dead_part()) is None:  # noqa: ASYNC110, a process sets no event
         await asyncio.sleep(_LOOK_EVERY_S)
     return dead
 
 
 async def _directory(calls: Calls, order: Order, left: list[str], speaker: int) -> str:
-    """Has runs go on, keeps account of those that were left, and returns if nobody answers.
+    """Resumes runs, reports those left interrupted, and returns when the directory stops answering.
 
-    A directory that dies comes back by itself, and one that is busy is waited for.
+    A directory that dies comes back by itself, and a busy one is waited for.
     """
     try:
         if order.left is not None:
@@ -120,7 +120,7 @@ async def _directory(calls: Calls, order: Order, left: list[str], speaker: int) 
 
 
 async def _redis(settings: ClusterSettings) -> str:
-    """Returns if Redis, which its reaper starts again when it dies, does not answer for long."""
+    """Returns once Redis, which its reaper restarts when it dies, has not answered for long."""
     loop = asyncio.get_running_loop()
     answered = loop.time()
     while loop.time() - answered < _REDIS_PATIENCE_S:
@@ -133,7 +133,7 @@ async def _redis(settings: ClusterSettings) -> str:
 
 
 def _end(speaker: int, why: str) -> NoReturn:
-    """End as if killed: a Ray that has lost a part would only take its time to say so."""
+    """Report the loss, and end as if killed: a Ray that has lost a part would end slowly."""
     _say(speaker, Lost(why))
     os.kill(os.getpid(), signal.SIGKILL)
     raise SystemExit  # not reached
@@ -149,9 +149,9 @@ def _obey() -> None:
 
 
 def _hear() -> bytes:
-    """A line of input, empty at its end.
+    """A line of input; empty at the end of input.
 
-    Past Python's buffer, whose lock a thread that waits for input would hold when the process ends.
+    It bypasses Python's buffer, whose lock a waiting thread would hold when the process ends.
     """
     line = b""
     while not line.endswith(b"\n"):

@@ -15,15 +15,14 @@ STOP = b"stop\n"
 class Order(msgspec.Struct, frozen=True):
     """The parameters to begin with.
 
-    ``left`` are runs that nobody wants to go on; None in the first life, which leaves alone all
-    that it finds.
+    ``left``: the runs to leave interrupted; None in the first life, which leaves all it finds.
     """
 
     left: tuple[str, ...] | None
 
 
 class Up(msgspec.Struct, frozen=True, tag=True):
-    """It is there."""
+    """The cluster is up."""
 
     address: str
     settings: ClusterSettings
@@ -37,13 +36,13 @@ class Left(msgspec.Struct, frozen=True, tag=True):
 
 
 class Lost(msgspec.Struct, frozen=True, tag=True):
-    """A part has died, and so it ends."""
+    """A part of the cluster has died, so the incarnation ends."""
 
     why: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It could not be brought up; ``final`` if trying again is no use."""
+    """The cluster could not be brought up; ``final``: True if another attempt is useless."""
 
     why: str
     final: bool

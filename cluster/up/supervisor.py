@@ -37,7 +37,7 @@ class Supervisor:
         self._count = 0
 
     def supervise(self) -> int:
-        """Returns an exit code when there is no use in going on; why was said, and announced."""
+        """Keeps the cluster up; once that is hopeless, announces why and returns the exit code."""
         self._child = Child()
         announced: up.Running | None = None
         failed: list[Failed] = []
@@ -60,7 +60,7 @@ class Supervisor:
             self._succeed()
 
     def stop(self) -> None:
-        """End the cluster, tidily if it lives; returns when nothing of it is left."""
+        """Ends the cluster, tidily if it is alive; returns when nothing of it is left."""
         if self._child:
             self._child.stop()
         wait_until_alone(frozenset(), _SWEEP_LIMIT_S)
@@ -73,7 +73,7 @@ class Supervisor:
         wait_until_alone({self._child.pid}, _SWEEP_LIMIT_S)
 
     def _live(self, child: Child) -> tuple[up.Running | None, Lost | Failed]:
-        """One incarnation, from its order to its end: what was announced, and how it ended."""
+        """Runs one incarnation to its end; returns its announcement, if any, and its end."""
         came_up: up.Running | None = None
         child.order(Order(self._left))
         deadline = time.monotonic() + _START_LIMIT_S
@@ -102,9 +102,10 @@ class Supervisor:
 
 
 def add_failure(failed: list[Failed], ended: Lost | Failed, lived_s: float | None) -> list[Failed]:
-    """The failures in a row, after one more incarnation, which lived so long, or never came up.
+    """The consecutive failures after one more incarnation.
 
-    One that dies as soon as it is up has failed as well: bringing it back for ever would cost.
+    ``lived_s``: its life in seconds, None if it never came up. A short life counts as a failure:
+    reviving it for ever would cost.
     """
     if lived_s is not None and lived_s >= _SHORT_LIFE_S:
         return []
@@ -142,7 +143,7 @@ class Child:
         self._write(msgspec.json.encode(order) + b"\n")
 
     def listen(self, limit_s: float) -> Said | None:
-        """The next that it says, within ``limit_s`` seconds; how it ended if it says no more."""
+        """The next message, None after ``limit_s`` seconds; the way it ended after the last one."""
         deadline = time.monotonic() + limit_s
         while b"\n" not in self._heard:
             left = deadline - time.monotonic()
@@ -157,12 +158,12 @@ class Child:
         return said
 
     def kill(self) -> None:
-        """End it at once; what it has started ends by its reaper."""
+        """End the process at once; its reaper ends everything that it has started."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Have it take everything down, which it may take its time for."""
+        """Have the process take everything down, in its own time."""
         self._write(STOP)
         try:
             self._process.wait(_STOP_LIMIT_S)
@@ -182,7 +183,7 @@ class Child:
 
 
 def wait_until_alone(spare: set[int] | frozenset[int], limit_s: float) -> None:
-    """Return when this process has no children but ``spare``; after ``limit_s`` they are killed."""
+    """Wait until only the ``spare`` children are left; after ``limit_s`` seconds kill the rest."""
     deadline = time.monotonic() + limit_s
     while others := children() - spare:
         reap(spare)
@@ -194,14 +195,14 @@ def wait_until_alone(spare: set[int] | frozenset[int], limit_s: float) -> None:
 
 
 def reap(spare: set[int] | frozenset[int]) -> None:
-    """Let go of children that have ended, but for ``spare``, which somebody waits for."""
+    """Reap the children that have ended, except for ``spare``, which are waited for elsewhere."""
     for pid in children() - spare:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 
 
 def children() -> set[int]:
-    """The children of this process, also those that have ended and were not waited for."""
+    """The children of this process, including those that have ended and are not yet reaped."""
     return set(proctree.children(os.getpid()))
 
 
