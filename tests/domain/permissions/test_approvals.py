@@ -37,7 +37,6 @@ from retinue.actors.domain.permissions.approvals.machine import (
     decide,
     initial,
     open_requests,
-    pending_for,
 )
 from retinue.actors.domain.permissions.approvals.request import (
     WAIT_US,
@@ -465,9 +464,7 @@ def test_only_what_can_still_be_decided_is_open(book: Book) -> None:
     book.ask("pending", session="t")
     book.decide("decided")
     book.defer("deferred")
-    assert len(open_requests(book.state, START)) == 2
-    assert [e.request.id for e in pending_for(book.state, "s", START)] == ["deferred"]
-    assert [e.request.id for e in pending_for(book.state, "t", START)] == ["pending"]
+    assert {e.request.id for e in open_requests(book.state, START)} == {"deferred", "pending"}
     late = START + DEFERRED_US
     assert [e.request.id for e in open_requests(book.state, late)] == ["pending"]
 

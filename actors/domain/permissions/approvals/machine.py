@@ -181,11 +181,6 @@ def get(state: State, request_id: str) -> Entry:
     return entry
 
 
-def pending_for(state: State, session_id: str, now: int) -> list[Entry]:
-    """The open requests, waiting and deferred, of one session, in the same order."""
-    return [e for e in open_requests(state, now) if e.request.session_id == session_id]
-
-
 def _ask(state: State, request: ApprovalRequest, now: int) -> tuple[list[Event], Entry]:
     known = state.requests.get(request.id)
     if known is not None:
